@@ -6,8 +6,10 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -20,18 +22,52 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     Raises:
         OSError: the disk is full or the folder not writable; the old file is untouched.
     """
+    with atomic_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def atomic_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
+    """A file to write piece by piece, which takes its name only when the block ends without an error.
+
+    Args:
+        path: the file; its folder is created.
+        previous: where the file that had this name until now is kept; None drops it.
+
+    Yields:
+        The open temporary neighbour.
+
+    Raises:
+        OSError: the disk is full or the folder not writable; the old file is untouched.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        _rename(Path(temporary), path, previous)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _rename(temporary: Path, path: Path, previous: Path | None) -> None:
+    """Give the new file its name; the old one's second name first, so that a kill in between loses neither."""
+    if previous is None or not path.exists():
+        temporary.replace(path)
+        return
+    spare = temporary.with_name(temporary.name + ".old")
+    try:
+        spare.hardlink_to(path)
+    except OSError:  # a file system without hard links: for a moment only `previous` exists
+        path.replace(previous)
+        temporary.replace(path)
+        return
+    temporary.replace(path)
+    spare.replace(previous)
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

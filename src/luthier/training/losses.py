@@ -63,9 +63,7 @@ class Loss:
         else:
             _check_same_shape(self.name, outputs, targets)
         if self.kind == "labels" and targets.numel() and (targets.min() < 0 or targets.max() > 1):
-            raise DataError(
-                f"{self.name} expects targets between 0 and 1, got {targets.min():g} to {targets.max():g}"
-            )
+            raise DataError(f"{self.name} expects targets between 0 and 1, got {targets.min():g} to {targets.max():g}")
 
 
 def _check_classes(outputs: Tensor, targets: Tensor) -> None:

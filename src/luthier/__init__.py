@@ -1,0 +1,75 @@
+"""Luthier: train, diagnose, mend and tune PyTorch models.
+
+Names are imported on first use, so that `import luthier` is quick and does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from luthier.errors import LuthierError
+    from luthier.fitting import evaluate_test, fit
+    from luthier.patch import NotApplicable, Patch, Scale, Set
+    from luthier.recipe import Recipe
+    from luthier.record import Record
+    from luthier.task import Step, Task
+    from luthier.training.finders import find_batch_size, find_lr
+    from luthier.tuning.space import choice, integers, loguniform, uniform
+    from luthier.tuning.tune import tune
+
+_HOMES = {
+    "LuthierError": "luthier.errors",
+    "NotApplicable": "luthier.patch",
+    "Patch": "luthier.patch",
+    "Recipe": "luthier.recipe",
+    "Record": "luthier.record",
+    "Scale": "luthier.patch",
+    "Set": "luthier.patch",
+    "Step": "luthier.task",
+    "Task": "luthier.task",
+    "choice": "luthier.tuning.space",
+    "evaluate_test": "luthier.fitting",
+    "find_batch_size": "luthier.training.finders",
+    "find_lr": "luthier.training.finders",
+    "fit": "luthier.fitting",
+    "integers": "luthier.tuning.space",
+    "loguniform": "luthier.tuning.space",
+    "tune": "luthier.tuning.tune",
+    "uniform": "luthier.tuning.space",
+}
+
+__all__ = [
+    "LuthierError",
+    "NotApplicable",
+    "Patch",
+    "Recipe",
+    "Record",
+    "Scale",
+    "Set",
+    "Step",
+    "Task",
+    "__version__",
+    "choice",
+    "evaluate_test",
+    "find_batch_size",
+    "find_lr",
+    "fit",
+    "integers",
+    "loguniform",
+    "tune",
+    "uniform",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'luthier' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,191 @@
+"""The training loop, top to bottom: epochs, steps, evaluation, reasons to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from luthier.errors import DataError, NonFiniteLoss
+from luthier.task import Step
+from luthier.training.microbatches import divide_gradients, split_batch
+from luthier.training.nonfinite import first_nonfinite_layer
+from luthier.training.penalties import add_l1, clip_gradients
+from luthier.training.randomness import Stream, derive, seed_global
+from luthier.training.run import Run
+
+Save = Callable[[Run], None]
+
+
+def train(run: Run, save: Save, until: int | None = None) -> tuple[str, str]:
+    """Train until the end of the recipe, step `until`, or the first reason to stop.
+
+    Args:
+        run: a new run, or one with a checkpoint loaded.
+        save: writes a checkpoint; called after every epoch, and before leaving early.
+        until: pause once this many steps are taken (within an epoch too).
+
+    Returns:
+        State ("finished", "paused" or "interrupted") and the reason in words.
+    """
+    while run.epoch < run.recipe.epochs:
+        if until is not None and run.step >= until:
+            return "paused", f"paused at step {run.step} of {run.total_steps}"
+        run.hooks.epoch_start(run)
+        began, spent = time.perf_counter(), run.time_s
+        for batch in run.batches():
+            take_step(run, batch)
+            run.time_s = spent + time.perf_counter() - began
+            run.hooks.step_end(run)
+            if run.interrupted:
+                save(run)
+                return "interrupted", f"interrupted at step {run.step}"
+            if run.step == until and run.batch < run.steps_by_epoch[run.epoch]:
+                run.hooks.evaluated(run, row_of(run, "rung"))
+                save(run)
+                return "paused", f"paused at step {run.step} of {run.total_steps}"
+        end_epoch(run)
+        run.time_s = spent + time.perf_counter() - began
+        save(run)
+        if (stopping := run.recipe.early_stopping) and stopping.stops(run.history, run.task.metric.minimise):
+            return "finished", f"early stopping: no gain in {stopping.patience} evaluations"
+    return "finished", f"all {run.recipe.epochs} epochs trained"
+
+
+def take_step(run: Run, batch: Any) -> None:
+    """One optimizer step: forward, backward, penalties, clipping, update, averaging."""
+    recipe = run.recipe
+    seed_global(derive(recipe.seed, Stream.STEP, run.step), run.device)
+    run.set_lr()
+    batch = run.inputs.for_training(batch)
+    run.hooks.step_start(run, batch)
+    loss, n = backward(run, batch)
+    if run.scaler is not None:
+        run.scaler.unscale_(run.optimizer)
+    run.hooks.after_backward(run, loss)
+    if recipe.l1:
+        add_l1(run.optimizer, recipe.l1)
+    if recipe.clip_norm or recipe.clip_value:
+        clip_gradients(run.model.parameters(), recipe.clip_norm, recipe.clip_value)
+    if run.scaler is None:
+        run.optimizer.step()
+    else:
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
+    run.optimizer.zero_grad(set_to_none=True)
+    run.step, run.batch, run.examples = run.step + 1, run.batch + 1, run.examples + n
+    if run.averaging is not None:
+        run.averaging.update(run.model, run.progress)
+
+
+def backward(run: Run, batch: Any) -> tuple[Tensor, int]:
+    """Gradients of the mean loss over a batch, in micro-batches where the recipe accumulates.
+
+    Each part's loss is weighted by its size and the sum divided at the end, so the gradient is that of the whole
+    batch whatever the number of parts (but for batch norm, which sees the parts).
+    """
+    parts = [batch] if run.recipe.accumulate == 1 else split_batch(batch, run.recipe.accumulate)
+    total, losses = 0, []
+    for part in parts:
+        step = forward(run, part)
+        weighted = step.loss if len(parts) == 1 else step.loss * step.n
+        (weighted if run.scaler is None else run.scaler.scale(weighted)).backward()  # type: ignore[no-untyped-call]
+        total += step.n
+        losses.append(weighted.detach())
+    if len(parts) == 1:
+        return losses[0], total
+    divide_gradients(run.model, total)
+    return torch.stack(losses).sum() / total, total
+
+
+def forward(run: Run, part: Any) -> Step:
+    """Loss and outputs of one (micro-)batch, counted into the totals.
+
+    Raises:
+        NonFiniteLoss: with the step and the first layer whose output was not finite.
+    """
+    with run.autocast():
+        step = run.task.step(run.forward, part, run.recipe.label_smoothing)
+    fault = run.totals.add(run.step, step.loss, step.n)
+    if fault is not None:
+        raise nonfinite(run, part, fault)
+    if run.totals.counter is not None:
+        run.totals.counter.update(step.outputs.detach(), step.targets)
+    return step
+
+
+def nonfinite(run: Run, part: Any, step: int) -> NonFiniteLoss:
+    """The error for a loss that is NaN or infinite, with the layer that it came from."""
+    seed_global(derive(run.recipe.seed, Stream.STEP, step), run.device)
+    with run.autocast():
+        layer = first_nonfinite_layer(run.model, lambda model: run.task.step(model, part, run.recipe.label_smoothing))
+    where = f"first non-finite output: {layer}" if layer else "every layer's output is finite: the loss itself is not"
+    return NonFiniteLoss(
+        f"the loss became NaN or infinite at step {step} (epoch {run.epoch + 1}), lr {run.lr:.3g}; {where}. "
+        "Try a lower lr, gradient clipping (clip_norm=1), and check the inputs for extreme values",
+        step,
+        layer,
+    )
+
+
+def end_epoch(run: Run) -> None:
+    """Evaluate, note the best weights, tell the hooks; the epoch is complete."""
+    if run.batch == 0:
+        raise DataError("the training data gave no batch: it is empty, or its loader drops the only incomplete one")
+    if (fault := run.totals.read()) is not None:
+        raise nonfinite(run, run.inputs.for_training(next(run.batches())), fault)
+    row = row_of(run, "epoch")
+    value = row[f"val_{run.task.metric.name}"]
+    run.epoch, run.batch = run.epoch + 1, 0
+    run.history.append(value)
+    if run.task.metric.better(value, run.best_value):
+        run.best_value, run.best_step = value, run.step
+        run.best_weights = {name: tensor.detach().clone() for name, tensor in evaluated_state(run).items()}
+    run.totals.reset()
+    run.hooks.evaluated(run, row)
+
+
+def evaluated_state(run: Run) -> dict[str, Tensor]:
+    """Weights of the network that was evaluated, under the plain model's names."""
+    averaged = None if run.averaging is None else run.averaging.model
+    return dict((run.model if averaged is None else averaged).state_dict())
+
+
+def row_of(run: Run, kind: str) -> dict[str, Any]:
+    """Evaluate on the validation part and put everything known at this step into one row of metrics."""
+    values = evaluate(run, run.evaluated_model, run.val)
+    return {
+        "kind": kind,
+        "step": run.step,
+        "epoch": run.epoch + run.batch / run.steps_by_epoch[run.epoch],
+        "examples": run.examples,
+        "time_s": round(run.time_s, 3),
+        "lr": run.recipe.lr * (run.factor or 0.0),
+        **run.totals.values(),
+        **{f"val_{name}": value for name, value in values.items()},
+    }
+
+
+@torch.inference_mode()
+def evaluate(run: Run, model: nn.Module, source: Any) -> dict[str, float]:
+    """Mean loss and metric over a part of the data, in evaluation mode; the training is left as it was."""
+    metric = run.task.metric
+    accumulator = metric.start() if metric.start is not None else None
+    loss_sum, n = torch.zeros((), device=run.device, dtype=torch.float32), 0
+    seed_global(derive(run.recipe.seed, Stream.EVALUATION, run.step), run.device)
+    model.eval()
+    try:
+        with run.autocast():
+            for batch in source.epoch(0):
+                step = run.task.step(model, run.inputs.for_evaluation(batch))
+                loss_sum += step.loss * step.n
+                n += step.n
+                if accumulator is not None:
+                    accumulator.update(step.outputs, step.targets)
+    finally:
+        model.train()
+    loss = float(loss_sum) / n if n else float("nan")
+    return {"loss": loss} if accumulator is None else {"loss": loss, metric.name: accumulator.compute()}

@@ -1,0 +1,167 @@
+"""The state of one running training: everything that moves, and what a checkpoint holds of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from luthier.data.batches import BatchSource, as_batches
+from luthier.errors import DataError
+from luthier.training.averaging import build_averaging
+from luthier.training.building import build_model, check_precision, choose_device
+from luthier.training.hooks import Hook, Hooks
+from luthier.training.inputs import InputPipeline, to_device
+from luthier.training.optimizers import build_optimizer, set_lr
+from luthier.training.randomness import Stream, derive
+from luthier.training.schedules import Progress, lr_factor
+from luthier.training.totals import Totals
+
+if TYPE_CHECKING:
+    from luthier.recipe import Recipe
+    from luthier.task import Task
+
+_EVALUATION_BATCH = 512
+
+
+class Run:
+    """A training in progress.
+
+    Attributes:
+        step: optimizer steps taken; epoch: epochs completed; batch: batches taken of the current epoch.
+        examples: training examples seen; time_s: seconds spent, also before a resume.
+        history: the validation metric after each epoch.
+        factor: the schedule's factor on the learning rate in the last step.
+        best_value, best_step: the best of these, and the step that it was read at.
+        interrupted: set by a signal; the loop saves and leaves after the current step.
+    """
+
+    def __init__(self, task: Task, recipe: Recipe, hooks: Sequence[Hook] = ()) -> None:
+        self.task, self.recipe = task, recipe
+        self.device = choose_device(recipe.device)
+        check_precision(recipe.precision, self.device)
+        self.train: BatchSource = task.batches(recipe.batch_size, derive(recipe.seed, Stream.DATA))
+        self.val: BatchSource = as_batches(task.val, evaluation_batch_size(task, recipe), shuffle=False, seed=0, name="val")
+        example = to_device(first_inputs(self.train), torch.device("cpu")) if recipe.activation or recipe.dropout else None
+        model, self.surgery = build_model(task, recipe, example)
+        self.model: nn.Module = model.to(self.device)
+        self.forward: nn.Module = torch.compile(self.model) if recipe.compile else self.model  # type: ignore[assignment]
+        self.optimizer = build_optimizer(
+            self.model,
+            recipe.optimizer,
+            lr=recipe.lr,
+            weight_decay=recipe.weight_decay,
+            decoupled=recipe.decoupled,
+            decay_norms_and_biases=recipe.decay_norms_and_biases,
+        )
+        self.averaging = None if recipe.averaging is None else build_averaging(recipe.averaging, self.model)
+        self.scaler = torch.amp.GradScaler() if recipe.precision == "float16" else None
+        self.inputs = InputPipeline(task, recipe, self.device)
+        self.hooks = Hooks(hooks)
+        self.totals = Totals(task.metric, self.device)
+        self.steps_by_epoch = [self.train.steps(self.batch_size(epoch)) for epoch in range(recipe.epochs)]
+        self.total_steps = sum(self.steps_by_epoch)
+        self.step = self.epoch = self.batch = self.examples = 0
+        self.time_s = 0.0
+        self.history: list[float] = []
+        self.best_value: float | None = None
+        self.best_step = 0
+        self.best_weights: dict[str, Tensor] | None = None  # not yet on disk
+        self.interrupted = False
+        self.factor: float | None = None
+
+    def batch_size(self, epoch: int) -> int:
+        """Examples per step in an epoch; the recipe may let it grow."""
+        growth = self.recipe.batch_growth
+        return self.recipe.batch_size if growth is None else growth.batch_size(self.recipe.batch_size, epoch)
+
+    def batches(self) -> Iterator[Any]:
+        """The batches that are left of the current epoch, as the data gives them."""
+        return self.train.epoch(self.epoch, self.batch, self.batch_size(self.epoch))
+
+    @property
+    def progress(self) -> Progress:
+        """Where the training stands, for schedules."""
+        return Progress(
+            self.step, self.total_steps, self.epoch, self.recipe.epochs, self.history, self.task.metric.minimise
+        )
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the coming step."""
+        return self.recipe.lr * lr_factor(self.recipe.schedule, self.progress, self.recipe.warmup_frac)
+
+    def set_lr(self) -> None:
+        """Write learning rate (and the momentum that some schedules cycle) into the optimizer, when they changed."""
+        progress = self.progress
+        factor = lr_factor(self.recipe.schedule, progress, self.recipe.warmup_frac)
+        momentum = self.recipe.schedule.momentum(progress)
+        if factor != self.factor or momentum is not None:
+            set_lr(self.optimizer, self.recipe.lr * factor, momentum)
+            self.factor = factor
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The network to evaluate: the averaged one once there is one."""
+        averaged = None if self.averaging is None else self.averaging.model
+        return self.forward if averaged is None else averaged
+
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Forward passes in the recipe's precision."""
+        if self.recipe.precision == "float32":
+            yield
+            return
+        with torch.autocast(self.device.type, dtype=getattr(torch, self.recipe.precision)):
+            yield
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed training needs to go on bitwise equally (on the CPU)."""
+        self.totals.read()
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "averaging": None if self.averaging is None else self.averaging.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "totals": self.totals.state_dict(),
+            "position": {name: getattr(self, name) for name in _POSITION},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint of the same task and recipe."""
+        from luthier.training.checkpoints import load_into
+
+        load_into(self.model, state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.averaging is not None:
+            self.averaging.load_state_dict(state["averaging"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        self.totals.load_state_dict(state["totals"])
+        for name in _POSITION:
+            setattr(self, name, state["position"][name])
+        self.factor = None
+
+
+_POSITION = ("step", "epoch", "batch", "examples", "time_s", "history", "best_value", "best_step")
+
+
+def evaluation_batch_size(task: Task, recipe: Recipe) -> int:
+    """Batches of at least 512 where the validation data allows; evaluation keeps no activations."""
+    n = len(task.val[1]) if isinstance(task.val, tuple) and len(task.val) == 2 and hasattr(task.val[1], "__len__") else None
+    size = max(recipe.batch_size, _EVALUATION_BATCH)
+    return size if n is None else max(1, min(size, n))
+
+
+def first_inputs(source: BatchSource) -> Any:
+    """The inputs of the first batch, for tracing and shape checks.
+
+    Raises:
+        DataError: the data gives no batch.
+    """
+    for batch in source.epoch(0):
+        return batch[0] if isinstance(batch, (tuple, list)) else batch
+    raise DataError("the training data gave no batch: it is empty, or its loader drops the only incomplete one")
