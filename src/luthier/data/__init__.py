@@ -1,0 +1,28 @@
+"""Data: sets fetched and verified, batches from memory, splits, and test data kept sealed.
+
+Names are imported when first used, so that importing a neighbour (augmentation settings) stays free of torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from luthier.data.dataset import DataSet, DataSetSource
+    from luthier.data.sets import DATA_SETS, load
+
+_HOMES = {
+    "DATA_SETS": "sets",
+    "DataSet": "dataset",
+    "DataSetSource": "dataset",
+    "load": "sets",
+}
+
+__all__ = ["DATA_SETS", "DataSet", "DataSetSource", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
