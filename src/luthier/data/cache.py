@@ -29,7 +29,7 @@ Stamp = tuple[tuple[str, int, int], ...]
 _VERIFIED: dict[tuple[Path, str], Stamp] = {}
 
 
-class Corrupted(DataError):
+class CorruptedError(DataError):
     """A cached data set whose bytes are not those that were verified when it was written."""
 
 
@@ -62,14 +62,14 @@ def cached(cache: Path, name: str, expected: str, fetch: Callable[[Path], Arrays
     entry = cache / name
     try:
         return read(entry, expected)
-    except (FileNotFoundError, Corrupted):
+    except (FileNotFoundError, CorruptedError):
         pass
     with _locked(cache, name):
         try:
             return read(entry, expected)
         except FileNotFoundError:
             pass
-        except Corrupted as error:
+        except CorruptedError as error:
             warnings.warn(f"{error}; it is removed and fetched again", stacklevel=4)
         with _working(cache, name) as folder:
             arrays = fetch(folder)
@@ -85,7 +85,7 @@ def read(entry: Path, expected: str) -> Arrays:
 
     Raises:
         FileNotFoundError: it is not in the cache.
-        Corrupted: it is, but its bytes are not the expected ones.
+        CorruptedError: it is, but its bytes are not the expected ones.
     """
     if not entry.is_dir():
         raise FileNotFoundError(entry)
@@ -94,12 +94,14 @@ def read(entry: Path, expected: str) -> Arrays:
         arrays: Arrays = {file: np.load(entry / f"{file}.npy", mmap_mode="c") for file in made["arrays"]}
         stamp = _stamp(entry)
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        raise Corrupted(f"the cached data set {entry} cannot be read ({error})") from error
+        raise CorruptedError(f"the cached data set {entry} cannot be read ({error})") from error
     if made["checksum"] != expected:
-        raise Corrupted(f"the cached data set {entry} was decoded by another version of Luthier")
+        raise CorruptedError(f"the cached data set {entry} was decoded by another version of Luthier")
     if _VERIFIED.get((entry, expected)) != stamp:
         if (found := checksum(arrays)) != expected:
-            raise Corrupted(f"the cached data set {entry} is corrupted (SHA-256 {found[:12]}, not {expected[:12]})")
+            raise CorruptedError(
+                f"the cached data set {entry} is corrupted (SHA-256 {found[:12]}, not {expected[:12]})"
+            )
         _VERIFIED[entry, expected] = stamp
     return arrays
 

