@@ -39,11 +39,11 @@ ACTIVATIONS: dict[str, Activation] = {
     "selu": Activation(nn.SELU, F.selu, 1.0),
     "gelu": Activation(nn.GELU, F.gelu, 1.533530),
     "silu": Activation(nn.SiLU, F.silu, 1.676532),
-    "mish": Activation(nn.Mish, F.mish, 1.486828),
-    "hardswish": Activation(nn.Hardswish, F.hardswish, 1.619475),
+    "mish": Activation(nn.Mish, F.mish, 1.486848),
+    "hardswish": Activation(nn.Hardswish, F.hardswish, 1.736657),
     "tanh": Activation(nn.Tanh, torch.tanh, 1.592537),
-    "sigmoid": Activation(nn.Sigmoid, torch.sigmoid, 1.846228),
-    "softplus": Activation(nn.Softplus, F.softplus, 1.041804),
+    "sigmoid": Activation(nn.Sigmoid, torch.sigmoid, 1.846229),
+    "softplus": Activation(nn.Softplus, F.softplus, 1.041867),
 }
 
 MODULE_NAMES: dict[type[nn.Module], str] = {
