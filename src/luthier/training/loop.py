@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,15 +15,12 @@ from luthier.training.penalties import add_l1, clip_gradients
 from luthier.training.randomness import Stream, derive, seed_global
 from luthier.training.run import Run
 
-Save = Callable[[Run], None]
 
-
-def train(run: Run, save: Save, until: int | None = None) -> tuple[str, str]:
+def train(run: Run, until: int | None = None) -> tuple[str, str]:
     """Train until the end of the recipe, step `until`, or the first reason to stop.
 
     Args:
         run: a new run, or one with a checkpoint loaded.
-        save: writes a checkpoint; called after every epoch, and before leaving early.
         until: pause once this many steps are taken (within an epoch too).
 
     Returns:
@@ -35,21 +30,15 @@ def train(run: Run, save: Save, until: int | None = None) -> tuple[str, str]:
         if until is not None and run.step >= until:
             return "paused", f"paused at step {run.step} of {run.total_steps}"
         run.hooks.epoch_start(run)
-        began, spent = time.perf_counter(), run.time_s
         for batch in run.batches():
             take_step(run, batch)
-            run.time_s = spent + time.perf_counter() - began
             run.hooks.step_end(run)
             if run.interrupted:
-                save(run)
                 return "interrupted", f"interrupted at step {run.step}"
             if run.step == until and run.batch < run.steps_by_epoch[run.epoch]:
                 run.hooks.evaluated(run, row_of(run, "rung"))
-                save(run)
                 return "paused", f"paused at step {run.step} of {run.total_steps}"
         end_epoch(run)
-        run.time_s = spent + time.perf_counter() - began
-        save(run)
         if (stopping := run.recipe.early_stopping) and stopping.stops(run.history, run.task.metric.minimise):
             return "finished", f"early stopping: no gain in {stopping.patience} evaluations"
     return "finished", f"all {run.recipe.epochs} epochs trained"

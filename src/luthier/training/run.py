@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ class Run:
 
     Attributes:
         step: optimizer steps taken; epoch: epochs completed; batch: batches taken of the current epoch.
-        examples: training examples seen; time_s: seconds spent, also before a resume.
+        examples: training examples seen.
         history: the validation metric after each epoch.
         factor: the schedule's factor on the learning rate in the last step.
         best_value, best_step: the best of these, and the step that it was read at.
@@ -65,7 +66,7 @@ class Run:
         self.steps_by_epoch = [self.train.steps(self.batch_size(epoch)) for epoch in range(recipe.epochs)]
         self.total_steps = sum(self.steps_by_epoch)
         self.step = self.epoch = self.batch = self.examples = 0
-        self.time_s = 0.0
+        self.spent_s, self.began = 0.0, time.perf_counter()
         self.history: list[float] = []
         self.best_value: float | None = None
         self.best_step = 0
@@ -81,6 +82,11 @@ class Run:
     def batches(self) -> Iterator[Any]:
         """The batches that are left of the current epoch, as the data gives them."""
         return self.train.epoch(self.epoch, self.batch, self.batch_size(self.epoch))
+
+    @property
+    def time_s(self) -> float:
+        """Seconds spent on this training, also before a resume."""
+        return self.spent_s + time.perf_counter() - self.began
 
     @property
     def progress(self) -> Progress:
@@ -127,7 +133,7 @@ class Run:
             "averaging": None if self.averaging is None else self.averaging.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "totals": self.totals.state_dict(),
-            "position": {name: getattr(self, name) for name in _POSITION},
+            "position": {name: getattr(self, name) for name in _POSITION} | {"spent_s": self.time_s},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -143,10 +149,11 @@ class Run:
         self.totals.load_state_dict(state["totals"])
         for name in _POSITION:
             setattr(self, name, state["position"][name])
+        self.spent_s, self.began = state["position"]["spent_s"], time.perf_counter()
         self.factor = None
 
 
-_POSITION = ("step", "epoch", "batch", "examples", "time_s", "history", "best_value", "best_step")
+_POSITION = ("step", "epoch", "batch", "examples", "history", "best_value", "best_step")
 
 
 def evaluation_batch_size(task: Task, recipe: Recipe) -> int:

@@ -1,0 +1,217 @@
+"""The commands behind the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import field, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+from luthier.errors import LuthierError
+from luthier.parts import Part
+from luthier.recipe import Recipe
+from luthier.tasks import TASKS, load
+
+
+def _recipe_options() -> type:
+    """A dataclass with one option for every field of Recipe, all None unless given."""
+    options = []
+    for name, info in Recipe.model_fields.items():
+        kind = bool | None if info.annotation in (bool, bool | None) else str | None
+        help_text = f"{info.description} [{_default(info.default)}]"
+        options.append((name, Annotated[kind, Parameter(help=help_text, show_default=False)], field(default=None)))
+    return make_dataclass("RecipeOptions", options, kw_only=True)
+
+
+def _default(value: Any) -> str:
+    return value.name if isinstance(value, Part) else "unset" if value in (None, (), {}) else str(value)
+
+
+RecipeOptions = Annotated[_recipe_options(), Parameter(name="*", group="Recipe")]
+Settings = Annotated[
+    list[str],
+    Parameter(name="--set", negative=(), help="any dotted setting: --set schedule.gamma=0.5, or short --schedule.gamma 0.5"),
+]
+Folder = Annotated[Path | None, Parameter(help="where the result goes; default: a new one under runs/ or studies/")]
+
+
+def fit(
+    task: str,
+    /,
+    *,
+    folder: Folder = None,
+    resume: Annotated[bool, Parameter(negative=(), help="go on with the training in --folder")] = False,
+    test: Annotated[bool, Parameter(negative=(), help="measure the best weights on the test data at the end")] = False,
+    quiet: Annotated[bool, Parameter(negative=(), help="no progress on the terminal")] = False,
+    settings: Settings = [],  # noqa: B006 - cyclopts never mutates it
+    options: RecipeOptions = None,  # type: ignore[valid-type]
+) -> None:
+    """Train a task by a recipe; every field of the recipe is an option, unset ones come from the task."""
+    from luthier.fitting import fit as train
+
+    if resume and folder is None:
+        raise LuthierError("--resume needs the folder of the training to go on with: --folder runs/...")
+    subject = load(task)
+    recipe = subject.recipe.replace(recipe_values(options, settings))
+    record = train(subject.task, recipe, folder=folder, resume=resume, test=test, console=not quiet)
+    if record.test is not None:
+        from luthier.show.numbers import named_values
+
+        Console().print(f"test       {named_values(record.test)}")
+
+
+def tune(
+    task: str,
+    /,
+    *,
+    trials: Annotated[int | None, Parameter(help="trials in all, resumed ones counted; default: until the budget ends")] = None,
+    budget: Annotated[str | None, Parameter(help="time in all, such as 90s, 5min, 1h; default 5min without --trials")] = None,
+    space: Annotated[
+        list[str], Parameter(negative=(), help="FIELD=RANGE, repeatable: lr=1e-4..1e-1 log, batch_size=16,32,64")
+    ] = [],  # noqa: B006 - cyclopts never mutates it
+    sampler: Annotated[str, Parameter(help="grid, random, tpe or gp")] = "tpe",
+    strategy: Annotated[str | None, Parameter(help="full or halving")] = None,
+    workers: Annotated[int | None, Parameter(help="worker processes; default: one per core")] = None,
+    repeats: Annotated[int, Parameter(help="seeds that winner and baseline are trained with")] = 3,
+    folder: Folder = None,
+    report: Annotated[Path | None, Parameter(help="path of the HTML report; default: report.html in the folder")] = None,
+    quiet: Annotated[bool, Parameter(negative=(), help="no progress on the terminal")] = False,
+    settings: Settings = [],  # noqa: B006 - cyclopts never mutates it
+    options: RecipeOptions = None,  # type: ignore[valid-type]
+) -> None:
+    """Search for a better recipe. The baseline is the task's recipe with the options given here."""
+    from luthier.show.terminal import TuneConsole
+    from luthier.tuning.space import parse_range
+    from luthier.tuning.tune import tune as search
+
+    subject = load(task)
+    recipe = subject.recipe.replace(recipe_values(options, settings))
+    ranges = {name: parse_range(text) for name, text in map(_assignment, space)}
+    chosen = {} if strategy is None else {"strategy": strategy}
+    study = search(
+        subject,
+        recipe,
+        ranges or None,
+        trials=trials,
+        budget=budget,
+        sampler=sampler,
+        workers=workers,
+        repeats=repeats,
+        folder=folder,
+        seed=recipe.seed,
+        console=None if quiet else TuneConsole(),
+        **chosen,
+    )
+    path = study.report(report or study.folder / "report.html")
+    Console().print(f"report     {path}", soft_wrap=True)
+
+
+def report(folder: Path, /, *, to: Annotated[Path | None, Parameter(help="default: report.html in the folder")] = None) -> None:
+    """Write the HTML report of a training or study that stands in FOLDER."""
+    from luthier.record import Record
+    from luthier.show.report import write_report
+    from luthier.tuning.study import Study
+
+    source = Record(folder) if Record.exists(folder) else Study.open(folder)
+    Console().print(f"report     {write_report(source, to or folder / 'report.html')}", soft_wrap=True)
+
+
+def find_lr(task: str, /, *, settings: Settings = [], options: RecipeOptions = None) -> None:  # type: ignore[valid-type]  # noqa: B006
+    """Learning-rate range test (Smith 2017): loss over a rising lr, and the lr to start with."""
+    from luthier.show.terminal import print_lr_range
+    from luthier.training.finders import find_lr as search
+
+    subject = load(task)
+    print_lr_range(search(subject.task, subject.recipe.replace(recipe_values(options, settings))))
+
+
+def find_batch_size(task: str, /, *, settings: Settings = [], options: RecipeOptions = None) -> None:  # type: ignore[valid-type]  # noqa: B006
+    """Examples per second for rising batch sizes, up to the largest that fits."""
+    from luthier.show.terminal import print_batch_sizes
+    from luthier.training.finders import find_batch_size as search
+
+    subject = load(task)
+    print_batch_sizes(search(subject.task, subject.recipe.replace(recipe_values(options, settings))))
+
+
+def tasks() -> None:
+    """List the built-in tasks."""
+    import importlib
+    import inspect
+
+    table = Table(box=None, header_style="bold")
+    table.add_column("task")
+    table.add_column("what it is")
+    for name, home in TASKS.items():
+        module, _, function = home.partition(":")
+        text = inspect.getdoc(getattr(importlib.import_module(module), function)) or ""
+        table.add_row(name, text.splitlines()[0])
+    Console().print(table)
+
+
+def parts() -> None:
+    """List what a recipe's named fields can be, with the settings of each and their defaults."""
+    from luthier.data.augmentation import AUGMENTATIONS
+    from luthier.training.averaging import AVERAGINGS
+    from luthier.training.optimizers import OPTIMIZERS
+    from luthier.training.schedules import SCHEDULES
+
+    rooms: dict[str, Mapping[str, type[Part]]] = {
+        "optimizer": OPTIMIZERS,
+        "schedule": SCHEDULES,
+        "augment": AUGMENTATIONS,
+        "averaging": AVERAGINGS,
+    }
+    for field_name, room in rooms.items():
+        table = Table(title=f"--{field_name}", box=None, title_justify="left", title_style="bold", show_header=False)
+        for name, part in room.items():
+            defaults = {key: info.default for key, info in part.model_fields.items() if key != "name"}
+            table.add_row(name, "  ".join(f"{key}={value}" for key, value in defaults.items()))
+        Console().print(table)
+
+
+def fetch(name: str, /) -> None:
+    """Fetch a data set, verify it, and keep it in the cache."""
+    from luthier.data import load as load_data
+
+    data = load_data(name)
+    shapes = ", ".join(f"{part} {len(getattr(data, part)[1]):,}" for part in ("train", "test"))
+    Console().print(f"{name}: {shapes} examples, verified")
+
+
+def recipe_values(options: Any, settings: list[str]) -> dict[str, Any]:
+    """Recipe values by dotted path, from the options given and `--set` pairs."""
+    given = {} if options is None else {name: value for name, value in vars(options).items() if value is not None}
+    values = {name: parse_value(value) if isinstance(value, str) else value for name, value in given.items()}
+    return values | {name: parse_value(text) for name, text in map(_assignment, settings)}
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise LuthierError(f"expected FIELD=VALUE, got {text!r}")
+    return name.strip().replace("-", "_"), value.strip()
+
+
+def parse_value(text: str) -> Any:
+    """A value from the command line: JSON where it is JSON, "none", comma-separated lists, else the text itself.
+
+    >>> parse_value("1e-3"), parse_value("none"), parse_value("0.9,0.99"), parse_value("flip,crop"), parse_value("relu")
+    (0.001, None, [0.9, 0.99], ['flip', 'crop'], 'relu')
+    """
+    if text.lower() == "none":
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    if "," in text:
+        return [parse_value(item.strip()) for item in text.split(",")]
+    return text
+
+

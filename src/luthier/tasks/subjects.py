@@ -1,0 +1,119 @@
+"""Subjects: a task with its starting recipe and, where it has one, a search space of its own.
+
+A subject is found by reference: a built-in name (`mnist`) or `path/to/file.py:function`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from luthier.errors import LuthierError, unknown
+from luthier.recipe import Recipe
+
+if TYPE_CHECKING:
+    from luthier.task import Task
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A task and where to start from.
+
+    Attributes:
+        task: what is trained.
+        recipe: the starting recipe, the baseline of a search.
+        space: dotted recipe fields and their ranges; None lets the tuner derive one.
+        groups: names and the fields that are tuned together, the others kept at the baseline; None is one group of all.
+        reference: how it was found, so that worker processes find it too; None when it exists in this process only.
+    """
+
+    task: Task
+    recipe: Recipe = Recipe()
+    space: Mapping[str, Any] | None = None
+    groups: Mapping[str, tuple[str, ...]] | None = None
+    reference: str | None = None
+
+
+TASKS: dict[str, str] = {
+    "mnist": "luthier.tasks.images:mnist",
+    "mnist-overfit": "luthier.tasks.images:mnist_overfit",
+    "fashion-mnist": "luthier.tasks.images:fashion_mnist",
+    "cifar10": "luthier.tasks.images:cifar10",
+    "digits": "luthier.tasks.images:digits",
+    "movie-reviews": "luthier.tasks.texts:movie_reviews",
+    "linear": "luthier.tasks.tables:linear",
+}
+
+
+def load(reference: str) -> Subject:
+    """The subject of a reference.
+
+    Args:
+        reference: a built-in name, or `path/to/file.py:function` whose function takes no argument and returns a
+            `Task`, a pair (Task, Recipe) or a `Subject`.
+
+    Raises:
+        LuthierError: unknown name (close matches are named), unreadable file, missing function, wrong result.
+    """
+    if ".py" in reference or "/" in reference:
+        return replace(_subject(_function_of_file(reference)(), reference), reference=_absolute(reference))
+    if reference not in TASKS:
+        error = unknown("task", reference, TASKS)
+        raise LuthierError(f"{error}; a task of your own is given as path/to/file.py:function")
+    module, _, function = TASKS[reference].partition(":")
+    made = getattr(importlib.import_module(module), function)()
+    return replace(_subject(made, reference), reference=reference)
+
+
+def _subject(made: Any, reference: str) -> Subject:
+    from luthier.task import Task
+
+    if isinstance(made, Subject):
+        return made
+    if isinstance(made, Task):
+        return Subject(made)
+    if isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], Task) and isinstance(made[1], Recipe):
+        return Subject(*made)
+    raise LuthierError(f"{reference} must return a Task, a pair (Task, Recipe) or a Subject, got {type(made).__name__}")
+
+
+def _function_of_file(reference: str) -> Callable[[], Any]:
+    path, _, name = reference.partition(":")
+    if not name:
+        raise LuthierError(f"which function of {path} makes the task? Write {path}:function")
+    module = _module_of(Path(path))
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise unknown(f"function in {path}", name, known)
+    return function  # type: ignore[no-any-return]
+
+
+def _module_of(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise LuthierError(f"the task file {path} does not exist (looked in {Path.cwd()})")
+    name = f"luthier_task_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise LuthierError(f"the task file {path} is not a Python file: its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise LuthierError(f"the task file {path} cannot be loaded: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(path.resolve().parent))
+    return module
+
+
+def _absolute(reference: str) -> str:
+    path, _, name = reference.partition(":")
+    return f"{Path(path).resolve()}:{name}"
