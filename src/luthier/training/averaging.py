@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
+from itertools import compress
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny
@@ -14,7 +15,6 @@ from luthier.parts import Part, resolve
 from luthier.training.schedules import Progress
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 
@@ -194,13 +194,13 @@ class _Pairs:
     def average(self, weight: float, with_buffers: bool) -> None:
         import torch
 
+        kept, new = ([buffers[name] for buffers, name in places] for places in self.buffers)
+        floating = [with_buffers and tensor.is_floating_point() for tensor in kept]
         with torch.no_grad():
             _blend(*self.parameters, weight)
-            kept, new = ([place[name] for place, name in places] for places in self.buffers)
-            averaged = [with_buffers and tensor.is_floating_point() for tensor in kept]
-            for chosen, share in ((True, weight), (False, 1.0)):
-                pairs = [pair for pair, yes in zip(zip(kept, new, strict=True), averaged, strict=True) if yes is chosen]
-                _blend([a for a, _ in pairs], [b for _, b in pairs], share)
+            _blend(list(compress(kept, floating)), list(compress(new, floating)), weight)
+            copied = [not yes for yes in floating]
+            _blend(list(compress(kept, copied)), list(compress(new, copied)), 1.0)
 
 
 def _blend(kept: list[Any], new: list[Any], weight: float) -> None:
@@ -215,7 +215,7 @@ def _blend(kept: list[Any], new: list[Any], weight: float) -> None:
         torch._foreach_lerp_(kept, new, weight)
 
 
-def _buffer_places(module: nn.Module) -> list[tuple[dict[str, torch.Tensor | None], str]]:
+def _buffer_places(module: nn.Module) -> list[tuple[dict[str, Any], str]]:
     """Where each buffer lives: its module's dict and its name, shared ones once."""
     seen: set[int] = set()
     places = []
