@@ -1,0 +1,100 @@
+"""The result of a tuning as blocks for the terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from luthier.show.verdict import comparison_text, headline, recipe_changes, spread_text, verdict
+from luthier.show.words import duration_text, metric_text, name_text, value_text
+
+if TYPE_CHECKING:
+    from luthier.tuning.study import Comparison, Study, Trial
+
+LEVEL_STYLES = {
+    "certain": "bold green",
+    "rough": "bold green",
+    "noise": "bold yellow",
+    "worse": "bold red",
+    "unknown": "bold yellow",
+}
+
+
+def result(study: Study) -> list[RenderableType]:
+    """What the search found: changes, gain and certainty, best per arm, the leading trials, where the report is."""
+    blocks: list[RenderableType] = [Text()]
+    if study.comparison is None:
+        blocks.append(Text(headline(study), style="bold"))
+    else:
+        blocks += _comparison(study, study.comparison)
+    if study.groups:
+        blocks.append(_arms(study))
+    if ranked := leading(study):
+        blocks.append(_trials(study, ranked))
+    blocks.append(Text(f"{len(study.trials)} trials in {duration_text(study.elapsed_s)} · {study.folder}"))
+    return blocks
+
+
+def leading(study: Study, n: int = 5) -> list[Trial]:
+    """The best trials of the search, best first; those without a finite value are left out."""
+    valued = [t for t in study.trials if t.kind == "search" and t.value is not None and math.isfinite(t.value)]
+    return sorted(valued, key=lambda t: (t.value or 0.0) * (1 if study.direction == "min" else -1))[:n]
+
+
+def _comparison(study: Study, comparison: Comparison) -> list[RenderableType]:
+    if comparison.winner_number == 0:
+        return [Text(headline(study), style="bold yellow")]
+    blocks: list[RenderableType] = []
+    if changes := recipe_changes(study.baseline, study.recipe(comparison.winner_number)):
+        table = _table(f"What the winner (#{comparison.winner_number}) changes", "field", "baseline", "winner")
+        for path, pair in changes.items():
+            table.add_row(path, *(Text(value_text(value)) for value in pair))
+        blocks.append(table)
+    blocks.append(_scores(study.metric, comparison))
+    level = verdict(comparison.difference, comparison.low, comparison.high).level
+    blocks.append(Text(comparison_text(comparison), style=LEVEL_STYLES[level]))
+    return blocks
+
+
+def _scores(metric: str, comparison: Comparison) -> Table:
+    name = name_text(metric)
+    table = _table("", "", "baseline", "winner")
+    sides = (comparison.baseline, comparison.winner)
+    table.add_row(f"validation {name}, {len(comparison.winner)} seeds", *(spread_text(metric, side) for side in sides))
+    if comparison.test is not None:
+        test = comparison.test
+        table.add_row(f"test {name}", *(metric_text(metric, test[side].get(metric)) for side in ("baseline", "winner")))
+    return table
+
+
+def _arms(study: Study) -> Group:
+    """Best value of each arm, and so the ceiling of the space."""
+    table = _table("Best per combination tuned", "arm", "tuned", f"validation {name_text(study.metric)}", "trial")
+    best = study.best_by_arm()
+    for arm, trial in best.items():
+        fields = ", ".join(study.groups.get(arm, ())) if study.groups else ""
+        table.add_row(arm, fields, metric_text(study.metric, trial.value), f"#{trial.number}")
+    ceiling = study.best.value if study.best is not None else None
+    return Group(table, Text(f"ceiling of this space: {metric_text(study.metric, ceiling)}"))
+
+
+def _trials(study: Study, trials: list[Trial]) -> Table:
+    table = _table("Leading trials", "trial", name_text(study.metric), "state", "steps", "values")
+    for trial in trials:
+        values = ", ".join(f"{path} {value_text(value)}" for path, value in trial.values.items()) or "the baseline"
+        steps = f"{trial.step:,}/{trial.total_steps:,}"
+        table.add_row(f"#{trial.number}", metric_text(study.metric, trial.value), trial.state, steps, Text(values))
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(
+        title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2)
+    )
+    for index, column in enumerate(columns):
+        table.add_column(column, header_style="dim", overflow="fold", no_wrap=index == 0)
+    return table

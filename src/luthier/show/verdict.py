@@ -1,0 +1,145 @@
+"""What a study found, in words: how much the winner gains over the baseline and how sure that is.
+
+The one place where an interval becomes a word; terminal and report both read it from here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any, Literal
+
+from luthier.show.words import is_share, metric_text, name_text, number_text
+
+if TYPE_CHECKING:
+    from luthier.recipe import Recipe
+    from luthier.tuning.study import Comparison, Study
+
+Level = Literal["certain", "rough", "noise", "worse", "unknown"]
+
+# A gain is "certain" when its interval excludes zero and reaches at most this share of the gain to either side;
+# with a wider interval only the direction is certain.
+_SHARP = 0.5
+
+_WORDS: dict[Level, str] = {
+    "certain": "certain",
+    "rough": "certain to be better, its size is rough",
+    "noise": "within noise",
+    "worse": "certain to be worse",
+    "unknown": "one seed says nothing about the spread",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How sure a comparison is: a level for colours, and the words."""
+
+    level: Level
+    words: str
+
+
+def verdict(difference: float, low: float, high: float) -> Verdict:
+    """Put a gain and its 95 % interval into words.
+
+    Args:
+        difference: mean gain, positive when the winner is better.
+        low: lower end of the interval; not finite when there is only one seed.
+        high: upper end.
+
+    >>> verdict(0.091, 0.089, 0.093).words, verdict(0.01, -0.01, 0.03).words
+    ('certain', 'within noise')
+    >>> verdict(0.02, 0.001, 0.039).words
+    'certain to be better, its size is rough'
+    """
+    level = _level(difference, low, high)
+    return Verdict(level, _WORDS[level])
+
+
+def _level(difference: float, low: float, high: float) -> Level:
+    if not all(math.isfinite(value) for value in (difference, low, high)):
+        return "unknown"
+    if high < 0:
+        return "worse"
+    if low <= 0:
+        return "noise"
+    return "certain" if (high - low) / 2 <= _SHARP * difference else "rough"
+
+
+def gain_text(metric: str, gain: float) -> str:
+    """A gain with its sign; points (hundredths) for shares such as accuracy.
+
+    >>> gain_text("accuracy", 0.0912), gain_text("loss", -0.0123)
+    ('+9.12 points', '-0.0123')
+    """
+    if not math.isfinite(gain):
+        return number_text(gain)
+    return f"{100 * gain:+.2f} points" if is_share(metric) else f"{gain:+.4g}"
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """The gain of the winner, its interval, the number of seeds and how sure that is."""
+    n = len(comparison.winner)
+    gain = gain_text(comparison.metric, comparison.difference)
+    judged = verdict(comparison.difference, comparison.low, comparison.high)
+    if judged.level == "unknown":
+        return f"{gain} over {_seeds(n)}: {judged.words}"
+    low, high = (_bare(comparison.metric, end) for end in (comparison.low, comparison.high))
+    return f"{gain}, 95% interval {low} to {high} over {_seeds(n)}: {judged.words}"
+
+
+def spread_text(metric: str, values: Sequence[float]) -> str:
+    """Mean and standard deviation over seeds.
+
+    >>> spread_text("accuracy", [0.97, 0.98, 0.99]), spread_text("loss", [0.5])
+    ('98.00% ± 1.00', '0.5')
+    """
+    if not values:
+        return "–"
+    mean = metric_text(metric, fmean(values))
+    finite = len(values) > 1 and all(math.isfinite(value) for value in values)
+    return f"{mean} ± {_bare(metric, stdev(values))}" if finite else mean
+
+
+def recipe_changes(baseline: Recipe, winner: Recipe) -> dict[str, tuple[Any, Any]]:
+    """What the winner changes, by dotted path with (baseline's, winner's); the seed does not count.
+
+    A setting of a part that one of the two does not have counts as None, and is told only for the winner.
+    """
+    theirs = winner.flat()
+    changes = baseline.differences(winner)
+    return {path: pair for path, pair in changes.items() if path != "seed" and path in theirs}
+
+
+def headline(study: Study) -> str:
+    """One sentence: what changed, by how much it helped, how sure that is."""
+    if study.best is None:
+        return f"No trial of {study.name} has finished yet."
+    comparison, metric = study.comparison, f"validation {name_text(study.metric)}"
+    if comparison is None:
+        return f"Best {metric} so far: {metric_text(study.metric, study.best.value)}, trial {study.best.number}."
+    if comparison.winner_number == 0:
+        return f"No trial beat the baseline: {metric} {spread_text(study.metric, comparison.baseline)}."
+    changed = list(recipe_changes(study.baseline, study.recipe(comparison.winner_number)))
+    before, after = (metric_text(study.metric, fmean(side)) for side in (comparison.baseline, comparison.winner))
+    told = comparison_text(comparison)
+    return f"Changing {_enumerated(changed)} took {metric} from {before} to {after} ({told})."
+
+
+def _enumerated(names: Sequence[str], limit: int = 5) -> str:
+    """Names as a list in a sentence, the last ones counted.
+
+    >>> _enumerated(["lr", "dropout", "schedule"])
+    'lr, dropout and schedule'
+    """
+    names = [*names[:limit], f"{len(names) - limit} more"] if len(names) > limit + 1 else list(names)
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names) or "nothing"
+
+
+def _bare(metric: str, value: float) -> str:
+    return f"{100 * value:.2f}" if is_share(metric) else f"{value:.4g}"
+
+
+def _seeds(n: int) -> str:
+    return "1 seed" if n == 1 else f"{n} seeds"

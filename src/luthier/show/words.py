@@ -1,0 +1,99 @@
+"""How numbers and results are put into words: one place for terminal and report."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from luthier.parts import Function
+
+_SHARES = {"accuracy", "binary_accuracy", "f1", "multilabel_f1", "auroc", "average_precision"}
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric runs from 0 to 1 and is read as a percentage."""
+    return metric in _SHARES
+
+
+def metric_text(metric: str, value: float | None) -> str:
+    """A metric's value: per cent for shares such as accuracy, four significant digits otherwise.
+
+    >>> metric_text("accuracy", 0.98412), metric_text("loss", 0.051234), metric_text("loss", None)
+    ('98.41%', '0.05123', '–')
+    """
+    if value is None:
+        return "–"
+    if not math.isfinite(value):
+        return number_text(value)
+    return f"{100 * value:.2f}%" if is_share(metric) else number_text(value)
+
+
+def number_text(value: float | None) -> str:
+    """A number with four significant digits; very large and very small ones with an exponent.
+
+    >>> number_text(0.0123456), number_text(61234.0), number_text(float("nan")), number_text(1.5e-7)
+    ('0.01235', '61,234', 'not a number', '1.5e-07')
+    """
+    if value is None:
+        return "–"
+    if math.isnan(value):
+        return "not a number"
+    if math.isinf(value):
+        return "infinite" if value > 0 else "-infinite"
+    if 1000 <= abs(value) < 1e7:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
+
+
+def value_text(value: Any) -> str:
+    """A recipe's value in words.
+
+    >>> value_text(None), value_text(True), value_text(3e-4), value_text((0.9, 0.999)), value_text(())
+    ('none', 'yes', '0.0003', '0.9, 0.999', 'none')
+    """
+    if value is None or value in ((), [], {}):
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (tuple, list)):
+        return ", ".join(value_text(item) for item in value)
+    if isinstance(value, Function):
+        return value.function
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {value_text(item)}" for name, item in value.items())
+    return str(value)
+
+
+def duration_text(seconds: float | None) -> str:
+    """A time span as people say it.
+
+    >>> duration_text(0.26), duration_text(21.34), duration_text(125), duration_text(7384), duration_text(None)
+    ('0.3 s', '21.3 s', '2 min 5 s', '2 h 3 min', '–')
+    """
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def clock_text(seconds: float) -> str:
+    """Remaining time as a clock.
+
+    >>> clock_text(5), clock_text(754), clock_text(7384)
+    ('0:05', '12:34', '2:03:04')
+    """
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def name_text(name: str) -> str:
+    """A field's name for readers: `val_accuracy` is read as "val accuracy"."""
+    return name.replace("_", " ")
