@@ -178,7 +178,7 @@ def test_plateau_equals_torch_on_random_histories(mode: Any, minimise: bool, coo
     for patience in [0, 1, 2, 3] * 8:
         schedule = Plateau(
             gamma=0.5,
-            patience=rng.randint(0, 3),
+            patience=patience,
             threshold=0.05,
             threshold_mode=mode,
             cooldown=cooldown,

@@ -295,12 +295,12 @@ class Plateau(Schedule):
     min_factor: float = Field(0.0, ge=0, le=1, description="The factor never falls below this.")
 
     def factor(self, progress: Progress) -> float:
-        """Reductions so far, by the history of the monitored value."""
-        factor, bad, cooling = 1.0, 0, 0
-        best = math.inf if progress.minimise else -math.inf
+        """`gamma` to the number of reductions so far, by the history of the monitored value."""
+        factor, bad, cooling, bar = 1.0, 0, 0, math.inf
         for value in progress.history:
-            if self._better(value, best, progress.minimise):
-                best, bad = value, 0
+            cost = value if progress.minimise else -value
+            if cost < bar:
+                bar, bad = self._bar(cost, progress.minimise), 0
             else:
                 bad += 1
             if cooling:
@@ -309,10 +309,11 @@ class Plateau(Schedule):
                 factor, cooling, bad = max(factor * self.gamma, self.min_factor), self.cooldown, 0
         return factor
 
-    def _better(self, value: float, best: float, minimise: bool) -> bool:
-        sign = -1 if minimise else 1
-        bar = best * (1 + sign * self.threshold) if self.threshold_mode == "rel" else best + sign * self.threshold
-        return value < bar if minimise else value > bar
+    def _bar(self, best_cost: float, minimise: bool) -> float:
+        """What the next cost must be below to count as an improvement on the best (costs are minimised)."""
+        if self.threshold_mode == "abs":
+            return best_cost - self.threshold
+        return best_cost * (1 - self.threshold if minimise else 1 + self.threshold)
 
 
 class CustomSchedule(Schedule):
