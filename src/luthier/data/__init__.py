@@ -9,17 +9,39 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from luthier.data.adapters import as_batches
+    from luthier.data.batches import Batches, BatchSource
+    from luthier.data.checks import check_data
     from luthier.data.dataset import DataSet, DataSetSource
+    from luthier.data.sealed import Sealed
     from luthier.data.sets import DATA_SETS, load
+    from luthier.data.splits import split
 
 _HOMES = {
     "DATA_SETS": "sets",
+    "BatchSource": "batches",
+    "Batches": "batches",
     "DataSet": "dataset",
     "DataSetSource": "dataset",
+    "Sealed": "sealed",
+    "as_batches": "adapters",
+    "check_data": "checks",
     "load": "sets",
+    "split": "splits",
 }
 
-__all__ = ["DATA_SETS", "DataSet", "DataSetSource", "load"]
+__all__ = [
+    "DATA_SETS",
+    "BatchSource",
+    "Batches",
+    "DataSet",
+    "DataSetSource",
+    "Sealed",
+    "as_batches",
+    "check_data",
+    "load",
+    "split",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -81,7 +81,7 @@ class Generated(DataSetSource):
     make: Callable[[], Arrays]
     checksum: str | None = None
 
-    def arrays(self, cache: Path) -> Arrays:  # noqa: ARG002 - made anew each time
+    def arrays(self, cache: Path) -> Arrays:
         """The arrays, made anew.
 
         Raises:

@@ -1,0 +1,248 @@
+"""Whatever a user trains on, read as batches: arrays, a `Dataset`, an `IterableDataset`, a `DataLoader`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, default_collate
+
+from luthier.data.batches import Batches, BatchSource, bounds, checked_batch_size, epoch_order, epoch_seed
+from luthier.data.trees import Tree
+from luthier.errors import DataError
+
+ACCEPTED = (
+    "tensors or NumPy arrays (also nested in tuples, lists and dicts), a torch Dataset, "
+    "an IterableDataset with steps_per_epoch, or a DataLoader"
+)
+
+
+def as_batches(
+    data: Any,
+    batch_size: int,
+    *,
+    shuffle: bool,
+    seed: int,
+    steps_per_epoch: int | None = None,
+    name: str = "train",
+    drop_last: bool = False,
+) -> BatchSource:
+    """Read data of any accepted kind as batches.
+
+    Args:
+        data: arrays, a `Dataset`, an `IterableDataset`, a `DataLoader`, or a `BatchSource` (returned as it is).
+        batch_size: examples in a batch; a `DataLoader` keeps its own.
+        shuffle: a new order every epoch; streams and `DataLoader`s keep theirs.
+        seed: of the order.
+        steps_per_epoch: batches that make an epoch, for data without a length, and only for them.
+        name: what messages call the data.
+        drop_last: leave out a last batch that would be smaller; a `DataLoader` keeps its own setting.
+
+    Raises:
+        DataError: the data are of another kind, empty, or `steps_per_epoch` is missing or out of place.
+    """
+    if is_stream(data):
+        return StreamBatches(data, batch_size, _needed(steps_per_epoch, name), drop_last=drop_last, name=name)
+    if steps_per_epoch is not None:
+        raise DataError(f"steps_per_epoch is for data without a length, and {name} has one: leave it out")
+    if isinstance(data, BatchSource):
+        return data
+    if isinstance(data, DataLoader):
+        return LoaderBatches(data, seed=seed, name=name)
+    tensors = in_memory(data)
+    if tensors is not None:
+        return Batches(tensors, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, name=name)
+    if isinstance(data, Dataset) and hasattr(data, "__len__"):
+        return DatasetBatches(data, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, name=name)
+    raise DataError(f"{name} must be {ACCEPTED}; got {type(data).__name__}")
+
+
+def is_stream(data: Any) -> bool:
+    """Whether the data have no length of their own: an `IterableDataset`, bare or in a `DataLoader`."""
+    return isinstance(data.dataset if isinstance(data, DataLoader) else data, IterableDataset)
+
+
+def in_memory(data: Any) -> Tree | None:
+    """The arrays that the data consist of when they are in memory, else None.
+
+    A `TensorDataset`, also as a `Subset` (what `random_split` gives), is taken apart: batches of it need no
+    per-sample work.
+    """
+    if isinstance(data, Batches):
+        return data.data
+    if type(data) is TensorDataset:
+        return data.tensors
+    if type(data) is Subset and type(data.dataset) is TensorDataset:
+        chosen = torch.as_tensor(data.indices, dtype=torch.int64)
+        return tuple(tensor.index_select(0, chosen) for tensor in data.dataset.tensors)
+    return data if isinstance(data, (Tensor, np.ndarray, tuple, list, dict)) else None
+
+
+def _needed(steps_per_epoch: int | None, name: str) -> int:
+    if steps_per_epoch is None:
+        raise DataError(f"{name} is a stream without a length: give steps_per_epoch, the batches that make an epoch")
+    if steps_per_epoch < 1:
+        raise DataError(f"steps_per_epoch must be at least 1, got {steps_per_epoch}")
+    return steps_per_epoch
+
+
+class DatasetBatches:
+    """Batches of a map-style `Dataset`: read sample by sample, in an order that seed and epoch determine.
+
+    Args:
+        dataset: with `__len__` and `__getitem__`.
+        batch_size: examples in a batch.
+        shuffle: a new order every epoch.
+        seed: of that order.
+        drop_last: leave out a last batch that would be smaller.
+        name: what messages call the data.
+    """
+
+    def __init__(
+        self, dataset: Any, batch_size: int, *, shuffle: bool, seed: int, drop_last: bool = False, name: str = "data"
+    ) -> None:
+        self.dataset, self.batch_size, self.name = dataset, batch_size, name
+        self.shuffle, self.seed, self.drop_last = shuffle, seed, drop_last
+        self.n = len(dataset)
+        if self.n == 0:
+            raise DataError(f"{name} is empty: give at least one example")
+        self.steps()
+
+    def steps(self, batch_size: int | None = None) -> int:
+        """Batches per epoch, of this size or of the usual one."""
+        size = checked_batch_size(self.batch_size if batch_size is None else batch_size, self.n, self.name)
+        return self.n // size if self.drop_last else math.ceil(self.n / size)
+
+    def epoch(self, index: int, start: int = 0, batch_size: int | None = None) -> Iterator[Tree]:
+        """Batches of one epoch from the `start`-th on; skipped samples are never loaded."""
+        size = self.batch_size if batch_size is None else batch_size
+        first, stop = bounds(self, start, size)
+        order = epoch_order(self.n, self.seed, index).tolist() if self.shuffle else range(self.n)
+        chosen = [list(order[low : min(low + size, stop)]) for low in range(first, stop, size)]
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, index))
+        return iter(DataLoader(self.dataset, batch_sampler=chosen, generator=generator))
+
+
+class LoaderBatches:
+    """Batches of a ready `DataLoader`, with its own batch size, order and workers.
+
+    Its generators (a new one where it has none) are seeded by (seed, epoch) at the start of every epoch, so that a
+    shuffling loader has an order that can be resumed; `start` skips by reading.
+
+    Args:
+        loader: over a `Dataset` with a length.
+        seed: of the order.
+        name: what messages call the data.
+    """
+
+    def __init__(self, loader: DataLoader[Any], *, seed: int, name: str = "data") -> None:
+        self.loader, self.seed, self.name = loader, seed, name
+        self.n = len(loader.dataset)  # type: ignore[arg-type]
+        if len(loader) == 0:
+            raise DataError(f"{name} is empty: its DataLoader gives no batch")
+
+    def steps(self, batch_size: int | None = None) -> int:
+        """Batches per epoch."""
+        self._own(batch_size)
+        return len(self.loader)
+
+    def epoch(self, index: int, start: int = 0, batch_size: int | None = None) -> Iterator[Tree]:
+        """Batches of one epoch from the `start`-th on."""
+        self._own(batch_size)
+        self._seed(index)
+        return islice(self.loader, start, None)
+
+    def _own(self, batch_size: int | None) -> None:
+        own = self.loader.batch_size
+        if batch_size is not None and batch_size != own:
+            raise DataError(
+                f"{self.name} is a DataLoader with its own batch size {own}, and cannot be read in batches of "
+                f"{batch_size}: give its Dataset instead"
+            )
+
+    def _seed(self, index: int) -> None:
+        seed, sampler = epoch_seed(self.seed, index), self.loader.sampler
+        if self.loader.generator is None:
+            self.loader.generator = torch.Generator()
+        if getattr(sampler, "generator", self) is None:
+            sampler.generator = torch.Generator()  # type: ignore[attr-defined]
+        for generator in (self.loader.generator, getattr(sampler, "generator", None)):
+            if isinstance(generator, torch.Generator):
+                generator.manual_seed(seed)
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(index)
+
+
+class StreamBatches:
+    """Batches of a stream, cut into epochs of a fixed number of steps; the stream goes on from epoch to epoch.
+
+    A stream that ends begins anew. Reading goes on where the last batch left off when that is what is asked for;
+    otherwise the stream is begun anew and read up to there, which gives the same batches if it gives the same examples.
+
+    Args:
+        stream: an `IterableDataset`, or a `DataLoader` over one (which makes its own batches).
+        batch_size: examples in a batch.
+        steps_per_epoch: batches that make an epoch.
+        drop_last: leave out a smaller batch at the stream's end.
+        name: what messages call the data.
+    """
+
+    n = None
+
+    def __init__(
+        self, stream: Any, batch_size: int, steps_per_epoch: int, *, drop_last: bool = False, name: str = "data"
+    ) -> None:
+        self.stream, self.batch_size, self.name = stream, batch_size, name
+        self.steps_per_epoch, self.drop_last = steps_per_epoch, drop_last
+        self._live: Iterator[Any] | None = None
+        self._place = 0
+        self.epoch(0)
+
+    def steps(self, batch_size: int | None = None) -> int:
+        """Batches per epoch, whatever their size."""
+        return self.steps_per_epoch
+
+    def epoch(self, index: int, start: int = 0, batch_size: int | None = None) -> Iterator[Tree]:
+        """Batches of one epoch from the `start`-th on."""
+        size = self.batch_size if batch_size is None else batch_size
+        if isinstance(self.stream, DataLoader):
+            if batch_size not in (None, self.stream.batch_size):
+                raise DataError(
+                    f"{self.name} is a DataLoader with its own batch size: give its IterableDataset instead"
+                )
+        else:
+            checked_batch_size(size, max(size, 1), self.name)
+        return self._read(index * self.steps_per_epoch, start, size)
+
+    def _read(self, base: int, start: int, size: int) -> Iterator[Tree]:
+        if self._live is None or self._place != base + start:
+            self._live, self._place = None, 0
+            while self._place < base + start:
+                self._next(size)
+        while self._place < base + self.steps_per_epoch:
+            yield self._next(size)
+
+    def _next(self, size: int) -> Tree:
+        """The next batch; at its end the stream is begun anew."""
+        for _ in range(2):
+            if self._live is None:
+                self._live = iter(self.stream)
+            batch = self._batch(self._live, size)
+            if batch is not None:
+                self._place += 1
+                return batch
+            self._live = None
+        raise DataError(f"{self.name} is empty: its stream, begun anew, gives no batch")
+
+    def _batch(self, live: Iterator[Any], size: int) -> Tree | None:
+        if isinstance(self.stream, DataLoader):
+            return next(live, None)
+        examples = list(islice(live, size))
+        if not examples or (self.drop_last and len(examples) < size):
+            return None
+        return default_collate(examples)
