@@ -21,7 +21,9 @@ app.command("luthier.commands:report", name="report", help="Write the HTML repor
 app.command("luthier.commands:find_lr", name="find-lr", help="Range test: which learning rate to start with.")
 app.command("luthier.commands:find_batch_size", name="find-batch-size", help="Which batch size trains fastest.")
 app.command("luthier.commands:tasks", name="tasks", help="List the built-in tasks.")
-app.command("luthier.commands:parts", name="parts", help="List optimizers, schedules, augmentations and their settings.")
+app.command(
+    "luthier.commands:parts", name="parts", help="List optimizers, schedules, augmentations and their settings."
+)
 app.command("luthier.commands:fetch", name="fetch", help="Fetch and verify a data set into the cache.")
 
 

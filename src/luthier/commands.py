@@ -35,7 +35,9 @@ def _default(value: Any) -> str:
 RecipeOptions = Annotated[_recipe_options(), Parameter(name="*", group="Recipe")]
 Settings = Annotated[
     list[str],
-    Parameter(name="--set", negative=(), help="any dotted setting: --set schedule.gamma=0.5, or short --schedule.gamma 0.5"),
+    Parameter(
+        name="--set", negative=(), help="any dotted setting: --set schedule.gamma=0.5, or short --schedule.gamma 0.5"
+    ),
 ]
 Folder = Annotated[Path | None, Parameter(help="where the result goes; default: a new one under runs/ or studies/")]
 
@@ -69,8 +71,12 @@ def tune(
     task: str,
     /,
     *,
-    trials: Annotated[int | None, Parameter(help="trials in all, resumed ones counted; default: until the budget ends")] = None,
-    budget: Annotated[str | None, Parameter(help="time in all, such as 90s, 5min, 1h; default 5min without --trials")] = None,
+    trials: Annotated[
+        int | None, Parameter(help="trials in all, resumed ones counted; default: until the budget ends")
+    ] = None,
+    budget: Annotated[
+        str | None, Parameter(help="time in all, such as 90s, 5min, 1h; default 5min without --trials")
+    ] = None,
     space: Annotated[
         list[str], Parameter(negative=(), help="FIELD=RANGE, repeatable: lr=1e-4..1e-1 log, batch_size=16,32,64")
     ] = [],  # noqa: B006 - cyclopts never mutates it
@@ -79,7 +85,9 @@ def tune(
     workers: Annotated[int | None, Parameter(help="worker processes; default: one per core")] = None,
     repeats: Annotated[int, Parameter(help="seeds that winner and baseline are trained with")] = 3,
     folder: Folder = None,
-    report: Annotated[Path | None, Parameter(help="path of the HTML report; default: report.html in the folder")] = None,
+    report: Annotated[
+        Path | None, Parameter(help="path of the HTML report; default: report.html in the folder")
+    ] = None,
     quiet: Annotated[bool, Parameter(negative=(), help="no progress on the terminal")] = False,
     settings: Settings = [],  # noqa: B006 - cyclopts never mutates it
     options: RecipeOptions = None,  # type: ignore[valid-type]
@@ -111,7 +119,9 @@ def tune(
     Console().print(f"report     {path}", soft_wrap=True)
 
 
-def report(folder: Path, /, *, to: Annotated[Path | None, Parameter(help="default: report.html in the folder")] = None) -> None:
+def report(
+    folder: Path, /, *, to: Annotated[Path | None, Parameter(help="default: report.html in the folder")] = None
+) -> None:
     """Write the HTML report of a training or study that stands in FOLDER."""
     from luthier.record import Record
     from luthier.show.report import write_report
@@ -213,5 +223,3 @@ def parse_value(text: str) -> Any:
     if "," in text:
         return [parse_value(item.strip()) for item in text.split(",")]
     return text
-
-

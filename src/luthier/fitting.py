@@ -187,10 +187,18 @@ def reopen(path: Path, task: Task, recipe: Recipe) -> Record:
     """
     record = Record(path)
     if record.recipe.model_dump(mode="json") != recipe.model_dump(mode="json"):
-        changes = [f"{name}: {old!r} there, {new!r} now" for name, (old, new) in record.recipe.differences(recipe).items()]
-        raise RecordError(f"{path} was trained by another recipe ({'; '.join(changes)}): use that one or another folder")
+        changes = [
+            f"{name}: {old!r} there, {new!r} now" for name, (old, new) in record.recipe.differences(recipe).items()
+        ]
+        raise RecordError(
+            f"{path} was trained by another recipe ({'; '.join(changes)}): use that one or another folder"
+        )
     now = task.describe()
-    changes = [f"{name}: {record.task.get(name)!r} there, {now[name]!r} now" for name in now if record.task.get(name) != now[name]]
+    changes = [
+        f"{name}: {record.task.get(name)!r} there, {now[name]!r} now"
+        for name in now
+        if record.task.get(name) != now[name]
+    ]
     if changes:
         raise RecordError(f"{path} is the training of another task ({'; '.join(changes)}): choose another folder")
     return record
@@ -223,7 +231,7 @@ def evaluate_test(task: Task, records: Sequence[Record]) -> list[dict[str, float
     for record in records:
         if record.test is not None:
             raise LuthierError(f"{record.path} already has its test reading {record.test}: test data is read once")
-    from luthier.data.batches import as_batches
+    from luthier.data.adapters import as_batches
     from luthier.training.run import evaluation_batch_size
 
     data = task.test.open("the final reading")
@@ -242,7 +250,9 @@ def total_steps(task: Task, recipe: Recipe) -> int:
     """Optimizer steps of a whole training, without building the model."""
     batches = task.batches(recipe.batch_size, 0)
     growth = recipe.batch_growth
-    sizes = [recipe.batch_size if growth is None else growth.batch_size(recipe.batch_size, e) for e in range(recipe.epochs)]
+    sizes = [
+        recipe.batch_size if growth is None else growth.batch_size(recipe.batch_size, e) for e in range(recipe.epochs)
+    ]
     return sum(batches.steps(size) for size in sizes)
 
 

@@ -7,12 +7,15 @@ Each room keeps an explicit dict from names to parts; `resolve` turns what a use
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PrivateAttr, ValidationError, ValidationInfo
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PrivateAttr, ValidationError
 
 from luthier.errors import LuthierError, unknown
 
@@ -47,13 +50,18 @@ def readable(error: ValidationError, kind: type[BaseModel]) -> LuthierError:
     for fault in error.errors():
         path = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
-            sentences.append(str(unknown(f"{what} field", path, kind.model_fields)))
+            sentences.append(str(unknown(f"{what.lower()} field", path, kind.model_fields)))
+        elif fault["type"] == "literal_error":
+            known = re.findall(r"'([^']*)'", fault["ctx"]["expected"])
+            sentences.append(str(unknown(f"{what.lower()}.{path}", fault["input"], known)))
         elif fault["type"] == "value_error":
             prefix = f"{path}: " if path else ""
             sentences.append(f"{prefix}{fault['ctx']['error']}")
         else:
-            expected = fault["msg"].replace("Input should be", "expected").replace("Field required", "a value is required")
-            sentences.append(f"{what}.{path}: {expected}, got {fault['input']!r}")
+            expected = (
+                fault["msg"].replace("Input should be", "expected").replace("Field required", "a value is required")
+            )
+            sentences.append(f"{what.lower()}.{path}: {expected}, got {fault['input']!r}")
     return LuthierError("; ".join(sentences))
 
 
@@ -82,6 +90,7 @@ class Function(BaseModel):
         return hash((self.function, self.source_hash))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call it; asks for it again when only its name is here."""
         if self._call is None:
             raise LuthierError(
                 f"the recipe uses the callable {self.function!r}, and a file cannot hold it: "
@@ -101,6 +110,19 @@ def source_hash(call: object) -> str:
     return hashlib.sha256(text).hexdigest()[:16]
 
 
+_given: ContextVar[Mapping[str, Callable[..., Any]] | None] = ContextVar("callables given again", default=None)
+
+
+@contextlib.contextmanager
+def callables_given(callables: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+    """While parts are read from a file: the callables that stand behind the names in it."""
+    token = _given.set(callables)
+    try:
+        yield
+    finally:
+        _given.reset(token)
+
+
 def resolve(known: Mapping[str, type[Part]], what: str, custom: type[Part] | None = None) -> BeforeValidator:
     """A validator that accepts a part, its name, its dict, or (with `custom`) a callable.
 
@@ -110,22 +132,22 @@ def resolve(known: Mapping[str, type[Part]], what: str, custom: type[Part] | Non
         custom: the part with a field `call: Function` that holds a user's callable.
     """
 
-    def validate(value: Any, info: ValidationInfo) -> Any:
+    def validate(value: Any) -> Any:
         if isinstance(value, Part) or value is None:
             return value
         if isinstance(value, str):
             value = {"name": value}
         if isinstance(value, Mapping):
-            return from_mapping(dict(value), info)
+            return from_mapping(dict(value))
         if custom is not None and callable(value):
             return custom(name="custom", call=Function.of(value))  # type: ignore[call-arg]
         accepted = "a name, a part, a dict with 'name'" + (" or a callable" if custom else "")
         raise LuthierError(f"{what} must be {accepted}, got {value!r}")
 
-    def from_mapping(settings: dict[str, Any], info: ValidationInfo) -> Part:
+    def from_mapping(settings: dict[str, Any]) -> Part:
         name = settings.get("name")
         if name == "custom" and custom is not None:
-            return _with_callable(custom(**settings), custom, info)
+            return _with_callable(custom(**settings), custom)
         if name not in known:
             raise unknown(what, name, known)
         return known[name](**settings)
@@ -133,10 +155,10 @@ def resolve(known: Mapping[str, type[Part]], what: str, custom: type[Part] | Non
     return BeforeValidator(validate)
 
 
-def _with_callable(part: Part, custom: type[Part], info: ValidationInfo) -> Part:
+def _with_callable(part: Part, custom: type[Part]) -> Part:
     """A custom part read from a file, joined with the callable given for it; refused when the source differs."""
     stored: Function = part.call  # type: ignore[attr-defined]
-    call = (info.context or {}).get("callables", {}).get(stored.function)
+    call = (_given.get() or {}).get(stored.function)
     if call is None:
         return part
     given = Function.of(call)

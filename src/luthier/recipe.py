@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from luthier.data.augmentation import AugmentationChoice
 from luthier.errors import LuthierError, RecordError, unknown
 from luthier.files import from_json, to_json, write_atomic
-from luthier.parts import Frozen, Part, readable
+from luthier.parts import Frozen, Part, callables_given
 from luthier.training.averaging import AveragingChoice
 from luthier.training.choices import ActivationName, InitName, NormName
 from luthier.training.optimizers import AdamW, OptimizerChoice
@@ -57,7 +57,9 @@ class Recipe(Frozen):
     mixup: NonNegative = Field(0.0, description="mixup alpha; 0: off")
     cutmix: NonNegative = Field(0.0, description="cutmix alpha; 0: off")
     augment: tuple[AugmentationChoice, ...] = Field((), description="augmentations, in order")
-    early_stopping: EarlyStoppingChoice | None = Field(None, description="stop after this many evaluations without gain")
+    early_stopping: EarlyStoppingChoice | None = Field(
+        None, description="stop after this many evaluations without gain"
+    )
     clip_norm: Positive | None = Field(None, description="clip the gradient's global norm")
     clip_value: Positive | None = Field(None, description="clip each gradient entry")
     averaging: AveragingChoice | None = Field(None, description="average the weights: ema or swa")
@@ -172,11 +174,13 @@ class Recipe(Frozen):
             LuthierError: unknown fields, values out of range, a callable with another source.
         """
         try:
-            return cls.model_validate(from_json(text), context={"callables": callables or {}})
-        except ValidationError as error:
-            raise readable(error, cls) from None
+            fields = from_json(text)
         except ValueError as error:
             raise LuthierError(f"expected a recipe in JSON, got {text[:60]!r}: {error}") from None
+        if not isinstance(fields, dict):
+            raise LuthierError(f"expected a recipe as a JSON object, got {text[:60]!r}")
+        with callables_given(callables or {}):
+            return cls(**fields)
 
     def save(self, path: str | Path) -> None:
         """Write the recipe as JSON, atomically."""

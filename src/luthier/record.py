@@ -1,6 +1,6 @@
 """A record: the folder that one training leaves. Readers need the folder only, never the model.
 
-    recipe.json  task.json  environment.json  metrics.jsonl  status.json  test.json  checkpoints/  tensorboard/
+recipe.json  task.json  environment.json  metrics.jsonl  status.json  test.json  checkpoints/  tensorboard/
 """
 
 from __future__ import annotations

@@ -12,9 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from luthier.data.batches import BatchSource, as_batches, check_data
+from luthier.data.adapters import as_batches, in_memory
+from luthier.data.batches import BatchSource
+from luthier.data.checks import check_data
 from luthier.data.sealed import Sealed
 from luthier.data.splits import split
+from luthier.data.trees import as_tensors, named_leaves
 from luthier.errors import DataError, LuthierError
 from luthier.parts import source_hash
 from luthier.training.losses import Loss, loss_named
@@ -90,7 +93,7 @@ class Task:
         if isinstance(val, float):
             train, val = _hold_out(train, val, split_seed)
         check_data(val, "val")
-        self.train, self.val = train, val
+        self.train, self.val = _read(train), _read(val)
         self.test = None if test is None else test if isinstance(test, Sealed) else Sealed(test)
         self.normalize = normalize
         self.own_step = step
@@ -157,39 +160,35 @@ def fingerprint(data: Any, rows: int = 1024) -> str:
     A Dataset or loader is identified by its type and length only.
     """
     digest = hashlib.sha256()
-    for tensor in _tensors(data):
-        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        chosen = tensor[:: max(1, len(tensor) // rows)].contiguous()
-        digest.update(chosen.view(-1).view(torch.uint8).numpy().tobytes() if chosen.numel() else b"")
-    if not digest.digest_size or not any(True for _ in _tensors(data)):
-        length = len(data) if hasattr(data, "__len__") else None
-        digest.update(f"{type(data).__qualname__}{length}".encode())
+    tree = in_memory(data)
+    if tree is None:
+        digest.update(f"{type(data).__qualname__}{len(data) if hasattr(data, '__len__') else None}".encode())
+        return digest.hexdigest()[:16]
+    for path, tensor in named_leaves(as_tensors(tree)[0], ""):
+        digest.update(f"{path}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        chosen = tensor[:: max(1, len(tensor) // rows)].detach().cpu().contiguous()
+        digest.update(chosen.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _tensors(data: Any) -> list[Tensor]:
-    if isinstance(data, dict):
-        return [tensor for key in sorted(data) for tensor in _tensors(data[key])]
-    if isinstance(data, (tuple, list)):
-        return [tensor for item in data for tensor in _tensors(item)]
-    if isinstance(data, Tensor):
-        return [data.detach().cpu()]
-    if hasattr(data, "__array__"):
-        return [torch.as_tensor(data)]
-    return []
 
 
 def _hold_out(train: Any, fraction: float, seed: int) -> tuple[Any, Any]:
     """Split validation data off in-memory training data."""
     if not 0 < fraction < 1:
         raise DataError(f"val as a fraction must lie between 0 and 1, got {fraction}")
-    if not _tensors(train):
+    tree = in_memory(train)
+    if tree is None:
         raise DataError(
             f"a fraction val={fraction} can only be held out of tensors or arrays, got {type(train).__name__}: "
             "pass val= as data of its own"
         )
-    held_in, held_out = split(train, [1 - fraction, fraction], seed=seed)
+    held_in, held_out = split(tree, [1 - fraction, fraction], seed=seed)
     return held_in, held_out
+
+
+def _read(data: Any) -> Any:
+    """In-memory data as tensors, once; other data as they are."""
+    tree = in_memory(data)
+    return data if tree is None else as_tensors(tree)[0]
 
 
 def _builder(model: Any) -> Callable[..., nn.Module]:
@@ -201,7 +200,7 @@ def _builder(model: Any) -> Callable[..., nn.Module]:
         )
     if not callable(model):
         raise LuthierError(f"model must be a class or function that returns an nn.Module, got {model!r}")
-    return model
+    return model  # type: ignore[no-any-return]
 
 
 def _name(call: object) -> str:

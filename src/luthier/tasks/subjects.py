@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ class Subject:
     """
 
     task: Task
-    recipe: Recipe = Recipe()
+    recipe: Recipe = field(default_factory=Recipe)
     space: Mapping[str, Any] | None = None
     groups: Mapping[str, tuple[str, ...]] | None = None
     reference: str | None = None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from luthier.data.augmentation import build_augmentation
+from luthier.data.trees import tree_map
 from luthier.errors import LuthierError
 
 if TYPE_CHECKING:
@@ -85,15 +86,7 @@ def _is_pair(batch: Any) -> bool:
 
 def to_device(tree: Any, device: torch.device) -> Any:
     """All tensors of a nested batch on the device."""
-    if isinstance(tree, Tensor):
-        return tree if tree.device == device else tree.to(device, non_blocking=True)
-    if isinstance(tree, dict):
-        return {key: to_device(item, device) for key, item in tree.items()}
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(to_device(item, device) for item in tree))
-    if isinstance(tree, (tuple, list)):
-        return type(tree)(to_device(item, device) for item in tree)
-    return tree
+    return tree_map(lambda leaf: leaf.to(device, non_blocking=True) if isinstance(leaf, Tensor) else leaf, tree)
 
 
 def as_unit_floats(inputs: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -145,6 +146,7 @@ def evaluated_state(run: Run) -> dict[str, Tensor]:
 
 def row_of(run: Run, kind: str) -> dict[str, Any]:
     """Evaluate on the validation part and put everything known at this step into one row of metrics."""
+    refresh_batch_norm(run)
     values = evaluate(run, run.evaluated_model, run.val)
     return {
         "kind": kind,
@@ -156,6 +158,18 @@ def row_of(run: Run, kind: str) -> dict[str, Any]:
         **run.totals.values(),
         **{f"val_{name}": value for name, value in values.items()},
     }
+
+
+def refresh_batch_norm(run: Run, batches: int = 50) -> None:
+    """Give averaged weights batch-norm statistics of their own, over the first training batches of this epoch."""
+    if run.averaging is None:
+        return
+    seed_global(derive(run.recipe.seed, Stream.EVALUATION, run.step), run.device)
+    first = itertools.islice(run.train.epoch(run.epoch, 0, run.batch_size(run.epoch)), batches)
+    with run.autocast():
+        run.averaging.refresh_batch_norm(
+            (run.inputs.for_training(batch) for batch in first), lambda model, batch: run.task.step(model, batch)
+        )
 
 
 @torch.inference_mode()

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from luthier.data.batches import BatchSource, as_batches
+from luthier.data.adapters import as_batches
+from luthier.data.batches import BatchSource
 from luthier.errors import DataError
 from luthier.training.averaging import build_averaging
 from luthier.training.building import build_model, check_precision, choose_device
@@ -45,8 +46,12 @@ class Run:
         self.device = choose_device(recipe.device)
         check_precision(recipe.precision, self.device)
         self.train: BatchSource = task.batches(recipe.batch_size, derive(recipe.seed, Stream.DATA))
-        self.val: BatchSource = as_batches(task.val, evaluation_batch_size(task, recipe), shuffle=False, seed=0, name="val")
-        example = to_device(first_inputs(self.train), torch.device("cpu")) if recipe.activation or recipe.dropout else None
+        self.val: BatchSource = as_batches(
+            task.val, evaluation_batch_size(task, recipe), shuffle=False, seed=0, name="val"
+        )
+        example = (
+            to_device(first_inputs(self.train), torch.device("cpu")) if recipe.activation or recipe.dropout else None
+        )
         model, self.surgery = build_model(task, recipe, example)
         self.model: nn.Module = model.to(self.device)
         self.forward: nn.Module = torch.compile(self.model) if recipe.compile else self.model  # type: ignore[assignment]
@@ -158,7 +163,11 @@ _POSITION = ("step", "epoch", "batch", "examples", "history", "best_value", "bes
 
 def evaluation_batch_size(task: Task, recipe: Recipe) -> int:
     """Batches of at least 512 where the validation data allows; evaluation keeps no activations."""
-    n = len(task.val[1]) if isinstance(task.val, tuple) and len(task.val) == 2 and hasattr(task.val[1], "__len__") else None
+    n = (
+        len(task.val[1])
+        if isinstance(task.val, tuple) and len(task.val) == 2 and hasattr(task.val[1], "__len__")
+        else None
+    )
     size = max(recipe.batch_size, _EVALUATION_BATCH)
     return size if n is None else max(1, min(size, n))
 
