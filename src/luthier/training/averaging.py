@@ -52,7 +52,7 @@ class EMA(AveragingPart):
     decay: float = Field(0.999, ge=0, lt=1, description="Part of the average that each step keeps.")
     warmup: bool = Field(True, description="Start with a smaller decay that grows to its full value.")
 
-    def weight(self, progress: Progress, n_averaged: int) -> float | None:  # noqa: ARG002  the same at any progress
+    def weight(self, progress: Progress, n_averaged: int) -> float | None:
         """`1 - d`; 1 at first.
 
         >>> EMA(decay=0.5).weight(Progress(step=1, total_steps=9, epoch=0, epochs=1), n_averaged=20)

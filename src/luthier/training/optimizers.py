@@ -209,7 +209,7 @@ class CustomOptimizer(OptimizerPart):
     name: Literal["custom"] = "custom"
     call: Function
 
-    def build(self, groups: list[Group], lr: float, kernel: dict[str, bool]) -> torch.optim.Optimizer:  # noqa: ARG002
+    def build(self, groups: list[Group], lr: float, kernel: dict[str, bool]) -> torch.optim.Optimizer:
         """What the function makes, checked to be an optimizer that keeps the weight decay."""
         import torch
 

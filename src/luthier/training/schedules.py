@@ -51,7 +51,7 @@ class Schedule(Part):
     def factor(self, progress: Progress) -> float:
         """The multiple of `recipe.lr` for the step about to be taken: finite, at least 0."""
 
-    def momentum(self, progress: Progress) -> float | None:  # noqa: ARG002  most schedules leave it alone
+    def momentum(self, progress: Progress) -> float | None:
         """The momentum (or beta1) for the step about to be taken; None leaves the optimizer's own."""
         return None
 
@@ -61,7 +61,7 @@ class Constant(Schedule):
 
     name: Literal["constant"] = "constant"
 
-    def factor(self, progress: Progress) -> float:  # noqa: ARG002
+    def factor(self, progress: Progress) -> float:
         """Always 1."""
         return 1.0
 
