@@ -9,9 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from luthier.data.adapters import as_batches
-    from luthier.data.batches import Batches, BatchSource
-    from luthier.data.checks import check_data
+    from luthier.data.batches import Batches, BatchSource, as_batches, check_data
     from luthier.data.dataset import DataSet, DataSetSource
     from luthier.data.sealed import Sealed
     from luthier.data.sets import DATA_SETS, load
@@ -24,8 +22,8 @@ _HOMES = {
     "DataSet": "dataset",
     "DataSetSource": "dataset",
     "Sealed": "sealed",
-    "as_batches": "adapters",
-    "check_data": "checks",
+    "as_batches": "batches",
+    "check_data": "batches",
     "load": "sets",
     "split": "splits",
 }

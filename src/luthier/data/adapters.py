@@ -1,4 +1,4 @@
-"""Whatever a user trains on, read as batches: arrays, a `Dataset`, an `IterableDataset`, a `DataLoader`."""
+"""Readers of data that are not in memory: a `Dataset`, a `DataLoader`, a stream."""
 
 from __future__ import annotations
 
@@ -7,88 +7,12 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, default_collate
 
-from luthier.data.batches import Batches, BatchSource, bounds, checked_batch_size, epoch_order, epoch_seed
+from luthier.data.memory import bounds, checked_batch_size, epoch_order, epoch_seed
 from luthier.data.trees import Tree
 from luthier.errors import DataError
-
-ACCEPTED = (
-    "tensors or NumPy arrays (also nested in tuples, lists and dicts), a torch Dataset, "
-    "an IterableDataset with steps_per_epoch, or a DataLoader"
-)
-
-
-def as_batches(
-    data: Any,
-    batch_size: int,
-    *,
-    shuffle: bool,
-    seed: int,
-    steps_per_epoch: int | None = None,
-    name: str = "train",
-    drop_last: bool = False,
-) -> BatchSource:
-    """Read data of any accepted kind as batches.
-
-    Args:
-        data: arrays, a `Dataset`, an `IterableDataset`, a `DataLoader`, or a `BatchSource` (returned as it is).
-        batch_size: examples in a batch; a `DataLoader` keeps its own.
-        shuffle: a new order every epoch; streams and `DataLoader`s keep theirs.
-        seed: of the order.
-        steps_per_epoch: batches that make an epoch, for data without a length, and only for them.
-        name: what messages call the data.
-        drop_last: leave out a last batch that would be smaller; a `DataLoader` keeps its own setting.
-
-    Raises:
-        DataError: the data are of another kind, empty, or `steps_per_epoch` is missing or out of place.
-    """
-    if is_stream(data):
-        return StreamBatches(data, batch_size, _needed(steps_per_epoch, name), drop_last=drop_last, name=name)
-    if steps_per_epoch is not None:
-        raise DataError(f"steps_per_epoch is for data without a length, and {name} has one: leave it out")
-    if isinstance(data, BatchSource):
-        return data
-    if isinstance(data, DataLoader):
-        return LoaderBatches(data, seed=seed, name=name)
-    tensors = in_memory(data)
-    if tensors is not None:
-        return Batches(tensors, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, name=name)
-    if isinstance(data, Dataset) and hasattr(data, "__len__"):
-        return DatasetBatches(data, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, name=name)
-    raise DataError(f"{name} must be {ACCEPTED}; got {type(data).__name__}")
-
-
-def is_stream(data: Any) -> bool:
-    """Whether the data have no length of their own: an `IterableDataset`, bare or in a `DataLoader`."""
-    return isinstance(data.dataset if isinstance(data, DataLoader) else data, IterableDataset)
-
-
-def in_memory(data: Any) -> Tree | None:
-    """The arrays that the data consist of when they are in memory, else None.
-
-    A `TensorDataset`, also as a `Subset` (what `random_split` gives), is taken apart: batches of it need no
-    per-sample work.
-    """
-    if isinstance(data, Batches):
-        return data.data
-    if type(data) is TensorDataset:
-        return data.tensors
-    if type(data) is Subset and type(data.dataset) is TensorDataset:
-        chosen = torch.as_tensor(data.indices, dtype=torch.int64)
-        return tuple(tensor.index_select(0, chosen) for tensor in data.dataset.tensors)
-    return data if isinstance(data, (Tensor, np.ndarray, tuple, list, dict)) else None
-
-
-def _needed(steps_per_epoch: int | None, name: str) -> int:
-    if steps_per_epoch is None:
-        raise DataError(f"{name} is a stream without a length: give steps_per_epoch, the batches that make an epoch")
-    if steps_per_epoch < 1:
-        raise DataError(f"steps_per_epoch must be at least 1, got {steps_per_epoch}")
-    return steps_per_epoch
 
 
 class DatasetBatches:
@@ -136,12 +60,13 @@ class LoaderBatches:
 
     Args:
         loader: over a `Dataset` with a length.
+        batch_size: the recipe's, which is not heeded; any third size asked for later is refused.
         seed: of the order.
         name: what messages call the data.
     """
 
-    def __init__(self, loader: DataLoader[Any], *, seed: int, name: str = "data") -> None:
-        self.loader, self.seed, self.name = loader, seed, name
+    def __init__(self, loader: DataLoader[Any], batch_size: int, *, seed: int, name: str = "data") -> None:
+        self.loader, self.batch_size, self.seed, self.name = loader, batch_size, seed, name
         self.n = len(loader.dataset)  # type: ignore[arg-type]
         if len(loader) == 0:
             raise DataError(f"{name} is empty: its DataLoader gives no batch")
@@ -158,12 +83,7 @@ class LoaderBatches:
         return islice(self.loader, start, None)
 
     def _own(self, batch_size: int | None) -> None:
-        own = self.loader.batch_size
-        if batch_size is not None and batch_size != own:
-            raise DataError(
-                f"{self.name} is a DataLoader with its own batch size {own}, and cannot be read in batches of "
-                f"{batch_size}: give its Dataset instead"
-            )
+        _refuse_other_size(self.loader, self.batch_size, batch_size, self.name)
 
     def _seed(self, index: int) -> None:
         seed, sampler = epoch_seed(self.seed, index), self.loader.sampler
@@ -246,3 +166,12 @@ class StreamBatches:
         if not examples or (self.drop_last and len(examples) < size):
             return None
         return default_collate(examples)
+
+
+def _refuse_other_size(loader: DataLoader[Any], usual: int, asked: int | None, name: str) -> None:
+    """A `DataLoader` keeps its own batch size; a size that changes in the course of training cannot be had from it."""
+    if asked not in (None, usual, loader.batch_size):
+        raise DataError(
+            f"{name} is a DataLoader with its own batch size {loader.batch_size}, and cannot be read in batches of "
+            f"{asked}: give its Dataset instead"
+        )

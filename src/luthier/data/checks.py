@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from luthier.data.adapters import in_memory
-from luthier.data.trees import as_tensors, named_leaves
+from luthier.data.trees import Tree, as_tensors, named_leaves
 from luthier.errors import DataError
 
 CHUNK_ELEMENTS = 1 << 24
 
 
-def check_data(data: Any, name: str = "train") -> bool:
-    """Refuse data in memory that cannot be trained on.
+def check_tensors(data: Tree, name: str) -> None:
+    """Refuse arrays that are empty, of different lengths, or hold a number that is NaN or infinite.
 
     Args:
-        data: anything that `as_batches` accepts.
-        name: what messages call it.
-
-    Returns:
-        True when every example was looked at; False when the data are not in memory, so that none was.
+        data: tensors or arrays, nested in tuples, lists and dicts.
+        name: what messages call them.
 
     Raises:
-        DataError: no examples, lengths that differ, or a number that is NaN or infinite (with its index).
-
-    >>> check_data(torch.tensor([[1.0], [float("nan")]]))
-    Traceback (most recent call last):
-    luthier.errors.DataError: train[1] holds nan (in 1 of 2 examples): remove or replace what is not finite
+        DataError: naming the array and the first example that is not finite.
     """
-    tree = in_memory(data)
-    if tree is None:
-        return False
-    tensors, n = as_tensors(tree, name)
+    tensors, n = as_tensors(data, name)
     for path, leaf in named_leaves(tensors, name):
         if leaf.is_floating_point():
             _check_finite(leaf, path, n)
-    return True
 
 
 def _check_finite(leaf: Tensor, path: str, n: int) -> None:

@@ -112,7 +112,8 @@ def _numbered(labels: Tensor) -> Tensor:
 def _assign(labels: Tensor, sizes: list[int], fractions: Sequence[float], generator: torch.Generator) -> list[Tensor]:
     """Indices of each part, sorted: a permutation of every class, cut by that class's counts."""
     order = torch.randperm(len(labels), generator=generator)
-    groups = [order[labels[order] == label] for label in range(int(labels.max()) + 1)]
+    by_class = order[labels[order].argsort(stable=True)]
+    groups = torch.split(by_class, labels.bincount().tolist())
     counts = class_counts([len(group) for group in groups], sizes, fractions)
     pieces = [torch.split(group, row) for group, row in zip(groups, counts, strict=True)]
     _warn_rare(groups, len(sizes))
@@ -139,7 +140,7 @@ def class_counts(classes: Sequence[int], sizes: Sequence[int], fractions: Sequen
     return counts
 
 
-def _warn_rare(groups: list[Tensor], parts: int) -> None:
+def _warn_rare(groups: Sequence[Tensor], parts: int) -> None:
     rare = [label for label, group in enumerate(groups) if len(group) < parts]
     if rare:
         warnings.warn(
