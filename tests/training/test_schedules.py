@@ -15,7 +15,7 @@ from torch.optim import lr_scheduler as reference
 from torch.optim.lr_scheduler import LRScheduler
 
 from luthier.errors import LuthierError
-from luthier.parts import Function
+from luthier.parts import Function, callables_given
 from luthier.training.schedules import (
     SCHEDULES,
     BatchGrowth,
@@ -269,7 +269,8 @@ def test_a_callable_is_a_schedule_and_is_checked() -> None:
 
     held = Holder.model_validate({"schedule": halves})
     assert held.schedule.factor(Progress(0, 10, 3, 5)) == 0.125
-    again = Holder.model_validate_json(held.model_dump_json(), context={"callables": {"halves": halves}})
+    with callables_given({"halves": halves}):
+        again = Holder.model_validate_json(held.model_dump_json())
     assert again.schedule.factor(Progress(0, 10, 3, 5)) == 0.125
     assert isinstance(getattr(held.schedule, "call", None), Function)
 
