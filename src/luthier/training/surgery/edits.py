@@ -8,7 +8,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from luthier.training.surgery.activations import ACTIVATIONS, name_of
-from luthier.training.surgery.norms import NORMS, Layout, kind_of
+from luthier.training.surgery.norms import NORMS, LastBatchNorm, LastGroupNorm, Layout, kind_of
 from luthier.training.surgery.probe import DROPOUT_FUNCTIONS, NORM_FUNCTIONS
 from luthier.training.surgery.report import Notes
 from luthier.training.surgery.trace import Role, Trace
@@ -109,12 +109,16 @@ _PLAIN: tuple[type[nn.Module], ...] = (
     nn.GroupNorm,
     nn.InstanceNorm1d,
     nn.RMSNorm,
+    LastBatchNorm,
+    LastGroupNorm,
 )
 
 
 def _layout(norm: nn.Module, ndim: int | None) -> Layout | str:
     """Where the channels are that a norm works on, or why that is not known."""
     dims = None if ndim is None else min(ndim - 2, 3)
+    if isinstance(norm, (LastBatchNorm, LastGroupNorm)):
+        return Layout(norm.num_features if isinstance(norm, LastBatchNorm) else norm.num_channels, last=True)
     if isinstance(norm, (_BatchNorm, _InstanceNorm)):
         return Layout(norm.num_features, dims)
     if isinstance(norm, nn.GroupNorm):

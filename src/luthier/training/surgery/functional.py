@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -13,6 +14,8 @@ from luthier.training.surgery.activations import ACTIVATIONS, FUNCTION_NAMES, na
 from luthier.training.surgery.probe import DROPOUT_FUNCTIONS, calling_site
 from luthier.training.surgery.report import Notes
 from luthier.training.surgery.trace import Role, Site, Trace, is_custom
+
+IN_PLACE = frozenset(name for name in FUNCTION_NAMES if name.endswith("_"))
 
 
 class Substitution(TorchFunctionMode):
@@ -58,7 +61,7 @@ class Substitution(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _activate(self, func: Callable[..., Any], name: str, x: Tensor, rest: Any, kwargs: dict[str, Any]) -> Tensor:
-        in_place = name.endswith("_") or kwargs.get("inplace", False) or (name != "rrelu" and True in rest[-1:])
+        in_place = name in IN_PLACE or kwargs.get("inplace", False) or (name != "rrelu" and True in rest[-1:])
         source = x.clone() if in_place else x
         y: Tensor = func(source, *rest, **kwargs) if self.activation is None else self.activation(source)
         if self.insert is not None:
@@ -106,6 +109,11 @@ class SubstitutedForward:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The outputs of the model."""
+        if not self.everywhere and torch.compiler.is_compiling():
+            return torch.compiler.disable(self._run)(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return self._run(*args, **kwargs)
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
         training = self.model.training
         with Substitution(self.activation, self.dropout, self.insert, training, self.kept, self.everywhere):
             if self.own is not None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import init
+from torch.nn.modules.batchnorm import _NormBase
 
 from luthier.training.surgery.activations import ACTIVATIONS
 from luthier.training.surgery.norms import NORM_TYPES
@@ -121,6 +122,8 @@ class Initialiser:
         if isinstance(module, NORM_TYPES):
             self._fill(module, "weight", 1.0)
             self._fill(module, "bias", 0.0)
+            if isinstance(module, _NormBase) and module.track_running_stats:
+                module.reset_running_stats()
         elif isinstance(module, (nn.Linear, nn.Bilinear)) or is_convolution(module):
             self._weight(module, "weight", self._fans(path, module))
             self._fill(module, "bias", 0.0)
@@ -243,6 +246,8 @@ def zero_last(model: nn.Module, trace: Trace, notes: Notes) -> None:
         present = [tensor for tensor in tensors if tensor is not None]
         if not present or not (isinstance(module, (nn.Linear, nn.Bilinear)) or is_convolution(module)):
             notes.refuse(path, f"zero_last: the output comes from a {type(module).__name__} without a plain weight")
+        elif not all(tensor.requires_grad for tensor in present):
+            notes.refuse(path, "zero_last: its weight is frozen, requires_grad is False")
         elif shared := _users(model, present) - {path}:
             notes.refuse(path, f"zero_last: its weight is shared with {', '.join(sorted(shared))}")
         else:

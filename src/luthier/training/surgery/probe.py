@@ -1,16 +1,10 @@
-"""Running a model once to see which tensors flow from which layer and activation to which.
-
-Every tensor carries tags: the layers that it comes from (with no other layer between), those of them with no hidden
-activation between, and the activations since the last layer. When a layer takes a tensor, the activations in its tags
-are hidden; those still in the tags of the model's output make the output.
-"""
+"""Running a model once to see which activations, layers and functions it uses where."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass
 from types import FrameType
 from typing import Any
 
@@ -19,44 +13,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from luthier.errors import LuthierError
-from luthier.training.surgery.activations import FUNCTION_NAMES, SATURATING, name_of
+from luthier.training.surgery.activations import FUNCTION_NAMES, name_of
+from luthier.training.surgery.flow import Flow, tensors_in
 from luthier.training.surgery.norms import kind_of
-from luthier.training.surgery.trace import LayerFacts, Role, Site, Trace
+from luthier.training.surgery.trace import Site, Trace
 from luthier.training.surgery.tree import LAYERS
 
-Key = str | Site
-
-_PRODUCTS = frozenset({"mul", "mul_", "multiply", "multiply_", "__mul__", "__rmul__", "__imul__"})
-_SHAPERS = frozenset(
-    [
-        "__getitem__",
-        "view",
-        "reshape",
-        "flatten",
-        "unflatten",
-        "squeeze",
-        "unsqueeze",
-        "expand",
-        "expand_as",
-        "repeat",
-        "chunk",
-        "split",
-        "tensor_split",
-        "unbind",
-        "permute",
-        "transpose",
-        "movedim",
-        "contiguous",
-        "clone",
-        "to",
-        "float",
-        "type_as",
-        "rsub",
-        "__rsub__",
-        "neg",
-        "dropout",
-    ]
-)
 _WEIGHTED = frozenset(
     [
         "linear",
@@ -89,122 +51,10 @@ _REMARKABLE = NORM_FUNCTIONS | DROPOUT_FUNCTIONS | {"scaled_dot_product_attentio
 _TRANSPARENT = ("torch/nn/functional.py", "torch/overrides.py", "torch/_jit_internal.py", "surgery/functional.py")
 
 
-@dataclass(frozen=True)
-class _Tags:
-    """Where a tensor comes from."""
-
-    layers: frozenset[str] = frozenset()
-    raw: frozenset[str] = frozenset()
-    activations: frozenset[Key] = frozenset()
-
-    def __or__(self, other: _Tags) -> _Tags:
-        return _Tags(self.layers | other.layers, self.raw | other.raw, self.activations | other.activations)
-
-
-@dataclass
-class _Seen:
-    """What happened to one activation in the whole pass."""
-
-    name: str
-    consumed: bool = False
-    output: bool = False
-    gate: bool = False
-
-    @property
-    def role(self) -> Role:
-        if self.consumed and (self.gate or self.output):
-            return Role.MIXED
-        if self.gate:
-            return Role.GATE
-        return Role.OUTPUT if self.output else Role.HIDDEN if self.consumed else Role.UNUSED
-
-
-@dataclass
-class _Flow:
-    """Tags of all tensors so far, and what they tell."""
-
-    trace: Trace
-    seen: dict[Key, _Seen] = field(default_factory=dict)
-    followers: dict[str, set[Key]] = field(default_factory=dict)
-    tags: dict[int, _Tags] = field(default_factory=dict)
-    fresh: dict[int, Key] = field(default_factory=dict)
-    alive: list[Tensor] = field(default_factory=list)
-
-    def of(self, values: Any) -> _Tags:
-        """The tags of all tensors in a structure together."""
-        together = _Tags()
-        for tensor in tensors_in(values):
-            together |= self.tags.get(id(tensor), _Tags())
-        return together
-
-    def mark(self, values: Any, tags: _Tags, fresh: Key | None = None) -> None:
-        """Tag all tensors in a structure; they are kept alive, so that an id stands for one tensor."""
-        for tensor in tensors_in(values):
-            self.alive.append(tensor)
-            self.tags[id(tensor)] = tags
-            self.fresh.pop(id(tensor), None)
-            if fresh is not None:
-                self.fresh[id(tensor)] = fresh
-
-    def layer(self, path: str | None, inputs: Any, outputs: Any) -> None:
-        """A layer ran: the activations of its inputs are hidden, and its outputs start anew."""
-        for key in self.of(inputs).activations:
-            self.seen[key].consumed = True
-        own = frozenset() if path is None else frozenset({path})
-        self.mark(outputs, _Tags(layers=own, raw=own))
-        if path is not None:
-            facts = self.trace.layers.setdefault(path, LayerFacts(set(), 0))
-            facts.calls = (facts.calls or 0) + 1
-            facts.ndim = max((tensor.dim() for tensor in tensors_in(outputs)), default=None)
-
-    def activation(self, key: Key, name: str, inputs: Any, outputs: Any) -> None:
-        """An activation ran: it follows the layers that its input comes from."""
-        tags = self.of(inputs)
-        self.seen.setdefault(key, _Seen(name))
-        for path in tags.raw:
-            self.followers.setdefault(path, set()).add(key)
-        after = _Tags(tags.layers, frozenset(), tags.activations | {key})
-        self.mark(outputs, after, fresh=key if name in SATURATING else None)
-
-    def other(self, name: str, inputs: Any, outputs: Any) -> None:
-        """Anything else ran: its outputs carry the tags of its inputs."""
-        if name in _PRODUCTS:
-            self._product(inputs)
-        fresh = next((self.fresh[id(t)] for t in tensors_in(inputs) if id(t) in self.fresh), None)
-        target = inputs if name == "__setitem__" else outputs
-        self.mark(target, self.of(inputs), fresh if name in _SHAPERS else None)
-
-    def _product(self, inputs: Any) -> None:
-        """A saturating activation times another tensor that varies with the input is a gate."""
-        factors = [t for t in tensors_in(inputs) if t.dim() > 0 and not isinstance(t, nn.Parameter)]
-        for tensor in factors if len(factors) > 1 else ():
-            if id(tensor) in self.fresh:
-                self.seen[self.fresh[id(tensor)]].gate = True
-
-    def output(self, values: Any) -> None:
-        """The model returned."""
-        tags = self.of(values)
-        for key in tags.activations:
-            self.seen[key].output = True
-        self.trace.last = tuple(dict.fromkeys((*self.trace.last, *sorted(tags.layers))))
-
-    def conclude(self) -> Trace:
-        """The roles, now that all is seen."""
-        for key, seen in self.seen.items():
-            if isinstance(key, str):
-                self.trace.activations[key] = seen.role
-            else:
-                self.trace.functions[key] = (seen.name, seen.role)
-        for path, keys in self.followers.items():
-            hidden = {self.seen[key].name for key in keys if self.seen[key].role is Role.HIDDEN}
-            self.trace.layers[path].following = hidden
-        return self.trace
-
-
 class _Watch(TorchFunctionMode):
     """Sees every torch function while the model runs, and every module by hooks."""
 
-    def __init__(self, flow: _Flow) -> None:
+    def __init__(self, flow: Flow) -> None:
         super().__init__()
         self.flow = flow
         self.inside = 0
@@ -287,7 +137,7 @@ def observe(model: nn.Module, example: Any) -> Trace:
     Raises:
         LuthierError: the model cannot be run on the example.
     """
-    flow = _Flow(Trace(observed=True))
+    flow = Flow(Trace(observed=True))
     watch = _Watch(flow)
     handles = list(_hooked(model, watch))
     try:
@@ -338,23 +188,6 @@ def _hooked(model: nn.Module, watch: _Watch) -> Iterator[torch.utils.hooks.Remov
             leave = watch.leave_layer(path) if name is None else watch.leave_activation(path, name)
             yield module.register_forward_hook(leave, with_kwargs=True)
     yield model.register_forward_hook(watch.model_ends)
-
-
-def tensors_in(values: Any) -> Iterator[Tensor]:
-    """All tensors in nested tuples, lists, mappings and dataclasses.
-
-    >>> len(list(tensors_in((torch.zeros(1), {"a": [torch.ones(1)]}))))
-    2
-    """
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, Mapping):
-        yield from tensors_in(list(values.values()))
-    elif isinstance(values, (tuple, list)):
-        for value in values:
-            yield from tensors_in(value)
-    elif is_dataclass(values) and not isinstance(values, type):
-        yield from tensors_in([getattr(values, part.name) for part in fields(values)])
 
 
 def calling_site() -> Site | None:

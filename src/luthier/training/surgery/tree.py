@@ -133,7 +133,7 @@ def untouchable(model: nn.Module) -> dict[str, str]:
     for path, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             reasons[path] = "it is a TorchScript module: operate before scripting"
-        elif hasattr(module, "_orig_mod"):
+        elif hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
             reasons[path] = "it is compiled: operate before torch.compile"
         elif any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters(recurse=False)):
             reasons[path] = "it is lazy and has no shape yet: run the model once before operating"
