@@ -19,6 +19,7 @@ from torch import nn
 from luthier.errors import CheckpointError
 from luthier.training import checkpoints
 from luthier.training.checkpoints import CheckpointWarning, load, load_into, pack, previous_path, save, unpack
+from luthier.training.packing import CODES
 
 
 def bits(tensor: torch.Tensor) -> torch.Tensor:
@@ -78,7 +79,7 @@ tensors = st.builds(
         if dtype is not torch.bool
         else torch.zeros(shape, dtype=torch.bool)
     ),
-    st.sampled_from(list(checkpoints._CODES)),
+    st.sampled_from(list(CODES)),
     st.lists(st.integers(0, 3), max_size=3),
     st.integers(0, 99),
 )
@@ -119,7 +120,7 @@ def test_any_tree_survives_the_file(tmp_path_factory: pytest.TempPathFactory, tr
 
 
 def test_every_type_that_safetensors_knows_is_stored() -> None:
-    assert {code: dtype for dtype, code in checkpoints._CODES.items()} == _TYPES
+    assert {code: dtype for dtype, code in CODES.items()} == _TYPES
 
 
 BASE = torch.arange(120.0)
