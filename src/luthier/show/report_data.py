@@ -1,0 +1,131 @@
+"""What the report's charts are drawn from, as plain JSON values; a number that is not finite becomes None."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from luthier.errors import LuthierError
+from luthier.show.words import is_share, name_text, value_text
+
+if TYPE_CHECKING:
+    from luthier.record import Record
+    from luthier.tuning.study import Study, Trial
+
+_POINTS = 40_000  # of all curves together; above that curves are thinned
+
+
+def study_data(study: Study) -> dict[str, Any]:
+    """Trials with curves and values, the space, the best value over time."""
+    longest = max(2, _POINTS // max(1, len(study.trials)))
+    search = [trial for trial in study.trials if trial.kind == "search"]
+    return {
+        "kind": "study",
+        "metric": _metric(study.metric, study.direction),
+        "trials": [_trial(study, trial, longest) for trial in search],
+        "best": best_over_time(study),
+        "space": [_axis(path, range_) for path, range_ in study.space.items()],
+    }
+
+
+def record_data(record: Record) -> dict[str, Any]:
+    """The curves of one training."""
+    metric = str(record.task.get("metric", "loss"))
+    return {
+        "kind": "record",
+        "metric": _metric(metric, str(record.task.get("direction", "min"))),
+        "curve": curve(record.rows, metric, _POINTS),
+        "best_step": record.status.get("best_step"),
+    }
+
+
+def finite(value: Any) -> Any:
+    """A number rounded to seven significant digits; None for what is no finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    if isinstance(value, int):
+        return value
+    return float(f"{value:.7g}") if math.isfinite(value) else None
+
+
+def curve(rows: Sequence[Mapping[str, Any]], metric: str, longest: int) -> dict[str, list[Any]]:
+    """Columns of the metric rows, thinned evenly to at most `longest` points, the last one kept."""
+    stride = max(1, math.ceil(len(rows) / longest))
+    kept = list(rows[::-1][::stride][::-1])
+    names = ["step", "epoch", "lr", "train_loss", "val_loss", f"train_{metric}", f"val_{metric}"]
+    columns = {name: [finite(row.get(name)) for row in kept] for name in dict.fromkeys(names)}
+    return {name: values for name, values in columns.items() if any(value is not None for value in values)}
+
+
+def best_over_time(study: Study) -> list[list[float]]:
+    """Best validation value so far against seconds since the start, at each improvement and at the end."""
+    sign = 1.0 if study.direction == "min" else -1.0
+    points: list[list[float]] = []
+    for when, value in sorted(_results(study.trials)):
+        if not points or sign * value < sign * points[-1][1]:
+            points.append([when, value])
+    if points:
+        points.append([max(finite(study.elapsed_s) or 0.0, points[-1][0]), points[-1][1]])
+    return points
+
+
+def ended_s(trial: Trial) -> float | None:
+    """When a trial's value was known, in seconds since the study's start; None when it has not started."""
+    if trial.ended_s is not None:
+        return trial.ended_s
+    return None if trial.started_s is None else trial.started_s + trial.time_s
+
+
+def role(study: Study, trial: Trial) -> str:
+    """Whether a trial is the winner, the baseline or neither."""
+    winner = study.comparison.winner_number if study.comparison else study.best.number if study.best else None
+    return "winner" if trial.number == winner else "baseline" if trial.number == 0 else ""
+
+
+def full_values(study: Study, trial: Trial) -> dict[str, Any]:
+    """A trial's value for each field of the space; the baseline's where the trial leaves it alone."""
+    values = {}
+    for path in study.space:
+        try:
+            values[path] = trial.values[path] if path in trial.values else study.baseline.value(path)
+        except LuthierError:  # a setting of a part that the baseline does not have
+            values[path] = None
+    return values
+
+
+def _results(trials: Sequence[Trial]) -> list[tuple[float, float]]:
+    results = []
+    for trial in trials:
+        when, value = finite(ended_s(trial)), finite(trial.value)
+        if trial.kind == "search" and when is not None and value is not None:
+            results.append((when, value))
+    return results
+
+
+def _metric(name: str, direction: str) -> dict[str, Any]:
+    return {"name": name, "label": name_text(name), "share": is_share(name), "direction": direction}
+
+
+def _trial(study: Study, trial: Trial, longest: int) -> dict[str, Any]:
+    numeric = {path for path, range_ in study.space.items() if not hasattr(range_, "options")}
+    return {
+        "number": trial.number,
+        "role": role(study, trial),
+        "arm": trial.arm,
+        "state": trial.state,
+        "value": finite(trial.value),
+        "when": finite(ended_s(trial)),
+        "values": {
+            path: finite(value) if path in numeric else value_text(value)
+            for path, value in full_values(study, trial).items()
+        },
+        "own": {path: value_text(value) for path, value in trial.values.items()},
+        "curve": curve(trial.rows, study.metric, longest),
+    }
+
+
+def _axis(path: str, range_: Any) -> dict[str, Any]:
+    if hasattr(range_, "options"):
+        return {"path": path, "options": [value_text(option) for option in range_.options]}
+    return {"path": path, "low": range_.low, "high": range_.high, "log": range_.log}

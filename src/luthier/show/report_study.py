@@ -1,0 +1,247 @@
+"""The sections of a tuning's report."""
+
+from __future__ import annotations
+
+import shlex
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from luthier.files import from_json
+from luthier.recipe import Recipe
+from luthier.show.html import cell, chart, code, facts, section, table, text, tile, tiles
+from luthier.show.report_data import finite, full_values, role
+from luthier.show.verdict import comparison_text, gain_text, headline, recipe_changes, spread_text, verdict
+from luthier.show.words import duration_text, metric_text, name_text, value_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from luthier.tuning.study import Comparison, Study, Trial
+
+
+def study_sections(study: Study) -> str:
+    """Everything between the page's head and foot."""
+    return "".join(
+        (
+            _opening(study),
+            _changes(study),
+            _search(study),
+            _parameters(study),
+            _arms(study),
+            _trials(study),
+            _reproduce(study),
+            environment_section([trial.folder for trial in study.trials]),
+        )
+    )
+
+
+def _opening(study: Study) -> str:
+    comparison = study.comparison
+    level = verdict(comparison.difference, comparison.low, comparison.high).level if comparison else "unknown"
+    if comparison and comparison.winner_number == 0:
+        level = "noise"
+    words = f'<p class="headline {level}">{text(headline(study))}</p>'
+    return f"<header><p class='kind'>Tuning</p><h1>{text(study.name)}</h1>{_meta(study)}</header>" + (
+        f'<section class="card hero">{words}{_figures(study, comparison)}</section>'
+    )
+
+
+def _meta(study: Study) -> str:
+    settings = study.settings
+    parts = [
+        f"{len(study.trials)} trials",
+        duration_text(study.elapsed_s),
+        *(str(settings[name]) for name in ("sampler", "strategy") if settings.get(name)),
+        f"{settings['workers']} workers" if settings.get("workers") else "",
+        f"seed {settings['seed']}" if settings.get("seed") is not None else "",
+    ]
+    return f'<p class="meta">{text(" · ".join(part for part in parts if part))}</p>'
+
+
+def _figures(study: Study, comparison: Comparison | None) -> str:
+    metric, name = study.metric, f"validation {name_text(study.metric)}"
+    if comparison is None:
+        best = study.best
+        return tiles(tile(f"Best {name}", metric_text(metric, best.value), f"trial {best.number}")) if best else ""
+    n = len(comparison.winner)
+    seeds = f"{name}, {n} seeds" if n > 1 else name
+    each = [
+        tile("Baseline", spread_text(metric, comparison.baseline), seeds, "baseline"),
+        tile(f"Winner, trial {comparison.winner_number}", spread_text(metric, comparison.winner), seeds, "winner"),
+        tile("Gain", gain_text(metric, comparison.difference), comparison_text(comparison).partition(", ")[2]),
+    ]
+    if comparison.test is not None:
+        before, after = (metric_text(metric, comparison.test[side].get(metric)) for side in ("baseline", "winner"))
+        each.append(tile("Test, read once", after, f"baseline {before}"))
+    return tiles(*each)
+
+
+def _changes(study: Study) -> str:
+    comparison = study.comparison
+    if comparison is None or comparison.winner_number == 0:
+        return ""
+    changes = recipe_changes(study.baseline, study.recipe(comparison.winner_number))
+    rows = [
+        [cell(path, "field"), cell(value_text(old), "before"), cell(value_text(new), "after")]
+        for path, (old, new) in changes.items()
+    ]
+    changed = section("What the winner changes", table(["field", "baseline", "winner"], rows))
+    return f'<div class="columns">{changed}{_seeds(comparison)}</div>'
+
+
+def _seeds(comparison: Comparison) -> str:
+    """Both recipes retrained, seed by seed."""
+    metric, sign = comparison.metric, 1 if comparison.direction == "max" else -1
+    pairs = list(zip(comparison.baseline, comparison.winner, strict=True))
+    rows = [
+        [
+            cell(f"seed {index + 1}"),
+            *_values(metric, pair),
+            cell(gain_text(metric, sign * (pair[1] - pair[0])), "number"),
+        ]
+        for index, pair in enumerate(pairs)
+    ]
+    if len(pairs) > 1:
+        means = [fmean(side) for side in (comparison.baseline, comparison.winner)]
+        rows.append([cell("mean"), *_values(metric, means), cell(gain_text(metric, comparison.difference), "number")])
+    head = [f"validation {name_text(metric)}", ">baseline", ">winner", ">gain"]
+    css = [""] * len(pairs) + ["total"]
+    blocks = [table(head, rows, row_css=css)]
+    if comparison.test is not None:
+        test = comparison.test
+        names = list(dict.fromkeys([metric, *test["winner"]]))
+        read = [[cell(name_text(name)), *_values(name, [test[side].get(name) for side in test])] for name in names]
+        blocks.append(table(["test, read once", *(f">{side}" for side in test)], read))
+    return section("Retrained on the same seeds", *blocks)
+
+
+def _values(metric: str, values: Any) -> list[str]:
+    return [cell(metric_text(metric, value), "number") for value in values]
+
+
+def _search(study: Study) -> str:
+    if not any(trial.rows for trial in study.trials):
+        return ""
+    name = f"validation {name_text(study.metric)}"
+    anytime = section(
+        "Best so far",
+        chart("anytime", f"{name} of each trial and the best so far, over time"),
+        note="One dot per trial, placed when it ended; the line is the best value known by then.",
+    )
+    curves = section(
+        "Learning curves",
+        '<div class="choices" data-choices="curves"></div>',
+        chart("curves", f"{name} of all trials over optimizer steps", "tall"),
+        note="Winner and baseline stand out; hover or tap a curve to see its trial.",
+    )
+    return anytime + curves
+
+
+def _parameters(study: Study) -> str:
+    if not any(finite(trial.value) is not None for trial in study.trials):
+        return ""
+    name = name_text(study.metric)
+    parallel = section(
+        "Values against result",
+        chart("parallel", f"values of each trial against {name}", "tall parallel"),
+        note="One line per trial. Drag along an axis to keep only the trials that pass there.",
+    )
+    charts = "".join(chart(f"scatter:{path}", f"{path} against {name}", "small") for path in study.space)
+    return parallel + section("Each parameter against the result", f'<div class="grid">{charts}</div>')
+
+
+def _arms(study: Study) -> str:
+    """Best of each combination of tuned fields."""
+    best = study.best_by_arm()
+    if not study.groups or not best:
+        return ""
+    ceiling = study.best.number if study.best else None
+    rows = [
+        [
+            cell(arm),
+            cell(", ".join(study.groups.get(arm, ()))),
+            cell(metric_text(study.metric, trial.value), "number", finite(trial.value)),
+            cell(f"#{trial.number}", "number"),
+            cell(", ".join(f"{path} {value_text(value)}" for path, value in trial.values.items())),
+        ]
+        for arm, trial in best.items()
+    ]
+    head = ["arm", "tuned", f">validation {name_text(study.metric)}", ">trial", "values"]
+    css = ["winner" if trial.number == ceiling else "" for trial in best.values()]
+    note = (
+        f"The best of all, {metric_text(study.metric, study.best.value)}, is the ceiling of this space."
+        if study.best
+        else ""
+    )
+    return section("Best per combination tuned", table(head, rows, row_css=css), note=note)
+
+
+def _trials(study: Study) -> str:
+    if not study.trials:
+        return ""
+    head = [">trial", "arm", "state", f">{name_text(study.metric)}", ">steps", ">time", *study.space]
+    rows = [_trial_row(study, trial) for trial in study.trials]
+    css = [role(study, trial) for trial in study.trials]
+    note = "Click a column's name to sort by it."
+    return section(f"All {len(study.trials)} trials", table(head, rows, "sortable trials", css), note=note)
+
+
+def _trial_row(study: Study, trial: Trial) -> list[str]:
+    arm = trial.arm if trial.kind == "search" else f"trial {trial.of} again, seed {trial.seed}"
+    state = trial.state + (f": {trial.reason}" if trial.reason and trial.state != "finished" else "")
+    values = full_values(study, trial) if trial.kind == "search" else {}
+    return [
+        cell(f"#{trial.number}", "number", trial.number),
+        cell(arm),
+        f'<td class="state" data-sort="{text(trial.state)}"><i class="{text(trial.state)}"></i>{text(state)}</td>',
+        cell(metric_text(study.metric, trial.value), "number", finite(trial.value)),
+        cell(f"{trial.step:,} / {trial.total_steps:,}", "number", trial.step),
+        cell(duration_text(trial.time_s), "number", finite(trial.time_s)),
+        *(_value_cell(path, values.get(path), trial) for path in study.space),
+    ]
+
+
+def _value_cell(path: str, value: Any, trial: Trial) -> str:
+    """A value that the trial sampled; faint where it is the baseline's."""
+    if trial.kind != "search":
+        return cell("")
+    sort = finite(value)
+    return cell(value_text(value), "" if path in trial.values else "faint", "" if sort is None else sort)
+
+
+def _reproduce(study: Study) -> str:
+    best = study.best
+    if best is None:
+        return ""
+    number = study.comparison.winner_number if study.comparison else best.number
+    winner = study.recipe(number)
+    return section(
+        "Train it again",
+        code("Command line", fit_command(study.name, study.baseline, winner)),
+        code(f"Recipe of trial {number}, for luthier.Recipe.load", winner.to_json()),
+    )
+
+
+def fit_command(task: str, baseline: Recipe, winner: Recipe) -> str:
+    """The command that trains the winner: the task's own recipe with what the winner changes.
+
+    >>> fit_command("mnist", Recipe(), Recipe(lr=0.01, augment=["flip"] if False else ()))
+    'luthier fit mnist --lr 0.01'
+    """
+    changes = recipe_changes(baseline, winner)
+    return " ".join(["luthier fit", shlex.quote(task), *(_option(path, new) for path, (_, new) in changes.items())])
+
+
+def _option(path: str, value: Any) -> str:
+    written = repr(value) if isinstance(value, float) else value_text(value).replace(", ", ",")
+    return f"--{path.replace('_', '-')} {shlex.quote(written)}"
+
+
+def environment_section(folders: list[Path]) -> str:
+    """Versions and machine, from the first folder that tells them."""
+    for folder in folders:
+        path = folder / "environment.json"
+        if path.is_file():
+            known = from_json(path.read_bytes())
+            return section("Environment", facts((name, value_text(value)) for name, value in known.items()))
+    return ""

@@ -1,0 +1,297 @@
+(() => {
+  "use strict";
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const metric = data.metric;
+  const trials = data.trials || [];
+  const narrow = () => window.innerWidth < 640;
+  const chosen = { curves: `val_${metric.name}` };
+
+  // --- words and numbers ------------------------------------------------------------------------------------------
+  const plain = (value) => {
+    if (value === null || value === undefined) return "–";
+    const size = Math.abs(value);
+    if (size >= 1000 && size < 1e7) return value.toLocaleString("en", { maximumFractionDigits: 0 });
+    return String(Number(value.toPrecision(4)));
+  };
+  const isShare = (name) => metric.share && name.endsWith(metric.name);
+  const show = (name, value) =>
+    isShare(name) && value !== null && value !== undefined ? `${(100 * value).toFixed(2)}%` : plain(value);
+  const tick = (name) => (value) => (isShare(name) ? `${Number((100 * value).toFixed(2))}%` : compact(value));
+  const compact = (value) => {
+    if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6)) return value.toExponential(0).replace("e+", "e");
+    return Math.abs(value) >= 1000 ? `${Number((value / 1000).toPrecision(3))}k` : String(Number(value.toPrecision(3)));
+  };
+  const clock = (s) => (s < 60 ? `${Number(s.toFixed(1))} s` : `${Math.floor(s / 60)} min${Math.round(s % 60) ? ` ${Math.round(s % 60)} s` : ""}`);
+  const escape = (text) => String(text).replace(/[&<>"']/g, (sign) => `&#${sign.charCodeAt(0)};`);
+  const words = (name) => name.replaceAll("_", " ").replace(/^val /, "validation ").replace(/^train /, "training ");
+  const named = (trial) => `Trial ${trial.number}${trial.role ? `, the ${trial.role}` : ""}`;
+  const describe = (trial, lines) => {
+    const own = Object.entries(trial.own).map(([path, value]) => `${escape(path)} <b>${escape(value)}</b>`);
+    return [`<b>${escape(named(trial))}</b>`, ...lines, ...own].join("<br>");
+  };
+
+  // --- look -------------------------------------------------------------------------------------------------------
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+  const font = () => getComputedStyle(document.body).fontFamily;
+  const label = () => ({ color: colour("muted"), fontSize: 12 });
+  const axis = (name, more = {}) => ({
+    name, nameLocation: "middle", nameTextStyle: { ...label(), padding: [6, 0, 0, 0] }, nameGap: 24,
+    axisLine: { show: false }, axisTick: { show: false }, splitLine: { lineStyle: { color: colour("line") } },
+    axisLabel: { ...label(), hideOverlap: true, ...(more.axisLabel || {}) },
+    ...Object.fromEntries(Object.entries(more).filter(([key]) => key !== "axisLabel")),
+  });
+  const upright = (more) => axis("", more);
+  const tooltip = (formatter) => ({
+    trigger: "item", confine: true, formatter, backgroundColor: colour("card"), borderColor: colour("line"),
+    textStyle: { color: colour("ink"), fontSize: 13 }, extraCssText: "box-shadow:0 4px 16px rgb(0 0 0 / 18%)",
+  });
+  const base = () => ({
+    animation: false, backgroundColor: "transparent", textStyle: { fontFamily: font(), color: colour("ink") },
+    grid: { left: 8, right: 18, top: 34, bottom: 30, containLabel: true },
+  });
+  const legend = (names) => ({ data: names, top: 0, left: 0, itemWidth: 18, itemHeight: 8, textStyle: label(), selectedMode: false });
+  const shade = (trial) => colour(trial.role || "faint");
+
+  // Bounds that show where the results lie: values far below the rest (above it, when low is good) are drawn on the edge.
+  const bounds = (values) => {
+    const sorted = values.filter((value) => value !== null && value !== undefined).sort((a, b) => a - b);
+    if (!sorted.length) return {};
+    const at = (share) => sorted[Math.round(share * (sorted.length - 1))];
+    const spread = Math.max(at(0.75) - at(0.25), 0.15 * (sorted[sorted.length - 1] - sorted[0]));
+    let low = sorted[0], high = sorted[sorted.length - 1];
+    if (metric.direction === "max") low = Math.max(low, at(0.25) - 1.5 * spread);
+    else high = Math.min(high, at(0.75) + 1.5 * spread);
+    const margin = 0.06 * (high - low) || Math.abs(high) * 0.05 || 1;
+    const step = 10 ** Math.floor(Math.log10((high - low || margin) / 2));
+    low = Math.floor((low - margin) / step) * step;
+    high = Math.ceil((high + margin) / step) * step;
+    return { min: Number(low.toPrecision(10)), max: Number((isShare(metric.name) ? Math.min(1, high) : high).toPrecision(10)) };
+  };
+  const inside = (value, { min, max }) => Math.min(max, Math.max(min, value));
+  const dot = (trial, place, range, x) => {
+    const shown = inside(trial.value, range);
+    const cut = shown !== trial.value;
+    return {
+      value: [x, shown], trial, symbol: cut ? "triangle" : "circle", symbolRotate: cut && metric.direction === "max" ? 180 : 0,
+      symbolSize: trial.role ? 13 : 9, itemStyle: { color: trial.state === "failed" ? colour("bad") : shade(trial), opacity: trial.role ? 1 : 0.75 },
+      ...(place ? { z: place } : {}),
+    };
+  };
+
+  // --- charts -----------------------------------------------------------------------------------------------------
+  const valued = trials.filter((trial) => trial.value !== null);
+
+  const anytime = () => {
+    const range = bounds(valued.map((trial) => trial.value));
+    const longest = Math.max(...data.best.map(([when]) => when), 1);
+    const unit = longest > 180 ? 60 : 1;
+    const groups = [["trial", ""], ["baseline", "baseline"], ["winner", "winner"]];
+    const dots = groups.map(([name, role]) => ({
+      name, type: "scatter", z: role ? 5 : 3, itemStyle: { color: colour(role || "faint") },
+      data: valued.filter((trial) => trial.when !== null && trial.role === role).map((trial) => dot(trial, 0, range, trial.when / unit)),
+    })).filter((series) => series.data.length);
+    const best = {
+      name: "best so far", type: "line", step: "end", showSymbol: false, silent: true, z: 4,
+      lineStyle: { color: colour("ink"), width: 2 }, itemStyle: { color: colour("ink") },
+      data: data.best.map(([when, value]) => [when / unit, inside(value, range)]),
+    };
+    return {
+      ...base(), legend: legend([best.name, ...dots.map((series) => series.name)]),
+      xAxis: axis(unit === 60 ? "minutes since the start" : "seconds since the start", { type: "value", min: 0, splitLine: { show: false } }),
+      yAxis: upright({ type: "value", ...range, axisLabel: { formatter: tick(metric.name) } }),
+      tooltip: tooltip(({ data: { trial } = {} }) => trial && describe(trial, [
+        `${escape(metric.label)} <b>${show(metric.name, trial.value)}</b>`, `${trial.state} after ${clock(trial.when)}`])),
+      series: [best, ...dots],
+    };
+  };
+
+  const curves = () => {
+    const name = chosen.curves;
+    const drawn = trials.filter((trial) => trial.curve[name] && trial.curve.step);
+    const points = drawn.reduce((sum, trial) => sum + trial.curve.step.length, 0);
+    const values = drawn.flatMap((trial) => trial.curve[name]);
+    const range = name === `val_${metric.name}` || name === `train_${metric.name}` ? bounds(values) : {};
+    const log = name.endsWith("loss") || name === "lr" ? values.every((value) => value === null || value > 0) : false;
+    const series = drawn.map((trial) => ({
+      type: "line", name: trial.role || "other trials", trial, triggerLineEvent: true, z: trial.role ? 5 : 2,
+      symbol: "circle", symbolSize: 8, showSymbol: points < 8000, itemStyle: { color: shade(trial), opacity: trial.curve.step.length < 2 ? 0.8 : 0 },
+      lineStyle: { color: shade(trial), width: trial.role ? 3 : 1.3, opacity: trial.role ? 1 : 0.55 },
+      emphasis: { focus: "series", lineStyle: { width: 3.5, opacity: 1 }, itemStyle: { opacity: 1 } }, blur: { lineStyle: { opacity: 0.12 } },
+      connectNulls: false, data: trial.curve.step.map((step, index) => [step, trial.curve[name][index]]),
+    }));
+    const present = ["winner", "baseline", "other trials"].filter((group) => series.some((each) => each.name === group));
+    return {
+      ...base(), grid: { ...base().grid, top: 40 },
+      legend: { ...legend(present.map((group) => ({ name: group, itemStyle: { opacity: 0 }, lineStyle: { opacity: 1 } }))) },
+      xAxis: axis("optimizer steps", { type: "value", min: 0, splitLine: { show: false }, axisLabel: { formatter: compact } }),
+      yAxis: upright({ type: log ? "log" : "value", scale: true, ...range, axisLabel: { formatter: tick(name) } }),
+      tooltip: tooltip(({ seriesIndex, data: point }) => {
+        const trial = drawn[seriesIndex];
+        const at = point ? [`step ${plain(point[0])}: ${escape(words(name))} <b>${show(name, point[1])}</b>`] : [];
+        return describe(trial, [...at, `best ${escape(metric.label)} <b>${show(metric.name, trial.value)}</b>, ${trial.state}`]);
+      }),
+      series,
+    };
+  };
+
+  const spaceAxis = (range, values) => {
+    if (range.options) return { type: "category", data: [...new Set([...range.options, ...values.filter((value) => value !== null)])] };
+    const known = values.filter((value) => value !== null && (!range.log || value > 0));
+    return { type: range.log ? "log" : "value", min: Math.min(range.low, ...known), max: Math.max(range.high, ...known) };
+  };
+  const placed = (range, value) => (value === null || value === undefined || (range.log && value <= 0) ? null : value);
+
+  const parallel = () => {
+    const phone = narrow();
+    const range = bounds(valued.map((trial) => trial.value));
+    const axes = data.space.map((each, dim) => ({
+      dim, name: each.path, ...spaceAxis(each, trials.map((trial) => trial.values[each.path])),
+      axisLabel: { ...label(), fontSize: 11, hideOverlap: true, ...(each.options ? {} : { formatter: compact }) },
+    }));
+    axes.push({ dim: axes.length, name: metric.label, type: "value", ...range, axisLabel: { ...label(), fontSize: 11, formatter: tick(metric.name) } });
+    const ordered = [...valued].sort((a, b) => (a.role ? 1 : 0) - (b.role ? 1 : 0));
+    return {
+      ...base(),
+      parallel: {
+        layout: phone ? "vertical" : "horizontal", left: phone ? 20 : 48, right: phone ? 24 : 64, top: phone ? 34 : 44, bottom: phone ? 24 : 24,
+        parallelAxisDefault: {
+          nameLocation: phone ? "start" : "end", nameGap: phone ? 8 : 16, nameTextStyle: { color: colour("ink"), fontSize: 12, align: phone ? "left" : "center", verticalAlign: phone ? "bottom" : undefined, padding: phone ? [0, 0, 6, 0] : 0 },
+          axisLine: { lineStyle: { color: colour("faint") } }, axisTick: { lineStyle: { color: colour("faint") } }, minorTick: { show: false }, splitLine: { show: false },
+          areaSelectStyle: { color: colour("winner"), opacity: 0.15, borderColor: colour("winner") },
+        },
+      },
+      parallelAxis: axes,
+      visualMap: {
+        show: false, dimension: axes.length - 1, min: range.min, max: range.max, seriesIndex: 0,
+        inRange: { color: metric.direction === "max" ? [colour("scale-low"), colour("winner")] : [colour("winner"), colour("scale-low")] },
+      },
+      tooltip: tooltip(({ data: { trial } = {} }) => trial && describe(trial, [`${escape(metric.label)} <b>${show(metric.name, trial.value)}</b>`])),
+      series: [{
+        type: "parallel", smooth: 0.15, inactiveOpacity: 0.04, activeOpacity: 0.9, emphasis: { lineStyle: { width: 4, opacity: 1 } },
+        data: ordered.map((trial) => ({
+          trial, value: [...data.space.map((each) => placed(each, trial.values[each.path]) ?? "-"), inside(trial.value, range)],
+          lineStyle: { width: trial.role ? 3.5 : 1.6, opacity: 0.8, ...(trial.role === "baseline" ? { color: colour("baseline") } : {}) },
+        })),
+      }],
+    };
+  };
+
+  const scatter = (path) => {
+    const each = data.space.find((one) => one.path === path);
+    const range = bounds(valued.map((trial) => trial.value));
+    const shown = valued.filter((trial) => placed(each, trial.values[path]) !== null);
+    const ordered = [...shown].sort((a, b) => (a.role ? 1 : 0) - (b.role ? 1 : 0));
+    return {
+      ...base(), grid: { ...base().grid, top: 12, right: 14 },
+      xAxis: axis(path, {
+        ...spaceAxis(each, shown.map((trial) => trial.values[path])), splitLine: { show: false }, nameGap: 22,
+        nameTextStyle: { color: colour("ink"), fontSize: 13, fontWeight: 600 }, axisLabel: each.options ? { hideOverlap: true } : { formatter: compact },
+      }),
+      yAxis: upright({ type: "value", ...range, splitNumber: 4, axisLabel: { formatter: tick(metric.name) } }),
+      tooltip: tooltip(({ data: { trial } }) => describe(trial, [`${escape(metric.label)} <b>${show(metric.name, trial.value)}</b>`])),
+      series: [{ type: "scatter", data: ordered.map((trial) => dot(trial, 0, range, trial.values[path])) }],
+    };
+  };
+
+  const pair = (names, log) => {
+    const curve = data.curve;
+    const hues = { train: "faint", val: "winner", lr: "baseline" };
+    const present = names.filter((name) => curve[name]);
+    const positive = present.every((name) => curve[name].every((value) => value === null || value > 0));
+    const best = curve.step.indexOf(data.best_step);
+    return {
+      ...base(), grid: { ...base().grid, top: present.length > 1 ? 34 : 14 }, legend: present.length > 1 ? legend(present.map(words)) : undefined,
+      xAxis: axis("optimizer steps", { type: "value", min: 0, splitLine: { show: false }, axisLabel: { formatter: compact } }),
+      yAxis: upright({ type: log && positive ? "log" : "value", scale: true, axisLabel: { formatter: tick(names[0]) } }),
+      tooltip: { ...tooltip((points) => [`<b>step ${plain(points[0].data[0])}</b>`, ...points.map((point) => `${point.marker}${escape(point.seriesName)} <b>${show(names[0], point.data[1])}</b>`)].join("<br>")), trigger: "axis" },
+      series: present.map((name) => ({
+        name: words(name), type: "line", showSymbol: curve.step.length < 40, symbol: "circle", symbolSize: 5,
+        itemStyle: { color: colour(hues[name.split("_")[0]]) }, lineStyle: { width: 2.4 },
+        data: curve.step.map((step, index) => [step, curve[name][index]]),
+        ...(name.startsWith("val_") && best >= 0 ? { markLine: { silent: true, symbol: "none", lineStyle: { color: colour("muted"), type: "dashed" }, label: { formatter: "best", color: colour("muted") }, data: [{ xAxis: data.best_step }] } } : {}),
+      })),
+    };
+  };
+
+  const makers = {
+    anytime, curves, parallel, loss: () => pair(["train_loss", "val_loss"], true),
+    metric: () => pair([`train_${metric.name}`, `val_${metric.name}`], false), lr: () => pair(["lr"], false),
+  };
+
+  // --- the page ---------------------------------------------------------------------------------------------------
+  const drawn = [];
+  const draw = () => {
+    drawn.splice(0).forEach((chart) => chart.dispose());
+    document.querySelectorAll("[data-chart]").forEach((place) => {
+      const [kind, path] = place.dataset.chart.split(/:(.*)/s);
+      if (kind === "parallel") place.style.height = narrow() ? `${90 * (data.space.length + 1)}px` : "";
+      const chart = echarts.init(place, null, { renderer: trials.length > 150 ? "canvas" : "svg" });
+      chart.setOption(kind === "scatter" ? scatter(path) : makers[kind]());
+      drawn.push(chart);
+    });
+  };
+
+  const choices = (place) => {
+    const names = ["val_" + metric.name, "train_" + metric.name, "val_loss", "train_loss", "lr"];
+    const present = [...new Set(names)].filter((name) => trials.some((trial) => trial.curve[name]));
+    if (!present.includes(chosen.curves)) chosen.curves = present[0];
+    present.forEach((name) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = name === "lr" ? "learning rate" : words(name);
+      button.setAttribute("aria-pressed", name === chosen.curves);
+      button.addEventListener("click", () => {
+        chosen.curves = name;
+        place.querySelectorAll("button").forEach((each) => each.setAttribute("aria-pressed", each === button));
+        draw();
+      });
+      place.append(button);
+    });
+  };
+
+  const sortable = (table) => {
+    const key = (row, column) => row.cells[column].dataset.sort ?? row.cells[column].textContent;
+    table.querySelectorAll("th").forEach((head, column) => {
+      head.tabIndex = 0;
+      const sort = () => {
+        const down = head.getAttribute("aria-sort") === "ascending";
+        table.querySelectorAll("th").forEach((each) => each.removeAttribute("aria-sort"));
+        head.setAttribute("aria-sort", down ? "descending" : "ascending");
+        const order = (a, b) => key(a, column).localeCompare(key(b, column), "en", { numeric: true });
+        const number = (row) => (key(row, column) === "" ? NaN : Number(key(row, column)));
+        const rows = [...table.tBodies[0].rows].sort((a, b) => {
+          const [x, y] = [number(a), number(b)];
+          const by = Number.isNaN(x) || Number.isNaN(y) ? order(a, b) : x - y;
+          return down ? -by : by;
+        });
+        table.tBodies[0].append(...rows);
+      };
+      head.addEventListener("click", sort);
+      head.addEventListener("keydown", (event) => event.key === "Enter" && sort());
+    });
+  };
+
+  const copyable = (button) => button.addEventListener("click", () => {
+    const pre = button.closest("figure").querySelector("pre");
+    const done = () => { button.textContent = "Copied"; setTimeout(() => { button.textContent = "Copy"; }, 1500); };
+    const select = () => { getSelection().selectAllChildren(pre); document.execCommand("copy"); done(); };
+    navigator.clipboard ? navigator.clipboard.writeText(pre.textContent).then(done, select) : select();
+  });
+
+  document.querySelectorAll("[data-choices]").forEach(choices);
+  document.querySelectorAll("table.sortable").forEach(sortable);
+  document.querySelectorAll(".copy").forEach(copyable);
+  draw();
+
+  let waiting, width = window.innerWidth;
+  window.addEventListener("resize", () => {
+    if (width === window.innerWidth) return;
+    width = window.innerWidth;
+    clearTimeout(waiting);
+    waiting = setTimeout(draw, 150);
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  const paint = (theme) => () => { document.documentElement.dataset.theme = theme; draw(); };
+  window.addEventListener("beforeprint", paint("light"));
+  window.addEventListener("afterprint", paint(""));
+})();
