@@ -121,7 +121,7 @@ class Choice:
         """Whether a value is one of the options."""
         return _plain(value) in self.options
 
-    def levels(self, count: int) -> list[Any]:  # noqa: ARG002
+    def levels(self, count: int) -> list[Any]:
         """All options, whatever the count."""
         return list(self.options)
 

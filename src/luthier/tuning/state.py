@@ -1,0 +1,266 @@
+"""What a study's events say: trials and where they stand. State is a pure fold: any prefix of the events is valid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+OPEN = ("waiting", "running", "paused")
+ENDED = ("finished", "stopped", "failed")
+
+
+@dataclass(frozen=True)
+class Event:
+    """One fact of a study.
+
+    Attributes:
+        id: position in the ledger, rising.
+        clock: seconds that the study has been at work, over all calls.
+        kind: what happened; see `apply`.
+        payload: the details, JSON values.
+    """
+
+    id: int
+    clock: float
+    kind: str
+    payload: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of a study.
+
+    Attributes:
+        number: its number in the study; 0 is the baseline recipe.
+        kind: "search", or "repeat" (a recipe retrained with another seed).
+        arm: name of the group of fields that it varies; "baseline" for trial 0.
+        values: sampled values by dotted path.
+        seed: of weights, data order and dropout.
+        state: "waiting", "running", "paused", "finished", "stopped" (outranked) or "failed".
+        reason: why it stands so.
+        value: best validation value of the metric so far.
+        step, total_steps: optimizer steps taken, and those of the whole recipe.
+        time_s: seconds of training.
+        started_s, ended_s: when, in seconds since the study began.
+        rows: rows of metrics as in `Record.rows`.
+        folder: its record.
+        of: for a repeat, the search trial that is retrained (0: the baseline).
+        until: the step that it was last told to train to.
+        crashes: how often its worker died.
+    """
+
+    number: int
+    kind: str
+    arm: str
+    values: dict[str, Any]
+    seed: int
+    state: str
+    reason: str
+    value: float | None
+    step: int
+    total_steps: int
+    time_s: float
+    started_s: float | None
+    ended_s: float | None
+    rows: list[dict[str, Any]]
+    folder: Path
+    of: int | None
+    until: int = 0
+    crashes: int = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether it will never be trained further."""
+        return self.state in ENDED
+
+    @property
+    def expected_s(self) -> float | None:
+        """Seconds that the whole training takes at the pace so far; None before the first reading."""
+        return self.time_s / self.step * self.total_steps if self.step and self.time_s else None
+
+    def best_until(self, step: int, metric: str, direction: str) -> float | None:
+        """Best reading of the metric up to a step; NaN counts as none."""
+        readings = [row.get(f"val_{metric}") for row in self.rows if row["step"] <= step]
+        return best(readings, direction)
+
+
+@dataclass
+class State:
+    """All that a study knows; changed by `apply` only.
+
+    Attributes:
+        folder: of the study.
+        description: name, task, recipe, space, groups, seed: what identifies the study.
+        settings: of the last call: sampler, strategy, trials, budget_s, workers, seed, repeats.
+        trials: in the order of their numbers.
+        clock: seconds at work up to the last event.
+        tests: readings of the test data: trial number -> values.
+        test_readings: how often test data was opened.
+        ended: why the last call ended ("" while one is at work or after a crash).
+    """
+
+    folder: Path
+    description: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    trials: list[Trial] = field(default_factory=list)
+    clock: float = 0.0
+    tests: dict[int, dict[str, float]] = field(default_factory=dict)
+    test_readings: int = 0
+    ended: str = ""
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric."""
+        return str(self.description["task"]["metric"])
+
+    @property
+    def direction(self) -> str:
+        """Which way the metric improves: "max" or "min"."""
+        return str(self.description["task"]["direction"])
+
+    @property
+    def search(self) -> list[Trial]:
+        """The trials of the search, the baseline first."""
+        return [trial for trial in self.trials if trial.kind == "search"]
+
+    def repeats(self, of: int) -> list[Trial]:
+        """Retrainings of a search trial with other seeds, in the order of their seeds."""
+        return sorted((trial for trial in self.trials if trial.of == of), key=lambda trial: trial.seed)
+
+    def rank(self, trials: Iterable[Trial]) -> list[Trial]:
+        """Trials with a value, best first; equal ones in the order of their numbers."""
+        sign = -1.0 if self.direction == "max" else 1.0
+        return sorted(
+            (trial for trial in trials if trial.value is not None),
+            key=lambda trial: (sign * (trial.value or 0.0), trial.number),
+        )
+
+    @property
+    def winner(self) -> Trial | None:
+        """The best search trial over the full budget, the baseline left out."""
+        ranked = self.rank(trial for trial in self.search if trial.state == "finished" and trial.number)
+        return ranked[0] if ranked else None
+
+
+def best(readings: Iterable[float | None], direction: str) -> float | None:
+    """The best finite reading; None when there is none.
+
+    >>> best([0.5, float("nan"), 0.7, None], "max")
+    0.7
+    """
+    finite = [float(value) for value in readings if value is not None and math.isfinite(value)]
+    return (max if direction == "max" else min)(finite) if finite else None
+
+
+def fold(events: Iterable[Event], folder: Path) -> State:
+    """The state that events leave."""
+    state = State(folder)
+    for event in events:
+        apply(state, event)
+    return state
+
+
+def apply(state: State, event: Event) -> None:
+    """Take one event into the state.
+
+    Kinds: created, opened, proposed, assigned, row, paused, finished, stopped, failed, crashed, recovered, tested,
+    closed. An event about an ended trial changes nothing (a message that came late).
+    """
+    state.clock = max(state.clock, event.clock)
+    payload = event.payload
+    if event.kind == "created":
+        state.description = payload
+    elif event.kind == "opened":
+        state.settings, state.ended = payload, ""
+    elif event.kind == "closed":
+        state.ended = payload["reason"]
+    elif event.kind == "tested":
+        state.tests.update({int(number): values for number, values in payload["values"].items()})
+        state.test_readings += 1
+    elif event.kind == "proposed":
+        state.trials.append(_proposed(state, payload))
+    else:
+        trial = state.trials[payload["number"]]
+        if not trial.ended:
+            state.trials[trial.number] = _CHANGES[event.kind](state, trial, payload)
+
+
+def _proposed(state: State, payload: Mapping[str, Any]) -> Trial:
+    return Trial(
+        **{name: payload[name] for name in ("number", "kind", "arm", "values", "seed", "of", "total_steps", "until")},
+        state="waiting",
+        reason="",
+        value=None,
+        step=0,
+        time_s=0.0,
+        started_s=None,
+        ended_s=None,
+        rows=[],
+        folder=trial_folder(state.folder, payload["number"]),
+    )
+
+
+def trial_folder(study: Path, number: int) -> Path:
+    """Where a trial's record goes.
+
+    >>> trial_folder(Path("studies/mnist"), 7).as_posix()
+    'studies/mnist/trials/0007'
+    """
+    return study / "trials" / f"{number:04d}"
+
+
+def _assigned(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
+    started = state.clock if trial.started_s is None else trial.started_s
+    return replace(trial, state="running", reason="", until=payload["until"], started_s=started)
+
+
+def _row(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
+    row = payload["row"]
+    rows = [old for old in trial.rows if old["step"] < row["step"]] + [row]  # a resumed training reads anew
+    epochs = [old for old in rows if old["kind"] == "epoch"] or rows
+    value = best((old.get(f"val_{state.metric}") for old in epochs), state.direction)
+    return replace(trial, rows=rows, value=value, step=row["step"], time_s=row["time_s"])
+
+
+def _position(trial: Trial, payload: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: payload.get(name, getattr(trial, name)) for name in ("step", "time_s", "total_steps", "reason")}
+
+
+def _paused(_: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
+    return replace(trial, state="paused", **_position(trial, payload))
+
+
+def _finished(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
+    ended = replace(trial, state="finished", ended_s=state.clock, **_position(trial, payload))
+    if ended.value is None:
+        return replace(ended, state="failed", reason=f"no finite validation value of {state.metric}")
+    return ended
+
+
+def _stopped(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
+    return replace(trial, state="stopped", ended_s=state.clock, reason=payload["reason"])
+
+
+def _failed(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
+    return replace(trial, state="failed", ended_s=state.clock, **_position(trial, payload))
+
+
+def _crashed(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
+    """The first death of a worker pauses the trial, so that it goes on from its checkpoint; the second ends it."""
+    crashed = replace(trial, crashes=trial.crashes + 1)
+    return _paused(state, crashed, payload) if crashed.crashes < 2 else _failed(state, crashed, payload)
+
+
+_CHANGES = {
+    "assigned": _assigned,
+    "row": _row,
+    "paused": _paused,
+    "finished": _finished,
+    "stopped": _stopped,
+    "failed": _failed,
+    "crashed": _crashed,
+    "recovered": _paused,
+}

@@ -1,0 +1,167 @@
+"""A worker process: `python -m luthier.tuning.worker FOLDER [REFERENCE]`, started by the study only.
+
+It reads orders from its standard input and writes messages to its standard output; both are moved away first, so that
+whatever a task prints goes to the log. A thread watches the input: when the parent is gone the process ends at
+once, in the middle of a step too (checkpoints are written whole or not at all).
+
+Orders: {"order": "train", number, folder, values, seed, until} and {"order": "pause", number}.
+Messages: ready, broken, started, row, progress, and one of paused, finished, failed for each order to train.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.tuning.messages import Inbox, send
+
+if TYPE_CHECKING:
+    from luthier.recipe import Recipe
+    from luthier.task import Task
+
+_PROGRESS_EVERY_S = 0.25
+
+
+class Channel:
+    """The two pipes to the parent, out of reach of the task's prints."""
+
+    def __init__(self) -> None:
+        self.orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self.pausing: int | None = None
+        self._input, self._output = os.dup(0), os.dup(1)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
+        os.dup2(2, 1)  # standard error is the log
+        self._lock = threading.Lock()
+        threading.Thread(target=self._listen, daemon=True, name="orders").start()
+
+    def say(self, event: str, **details: Any) -> None:
+        """Send a message; a parent that is gone ends the process."""
+        try:
+            with self._lock:
+                send(self._output, {"event": event, **details})
+        except OSError:
+            os._exit(0)
+
+    def _listen(self) -> None:
+        inbox = Inbox()
+        while piece := os.read(self._input, 1 << 16):
+            for order in inbox.feed(piece):
+                if order["order"] == "pause":
+                    self.pausing = order["number"]
+                else:
+                    self.pausing = None
+                    self.orders.put(order)
+        os._exit(0)
+
+
+def main(folder: Path, reference: str | None) -> None:
+    """Prepare, then train what is ordered until the parent is gone."""
+    channel = Channel()
+    try:
+        task, recipe = prepare(folder, reference)
+    except BaseException as error:
+        traceback.print_exc()
+        channel.say("broken", reason=f"{type(error).__name__}: {error}")
+        raise SystemExit(1) from None
+    channel.say("ready", pid=os.getpid())
+    while True:
+        obey(channel.orders.get(), task, recipe, channel)
+
+
+def prepare(folder: Path, reference: str | None) -> tuple[Task, Recipe]:
+    """Import what the first training would wait for, and get the task."""
+    import torch
+
+    from luthier.tuning.shipping import unship
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)  # the first one imports half of torch's compiler
+    things = unship(folder)
+    if reference is None:
+        return things["task"], things["recipe"]
+    from luthier.tasks import load
+
+    return load(reference).task, things["recipe"]
+
+
+def obey(order: dict[str, Any], task: Task, recipe: Recipe, channel: Channel) -> None:
+    """Train one trial to its step, and say how it ended."""
+    number = order["number"]
+    try:
+        state, details = train(order, task, recipe, channel)
+    except Exception as error:
+        traceback.print_exc()
+        state, details = "failed", {"reason": reason_of(error)}
+    channel.say(state, number=number, **details)
+
+
+def train(order: dict[str, Any], task: Task, recipe: Recipe, channel: Channel) -> tuple[str, dict[str, Any]]:
+    """Train through `fit`, from the trial's checkpoint where there is one."""
+    from luthier.fitting import Interrupted, fit
+
+    trial = recipe.replace({**order["values"], "seed": order["seed"]})
+    reporter = reporter_for(order["number"], channel)
+    try:
+        fit(
+            task,
+            trial,
+            folder=order["folder"],
+            resume=True,
+            until=order["until"],
+            hooks=[reporter],
+            console=False,
+            tensorboard=False,
+            signals=False,
+        )
+    except Interrupted:
+        pass
+    state, reason, run = reporter.ending
+    position = {"step": run.step, "total_steps": run.total_steps, "time_s": round(run.time_s, 3)}
+    return ("finished" if state == "finished" else "paused"), {"reason": reason, **position}
+
+
+def reporter_for(number: int, channel: Channel) -> Any:
+    """A hook that tells the parent what happens, and lets it pause the training."""
+    from luthier.training.hooks import Hook
+
+    class Reporter(Hook):
+        ending: tuple[str, str, Any]
+        told_at = 0.0
+
+        def start(self, run: Any) -> None:
+            channel.say("started", number=number, step=run.step, total_steps=run.total_steps)
+
+        def step_end(self, run: Any) -> None:
+            run.interrupted |= channel.pausing == number
+            if (now := time.monotonic()) - self.told_at > _PROGRESS_EVERY_S:
+                self.told_at = now
+                position = {"step": run.step, "total_steps": run.total_steps, "time_s": round(run.time_s, 3)}
+                channel.say("progress", number=number, epoch=run.epoch, epochs=run.recipe.epochs, **position)
+
+        def evaluated(self, run: Any, row: dict[str, Any]) -> None:
+            channel.say("row", number=number, row=row)
+
+        def end(self, run: Any, state: str, reason: str) -> None:
+            self.ending = (state, reason, run)
+
+    return Reporter()
+
+
+def reason_of(error: Exception) -> str:
+    """An error in one line."""
+    from luthier.errors import LuthierError
+
+    text = " ".join(str(error).split())
+    return text if isinstance(error, LuthierError) else f"{type(error).__name__}: {text}"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None)

@@ -1,0 +1,187 @@
+"""The parent's side of the worker processes: start them, order trainings, hear what happens, notice deaths.
+
+Liveness is that of the process: its pipe ends when it dies, however it dies. Workers have a session of their own, so
+that Ctrl-C reaches the parent only, which asks them to pause; when the parent dies their input ends and they leave.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from luthier.tuning.ledger import StudyError
+from luthier.tuning.messages import Inbox, send
+from luthier.tuning.scheduler import Continue, Start
+from luthier.tuning.state import trial_folder
+
+_TRIES = 3  # worker processes that may die in a row before one gets ready
+_LEAVE_S = 2.0
+
+
+class Worker:
+    """One process, and the trial that it trains."""
+
+    def __init__(self, folder: Path, index: int, reference: str | None, threads: int) -> None:
+        self.index = index
+        self.trial: int | None = None
+        self.ready = False
+        self.inbox = Inbox()
+        self.log = folder / "workers" / f"worker-{index}.log"
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in sys.path if path))
+        command = [sys.executable, "-m", "luthier.tuning.worker", str(folder / "workers" / "task")]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command if reference is None else [*command, reference],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+                bufsize=0,
+            )
+        if self.process.stdin is None or self.process.stdout is None:
+            raise StudyError("a worker process came without its pipes")
+        self.orders, self.messages = self.process.stdin, self.process.stdout
+
+    def order(self, **order: Any) -> None:
+        """Send an order; a worker that has just died is noticed by its pipe's end."""
+        try:
+            send(self.orders.fileno(), order)
+        except BrokenPipeError:
+            return
+
+    def why_dead(self) -> str:
+        """How the process ended, in words."""
+        code = self.process.wait()
+        if code >= 0:
+            return f"the worker process exited with code {code}; see {self.log}"
+        name = signal.Signals(-code).name
+        cause = " (usually: out of memory)" if name == "SIGKILL" else ""
+        return f"the worker process was killed by {name}{cause}; see {self.log}"
+
+    def close(self, at_once: bool) -> None:
+        """End the process: by the end of its input, or by force."""
+        if at_once:
+            self.process.kill()
+        self.orders.close()
+        try:
+            self.process.wait(_LEAVE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.messages.close()
+
+
+class Workers:
+    """A fixed number of worker processes; one that dies is replaced.
+
+    Args:
+        folder: of the study; the task has been shipped to `workers/task` in it.
+        count: processes.
+        reference: of the task, or None when it was shipped itself.
+        threads: of torch in each process.
+    """
+
+    def __init__(self, folder: Path, count: int, reference: str | None = None, threads: int = 1) -> None:
+        self.folder, self.reference, self.threads = folder, reference, threads
+        self._selector = selectors.DefaultSelector()
+        self._deaths = 0
+        self.all = [self._begin(index) for index in range(count)]
+
+    @property
+    def idle(self) -> list[Worker]:
+        """Workers without a trial, those that are still starting included: an order waits for them in the pipe."""
+        return [worker for worker in self.all if worker.trial is None]
+
+    @property
+    def busy(self) -> list[Worker]:
+        """Workers with a trial."""
+        return [worker for worker in self.all if worker.trial is not None]
+
+    def train(self, worker: Worker, job: Start | Continue, values: dict[str, Any], seed: int) -> None:
+        """Order a training."""
+        worker.trial = job.number
+        folder = str(trial_folder(self.folder, job.number).absolute())
+        order = {"number": job.number, "folder": folder, "values": values, "seed": seed, "until": job.until_step}
+        worker.order(order="train", **order)
+
+    def pause_all(self) -> None:
+        """Ask every busy worker to save and pause after its current step."""
+        for worker in self.busy:
+            worker.order(order="pause", number=worker.trial)
+
+    def wait(self, timeout_s: float) -> Iterator[dict[str, Any]]:
+        """Messages that arrive within a time; returns as soon as there was one.
+
+        A death of a worker is a message too: {"event": "crashed", number, reason}; the worker has been replaced.
+
+        Raises:
+            StudyError: workers cannot start (the log's end is in the message).
+        """
+        for key, _ in self._selector.select(max(0.0, timeout_s)):
+            worker: Worker = key.data
+            if not (piece := os.read(worker.messages.fileno(), 1 << 16)):
+                yield from self._bury(worker)
+                continue
+            for message in worker.inbox.feed(piece):
+                yield from self._understand(worker, message)
+
+    def close(self, at_once: bool = False) -> None:
+        """End all processes and wait for them."""
+        for worker in self.all:
+            self._selector.unregister(worker.messages)
+            if at_once:
+                worker.process.kill()
+            worker.orders.close()
+        deadline = time.monotonic() + _LEAVE_S
+        for worker in self.all:
+            while worker.process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.005)
+            worker.close(at_once=worker.process.poll() is None)
+        self._selector.close()
+
+    def _begin(self, index: int) -> Worker:
+        worker = Worker(self.folder, index, self.reference, self.threads)
+        self._selector.register(worker.messages, selectors.EVENT_READ, worker)
+        return worker
+
+    def _understand(self, worker: Worker, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        event = message["event"]
+        if event == "ready":
+            worker.ready, self._deaths = True, 0
+        elif event == "broken":
+            raise StudyError(f"a worker process cannot get the task: {message['reason']}; see {worker.log}")
+        else:
+            if event in ("paused", "finished", "failed"):
+                worker.trial = None
+            yield {**message, "worker": worker.index}
+
+    def _bury(self, worker: Worker) -> Iterator[dict[str, Any]]:
+        """Replace a dead worker, and tell which trial died with it."""
+        self._selector.unregister(worker.messages)
+        reason, number = worker.why_dead(), worker.trial
+        worker.close(at_once=True)
+        self._deaths += not worker.ready
+        if self._deaths >= _TRIES:
+            raise StudyError(
+                f"worker processes die before they are ready: {reason}. Its last words: {_tail(worker.log)}"
+            )
+        if number is not None and worker.ready:
+            yield {"event": "crashed", "number": number, "reason": reason}
+        elif number is not None:
+            yield {"event": "paused", "number": number, "reason": "its worker died before it was ready"}
+        self.all[self.all.index(worker)] = self._begin(worker.index)
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return " | ".join(lines[-3:]) or "none"
