@@ -79,23 +79,13 @@ class LoaderBatches:
     def epoch(self, index: int, start: int = 0, batch_size: int | None = None) -> Iterator[Tree]:
         """Batches of one epoch from the `start`-th on."""
         self._own(batch_size)
-        self._seed(index)
+        _seed_loader(self.loader, epoch_seed(self.seed, index))
+        if hasattr(self.loader.sampler, "set_epoch"):
+            self.loader.sampler.set_epoch(index)
         return islice(self.loader, start, None)
 
     def _own(self, batch_size: int | None) -> None:
         _refuse_other_size(self.loader, self.batch_size, batch_size, self.name)
-
-    def _seed(self, index: int) -> None:
-        seed, sampler = epoch_seed(self.seed, index), self.loader.sampler
-        if self.loader.generator is None:
-            self.loader.generator = torch.Generator()
-        if getattr(sampler, "generator", self) is None:
-            sampler.generator = torch.Generator()  # type: ignore[attr-defined]
-        for generator in (self.loader.generator, getattr(sampler, "generator", None)):
-            if isinstance(generator, torch.Generator):
-                generator.manual_seed(seed)
-        if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(index)
 
 
 class StreamBatches:
@@ -108,6 +98,7 @@ class StreamBatches:
         stream: an `IterableDataset`, or a `DataLoader` over one (which makes its own batches).
         batch_size: examples in a batch.
         steps_per_epoch: batches that make an epoch.
+        seed: of a `DataLoader`'s generator, which its workers' generators follow.
         drop_last: leave out a smaller batch at the stream's end.
         name: what messages call the data.
     """
@@ -115,12 +106,19 @@ class StreamBatches:
     n = None
 
     def __init__(
-        self, stream: Any, batch_size: int, steps_per_epoch: int, *, drop_last: bool = False, name: str = "data"
+        self,
+        stream: Any,
+        batch_size: int,
+        steps_per_epoch: int,
+        *,
+        seed: int = 0,
+        drop_last: bool = False,
+        name: str = "data",
     ) -> None:
-        self.stream, self.batch_size, self.name = stream, batch_size, name
+        self.stream, self.batch_size, self.seed, self.name = stream, batch_size, seed, name
         self.steps_per_epoch, self.drop_last = steps_per_epoch, drop_last
         self._live: Iterator[Any] | None = None
-        self._place = 0
+        self._place = self._begun = 0
         self.epoch(0)
 
     def steps(self, batch_size: int | None = None) -> int:
@@ -141,7 +139,7 @@ class StreamBatches:
 
     def _read(self, base: int, start: int, size: int) -> Iterator[Tree]:
         if self._live is None or self._place != base + start:
-            self._live, self._place = None, 0
+            self._live, self._place, self._begun = None, 0, 0
             while self._place < base + start:
                 self._next(size)
         while self._place < base + self.steps_per_epoch:
@@ -151,13 +149,19 @@ class StreamBatches:
         """The next batch; at its end the stream is begun anew."""
         for _ in range(2):
             if self._live is None:
-                self._live = iter(self.stream)
+                self._live = self._begin()
             batch = self._batch(self._live, size)
             if batch is not None:
                 self._place += 1
                 return batch
             self._live = None
         raise DataError(f"{self.name} is empty: its stream, begun anew, gives no batch")
+
+    def _begin(self) -> Iterator[Any]:
+        if isinstance(self.stream, DataLoader):
+            _seed_loader(self.stream, epoch_seed(self.seed, self._begun))
+        self._begun += 1
+        return iter(self.stream)
 
     def _batch(self, live: Iterator[Any], size: int) -> Tree | None:
         if isinstance(self.stream, DataLoader):
@@ -175,3 +179,13 @@ def _refuse_other_size(loader: DataLoader[Any], usual: int, asked: int | None, n
             f"{name} is a DataLoader with its own batch size {loader.batch_size}, and cannot be read in batches of "
             f"{asked}: give its Dataset instead"
         )
+
+
+def _seed_loader(loader: DataLoader[Any], seed: int) -> None:
+    """Seed the generators of a loader and of its sampler; a missing one is made, since the global one would serve."""
+    sampler: Any = loader.sampler
+    for owner in (loader, sampler):
+        if getattr(owner, "generator", owner) is None:
+            owner.generator = torch.Generator()
+        if isinstance(getattr(owner, "generator", None), torch.Generator):
+            owner.generator.manual_seed(seed)

@@ -48,7 +48,9 @@ def as_batches(
         DataError: the data are of another kind, empty, or `steps_per_epoch` is missing or out of place.
     """
     if is_stream(data):
-        return StreamBatches(data, batch_size, _needed(steps_per_epoch, name), drop_last=drop_last, name=name)
+        return StreamBatches(
+            data, batch_size, _needed(steps_per_epoch, name), seed=seed, drop_last=drop_last, name=name
+        )
     if steps_per_epoch is not None:
         raise DataError(f"steps_per_epoch is for data without a length, and {name} has one: leave it out")
     if isinstance(data, BatchSource):
