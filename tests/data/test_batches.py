@@ -230,6 +230,13 @@ def test_a_loader_keeps_its_batch_size_and_refuses_another():
         source.epoch(0, 0, 128)
 
 
+def test_a_loader_over_a_stream_keeps_its_batch_size_too():
+    source = as_batches(DataLoader(Counter(10), batch_size=5), 64, shuffle=True, seed=0, steps_per_epoch=2)
+    assert [batch.tolist() for batch in source.epoch(0, 0, 64)] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    with pytest.raises(DataError, match="own batch size 5"):
+        source.epoch(0, 0, 128)
+
+
 def test_a_loaders_own_generator_is_seeded_by_epoch():
     generator = torch.Generator()
     source = as_batches(DataLoader(Squares(), 5, shuffle=True, generator=generator), 5, shuffle=True, seed=0)

@@ -129,12 +129,8 @@ class StreamBatches:
         """Batches of one epoch from the `start`-th on."""
         size = self.batch_size if batch_size is None else batch_size
         if isinstance(self.stream, DataLoader):
-            if batch_size not in (None, self.stream.batch_size):
-                raise DataError(
-                    f"{self.name} is a DataLoader with its own batch size: give its IterableDataset instead"
-                )
-        else:
-            checked_batch_size(size, max(size, 1), self.name)
+            _refuse_other_size(self.stream, self.batch_size, batch_size, self.name)
+        checked_batch_size(size, size, self.name)
         return self._read(index * self.steps_per_epoch, start, size)
 
     def _read(self, base: int, start: int, size: int) -> Iterator[Tree]:
