@@ -1,8 +1,8 @@
 """Following tensors from layer to layer: every tensor carries tags that tell where it comes from.
 
 The tags are the layers that a tensor comes from (with no other layer between), those of them with no activation
-between, and the activations since the last layer. When a layer takes a tensor, the activations in its tags are hidden; those
-still in the tags of the model's output, and in no layer's input, make the output.
+between, and the activations since the last layer. When a layer takes a tensor, the activations in its tags are
+hidden; those still in the tags of the model's output, and in no layer's input, make the output.
 """
 
 from __future__ import annotations
