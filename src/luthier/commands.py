@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import field, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -32,7 +32,10 @@ def _default(value: Any) -> str:
     return value.name if isinstance(value, Part) else "unset" if value in (None, (), {}) else str(value)
 
 
-RecipeOptions = Annotated[_recipe_options(), Parameter(name="*", group="Recipe")]
+if TYPE_CHECKING:
+    RecipeOptions = Any
+else:
+    RecipeOptions = Annotated[_recipe_options(), Parameter(name="*", group="Recipe")]
 Settings = Annotated[
     list[str],
     Parameter(
@@ -51,7 +54,7 @@ def fit(
     test: Annotated[bool, Parameter(negative=(), help="measure the best weights on the test data at the end")] = False,
     quiet: Annotated[bool, Parameter(negative=(), help="no progress on the terminal")] = False,
     settings: Settings = [],  # noqa: B006 - cyclopts never mutates it
-    options: RecipeOptions = None,  # type: ignore[valid-type]
+    options: RecipeOptions = None,
 ) -> None:
     """Train a task by a recipe; every field of the recipe is an option, unset ones come from the task."""
     from luthier.fitting import fit as train
@@ -62,7 +65,7 @@ def fit(
     recipe = subject.recipe.replace(recipe_values(options, settings))
     record = train(subject.task, recipe, folder=folder, resume=resume, test=test, console=not quiet)
     if record.test is not None:
-        from luthier.show.numbers import named_values
+        from luthier.show.words import named_values
 
         Console().print(f"test       {named_values(record.test)}")
 
@@ -90,7 +93,7 @@ def tune(
     ] = None,
     quiet: Annotated[bool, Parameter(negative=(), help="no progress on the terminal")] = False,
     settings: Settings = [],  # noqa: B006 - cyclopts never mutates it
-    options: RecipeOptions = None,  # type: ignore[valid-type]
+    options: RecipeOptions = None,
 ) -> None:
     """Search for a better recipe. The baseline is the task's recipe with the options given here."""
     from luthier.show.terminal import TuneConsole
@@ -131,7 +134,7 @@ def report(
     Console().print(f"report     {write_report(source, to or folder / 'report.html')}", soft_wrap=True)
 
 
-def find_lr(task: str, /, *, settings: Settings = [], options: RecipeOptions = None) -> None:  # type: ignore[valid-type]  # noqa: B006
+def find_lr(task: str, /, *, settings: Settings = [], options: RecipeOptions = None) -> None:  # noqa: B006
     """Learning-rate range test (Smith 2017): loss over a rising lr, and the lr to start with."""
     from luthier.show.terminal import print_lr_range
     from luthier.training.finders import find_lr as search
@@ -140,7 +143,7 @@ def find_lr(task: str, /, *, settings: Settings = [], options: RecipeOptions = N
     print_lr_range(search(subject.task, subject.recipe.replace(recipe_values(options, settings))))
 
 
-def find_batch_size(task: str, /, *, settings: Settings = [], options: RecipeOptions = None) -> None:  # type: ignore[valid-type]  # noqa: B006
+def find_batch_size(task: str, /, *, settings: Settings = [], options: RecipeOptions = None) -> None:  # noqa: B006
     """Examples per second for rising batch sizes, up to the largest that fits."""
     from luthier.show.terminal import print_batch_sizes
     from luthier.training.finders import find_batch_size as search

@@ -21,7 +21,7 @@ from luthier.training.checkpoints import load, save
 from luthier.training.hooks import Hook
 from luthier.training.loop import evaluate, train
 from luthier.training.preflight import preflight
-from luthier.training.run import Run
+from luthier.training.run import Run, evaluation_batches
 
 SAVE_EVERY_S = 15.0
 
@@ -231,16 +231,12 @@ def evaluate_test(task: Task, records: Sequence[Record]) -> list[dict[str, float
     for record in records:
         if record.test is not None:
             raise LuthierError(f"{record.path} already has its test reading {record.test}: test data is read once")
-    from luthier.data.adapters import as_batches
-    from luthier.training.run import evaluation_batch_size
-
     data = task.test.open("the final reading")
     readings = []
     for record in records:
         run = Run(task, record.recipe)
         model = record.load_best(task).to(run.device)
-        source = as_batches(data, evaluation_batch_size(task, record.recipe), shuffle=False, seed=0, name="test")
-        values = evaluate(run, model, source)
+        values = evaluate(run, model, evaluation_batches(data, record.recipe, "test"))
         record.write_test(values)
         readings.append(values)
     return readings

@@ -145,7 +145,7 @@ def resolve(known: Mapping[str, type[Part]], what: str, custom: type[Part] | Non
         raise LuthierError(f"{what} must be {accepted}, got {value!r}")
 
     def from_mapping(settings: dict[str, Any]) -> Part:
-        name = settings.get("name")
+        name = str(settings.get("name"))
         if name == "custom" and custom is not None:
             return _with_callable(custom(**settings), custom)
         if name not in known:

@@ -20,7 +20,7 @@ from luthier.parts import Frozen, Part, callables_given
 from luthier.training.averaging import AveragingChoice
 from luthier.training.choices import ActivationName, InitName, NormName
 from luthier.training.optimizers import AdamW, OptimizerChoice
-from luthier.training.schedules import BatchGrowth, Constant, ScheduleChoice
+from luthier.training.schedules import BatchGrowthChoice, Constant, ScheduleChoice
 from luthier.training.stopping import EarlyStoppingChoice
 
 NonNegative = Annotated[float, Field(ge=0)]
@@ -34,7 +34,7 @@ class Recipe(Frozen):
 
     >>> recipe = Recipe(optimizer="sgd", lr=0.1, schedule="step")
     >>> recipe.replace({"schedule.gamma": 0.5}).schedule
-    Step(step_size=30, gamma=0.5, unit='epoch')
+    Step(step_size=None, gamma=0.5, unit='epoch')
 
     Raises:
         LuthierError: an unknown field (close matches are named) or a value outside its range.
@@ -50,7 +50,7 @@ class Recipe(Frozen):
     # schedule
     schedule: ScheduleChoice = Field(Constant(), description="learning-rate schedule over the whole training")
     warmup_frac: Fraction = Field(0.0, description="share of the steps spent ramping the lr up, before the schedule")
-    batch_growth: BatchGrowth | None = Field(None, description="grow the batch size during training")
+    batch_growth: BatchGrowthChoice | None = Field(None, description="grow the batch size during training")
     # regularisation
     dropout: Fraction | None = Field(None, description="dropout probability of hidden units")
     label_smoothing: Fraction = Field(0.0, description="label smoothing of the cross entropy")
@@ -97,8 +97,8 @@ class Recipe(Frozen):
     def value(self, path: str) -> Any:
         """The value at a dotted path; a part's plain path gives its name.
 
-        >>> Recipe(schedule="step").value("schedule"), Recipe(schedule="step").value("schedule.step_size")
-        ('step', 30)
+        >>> Recipe(schedule="step").value("schedule"), Recipe(schedule="step").value("schedule.gamma")
+        ('step', 0.1)
 
         Raises:
             LuthierError: there is no such field, or the present part has no such setting.

@@ -33,8 +33,8 @@ class Record:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.recipe = Recipe.load(self.path / "recipe.json")
         self.task: dict[str, Any] = self._read("task.json")
+        self.recipe = Recipe.load(self.path / "recipe.json")
 
     @classmethod
     def create(cls, path: str | Path, recipe: Recipe, task: Mapping[str, Any]) -> Record:

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from luthier.data.adapters import as_batches, in_memory
-from luthier.data.batches import BatchSource
-from luthier.data.checks import check_data
+from luthier.data import BatchSource, as_batches, check_data
+from luthier.data.batches import in_memory
 from luthier.data.sealed import Sealed
 from luthier.data.splits import split
 from luthier.data.trees import as_tensors, named_leaves

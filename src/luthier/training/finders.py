@@ -63,7 +63,7 @@ def find_lr(task: Task, recipe: Recipe, *, low: float = 1e-6, high: float = 10.0
         raise LuthierError(f"a range test needs 0 < low < high and at least 10 steps, got {low=}, {high=}, {steps=}")
 
     def rising(progress: Progress) -> float:
-        return (low / high) ** (1 - min(progress.step, steps - 1) / (steps - 1))
+        return float((low / high) ** (1 - min(progress.step, steps - 1) / (steps - 1)))
 
     curve = _LossCurve(steps)
     rising_recipe = recipe.replace({"schedule": rising, "lr": high, "warmup_frac": 0.0, "early_stopping": None})

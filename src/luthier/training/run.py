@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from luthier.data.adapters import as_batches
-from luthier.data.batches import BatchSource
+from luthier.data import BatchSource, as_batches
+from luthier.data.batches import in_memory
+from luthier.data.trees import as_tensors
 from luthier.errors import DataError
 from luthier.training.averaging import build_averaging
 from luthier.training.building import build_model, check_precision, choose_device
@@ -19,7 +20,7 @@ from luthier.training.hooks import Hook, Hooks
 from luthier.training.inputs import InputPipeline, to_device
 from luthier.training.optimizers import build_optimizer, set_lr
 from luthier.training.randomness import Stream, derive
-from luthier.training.schedules import Progress, lr_factor
+from luthier.training.schedules import Progress, lr_factor, momentum_at
 from luthier.training.totals import Totals
 
 if TYPE_CHECKING:
@@ -46,9 +47,7 @@ class Run:
         self.device = choose_device(recipe.device)
         check_precision(recipe.precision, self.device)
         self.train: BatchSource = task.batches(recipe.batch_size, derive(recipe.seed, Stream.DATA))
-        self.val: BatchSource = as_batches(
-            task.val, evaluation_batch_size(task, recipe), shuffle=False, seed=0, name="val"
-        )
+        self.val = evaluation_batches(task.val, recipe, "val")
         example = (
             to_device(first_inputs(self.train), torch.device("cpu")) if recipe.activation or recipe.dropout else None
         )
@@ -109,7 +108,7 @@ class Run:
         """Write learning rate (and the momentum that some schedules cycle) into the optimizer, when they changed."""
         progress = self.progress
         factor = lr_factor(self.recipe.schedule, progress, self.recipe.warmup_frac)
-        momentum = self.recipe.schedule.momentum(progress)
+        momentum = momentum_at(self.recipe.schedule, progress, self.recipe.warmup_frac)
         if factor != self.factor or momentum is not None:
             set_lr(self.optimizer, self.recipe.lr * factor, momentum)
             self.factor = factor
@@ -161,15 +160,13 @@ class Run:
 _POSITION = ("step", "epoch", "batch", "examples", "history", "best_value", "best_step")
 
 
-def evaluation_batch_size(task: Task, recipe: Recipe) -> int:
-    """Batches of at least 512 where the validation data allows; evaluation keeps no activations."""
-    n = (
-        len(task.val[1])
-        if isinstance(task.val, tuple) and len(task.val) == 2 and hasattr(task.val[1], "__len__")
-        else None
-    )
+def evaluation_batches(data: Any, recipe: Recipe, name: str) -> BatchSource:
+    """Validation or test data in order, in batches of at least 512 where there are so many: no activations are kept."""
     size = max(recipe.batch_size, _EVALUATION_BATCH)
-    return size if n is None else max(1, min(size, n))
+    tree = in_memory(data)
+    if tree is not None:
+        size = min(size, as_tensors(tree, name)[1])
+    return as_batches(data, size, shuffle=False, seed=0, name=name)
 
 
 def first_inputs(source: BatchSource) -> Any:
