@@ -175,6 +175,12 @@ def test_package_lists_are_updated_once_when_they_do_not_know_the_package(tmp_pa
     assert called(tmp_path)[:3] == ["apt-get download toy", "apt-get update", "apt-get download toy"]
 
 
+def test_without_debians_tools_nothing_is_updated(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SourceError, match=r"^apt-get is not installed$"):
+        DebianPackage("toy").fetch(tmp_path)
+
+
 def test_without_root_both_reasons_are_told(tmp_path, tools):
     tools("apt-get", 'if [ "$1" = update ]; then echo "E: not root" >&2; else echo "E: unknown" >&2; fi; exit 100')
     with pytest.raises(SourceError, match=r"E: unknown; then .*E: not root .*as root"):

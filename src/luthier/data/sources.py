@@ -92,6 +92,8 @@ class DebianPackage:
         try:
             run(command, folder)
         except SourceError as first:
+            if shutil.which("apt-get") is None:
+                raise
             self._update(folder, first)
             run(command, folder)
         run(["dpkg", "-x", str(find(folder, "*.deb")), str(folder)], folder)
