@@ -148,7 +148,7 @@ def test_dropout_acts_in_training_only(kind: str) -> None:
 def test_the_probe_leaves_no_trace(kind: str) -> None:
     model, x = cases()[kind]
     model.train()
-    list(model.children())[0].eval()
+    next(model.children()).eval()
     modes = [module.training for module in model.modules()]
     before = copy.deepcopy(model.state_dict())
     state = torch.get_rng_state()

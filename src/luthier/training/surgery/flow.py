@@ -170,6 +170,7 @@ class Flow:
 def tensors_in(values: Any) -> Iterator[Tensor]:
     """All tensors in nested tuples, lists, mappings and dataclasses.
 
+    >>> import torch
     >>> len(list(tensors_in((torch.zeros(1), {"a": [torch.ones(1)]}))))
     2
     """
