@@ -33,6 +33,16 @@ def symbol(console: Console, sign: str, plain: str) -> str:
     return sign
 
 
+def bar(share: float, full: str = "#", empty: str = ".", width: int = 24) -> str:
+    """A progress bar.
+
+    >>> bar(0.5, width=8)
+    '####....'
+    """
+    n = round(min(max(share, 0.0), 1.0) * width)
+    return full * n + empty * (width - n)
+
+
 class Throttle:
     """Lets something happen at most ten times a second and never for more than 1/400 of the time.
 

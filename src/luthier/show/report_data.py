@@ -20,10 +20,11 @@ def study_data(study: Study) -> dict[str, Any]:
     """Trials with curves and values, the space, the best value over time."""
     longest = max(2, _POINTS // max(1, len(study.trials)))
     search = [trial for trial in study.trials if trial.kind == "search"]
+    winner = winner_number(study)
     return {
         "kind": "study",
         "metric": _metric(study.metric, study.direction),
-        "trials": [_trial(study, trial, longest) for trial in search],
+        "trials": [_trial(study, trial, winner, longest) for trial in search],
         "best": best_over_time(study),
         "space": [_axis(path, range_) for path, range_ in study.space.items()],
     }
@@ -72,14 +73,20 @@ def best_over_time(study: Study) -> list[list[float]]:
 
 def ended_s(trial: Trial) -> float | None:
     """When a trial's value was known, in seconds since the study's start; None when it has not started."""
-    if trial.ended_s is not None:
-        return trial.ended_s
-    return None if trial.started_s is None else trial.started_s + trial.time_s
+    if trial.ended_s is None and trial.started_s is not None:
+        return trial.started_s + trial.time_s
+    return trial.ended_s
 
 
-def role(study: Study, trial: Trial) -> str:
+def winner_number(study: Study) -> int | None:
+    """The trial that stands out: the one compared with the baseline, else the best so far."""
+    if (comparison := study.comparison) is not None:
+        return comparison.winner_number
+    return None if (best := study.best) is None else best.number
+
+
+def role(trial: Trial, winner: int | None) -> str:
     """Whether a trial is the winner, the baseline or neither."""
-    winner = study.comparison.winner_number if study.comparison else study.best.number if study.best else None
     return "winner" if trial.number == winner else "baseline" if trial.number == 0 else ""
 
 
@@ -107,11 +114,11 @@ def _metric(name: str, direction: str) -> dict[str, Any]:
     return {"name": name, "label": name_text(name), "share": is_share(name), "direction": direction}
 
 
-def _trial(study: Study, trial: Trial, longest: int) -> dict[str, Any]:
+def _trial(study: Study, trial: Trial, winner: int | None, longest: int) -> dict[str, Any]:
     numeric = {path for path, range_ in study.space.items() if not hasattr(range_, "options")}
     return {
         "number": trial.number,
-        "role": role(study, trial),
+        "role": role(trial, winner),
         "arm": trial.arm,
         "state": trial.state,
         "value": finite(trial.value),

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from luthier.files import from_json
 from luthier.recipe import Recipe
 from luthier.show.html import cell, chart, code, facts, section, table, text, tile, tiles
-from luthier.show.report_data import finite, full_values, role
+from luthier.show.report_data import finite, full_values, role, winner_number
 from luthier.show.verdict import comparison_text, gain_text, headline, recipe_changes, spread_text, verdict
-from luthier.show.words import duration_text, metric_text, name_text, value_text
+from luthier.show.words import duration_text, is_share, metric_text, name_text, value_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,8 +38,6 @@ def study_sections(study: Study) -> str:
 def _opening(study: Study) -> str:
     comparison = study.comparison
     level = verdict(comparison.difference, comparison.low, comparison.high).level if comparison else "unknown"
-    if comparison and comparison.winner_number == 0:
-        level = "noise"
     words = f'<p class="headline {level}">{text(headline(study))}</p>'
     return f"<header><p class='kind'>Tuning</p><h1>{text(study.name)}</h1>{_meta(study)}</header>" + (
         f'<section class="card hero">{words}{_figures(study, comparison)}</section>'
@@ -78,7 +76,7 @@ def _figures(study: Study, comparison: Comparison | None) -> str:
 
 def _changes(study: Study) -> str:
     comparison = study.comparison
-    if comparison is None or comparison.winner_number == 0:
+    if comparison is None:
         return ""
     changes = recipe_changes(study.baseline, study.recipe(comparison.winner_number))
     rows = [
@@ -103,8 +101,8 @@ def _seeds(comparison: Comparison) -> str:
     ]
     if len(pairs) > 1:
         means = [fmean(side) for side in (comparison.baseline, comparison.winner)]
-        rows.append([cell("mean"), *_values(metric, means), cell(gain_text(metric, comparison.difference), "number")])
-    head = [f"validation {name_text(metric)}", ">baseline", ">winner", ">gain"]
+        rows.append([cell("mean"), *_values(metric, means), _gain(metric, comparison.difference)])
+    head = [f"validation {name_text(metric)}", ">baseline", ">winner", ">points" if is_share(metric) else ">gain"]
     css = [""] * len(pairs) + ["total"]
     blocks = [table(head, rows, row_css=css)]
     if comparison.test is not None:
@@ -117,6 +115,10 @@ def _seeds(comparison: Comparison) -> str:
 
 def _values(metric: str, values: Any) -> list[str]:
     return [cell(metric_text(metric, value), "number") for value in values]
+
+
+def _gain(metric: str, gain: float) -> str:
+    return cell(gain_text(metric, gain).removesuffix(" points"), "number")
 
 
 def _search(study: Study) -> str:
@@ -144,7 +146,8 @@ def _parameters(study: Study) -> str:
     parallel = section(
         "Values against result",
         chart("parallel", f"values of each trial against {name}", "tall parallel"),
-        note="One line per trial. Drag along an axis to keep only the trials that pass there.",
+        note="One line per trial; drag along an axis to keep only the trials that pass there. "
+        "None, and zero on a log scale, stand at the lower end.",
     )
     charts = "".join(chart(f"scatter:{path}", f"{path} against {name}", "small") for path in study.space)
     return parallel + section("Each parameter against the result", f'<div class="grid">{charts}</div>')
@@ -181,24 +184,30 @@ def _trials(study: Study) -> str:
         return ""
     head = [">trial", "arm", "state", f">{name_text(study.metric)}", ">steps", ">time", *study.space]
     rows = [_trial_row(study, trial) for trial in study.trials]
-    css = [role(study, trial) for trial in study.trials]
+    winner = winner_number(study)
+    css = [role(trial, winner) for trial in study.trials]
     note = "Click a column's name to sort by it."
     return section(f"All {len(study.trials)} trials", table(head, rows, "sortable trials", css), note=note)
 
 
 def _trial_row(study: Study, trial: Trial) -> list[str]:
     arm = trial.arm if trial.kind == "search" else f"trial {trial.of} again, seed {trial.seed}"
-    state = trial.state + (f": {trial.reason}" if trial.reason and trial.state != "finished" else "")
     values = full_values(study, trial) if trial.kind == "search" else {}
     return [
         cell(f"#{trial.number}", "number", trial.number),
         cell(arm),
-        f'<td class="state" data-sort="{text(trial.state)}"><i class="{text(trial.state)}"></i>{text(state)}</td>',
+        _state_cell(trial),
         cell(metric_text(study.metric, trial.value), "number", finite(trial.value)),
         cell(f"{trial.step:,} / {trial.total_steps:,}", "number", trial.step),
         cell(duration_text(trial.time_s), "number", finite(trial.time_s)),
         *(_value_cell(path, values.get(path), trial) for path in study.space),
     ]
+
+
+def _state_cell(trial: Trial) -> str:
+    told = trial.state + (f": {trial.reason}" if trial.reason and trial.state != "finished" else "")
+    mark = f'<i class="{text(trial.state)}"></i>'
+    return f'<td class="state" title="{text(told)}" data-sort="{text(trial.state)}">{mark}{text(told)}</td>'
 
 
 def _value_cell(path: str, value: Any, trial: Trial) -> str:
@@ -210,14 +219,16 @@ def _value_cell(path: str, value: Any, trial: Trial) -> str:
 
 
 def _reproduce(study: Study) -> str:
-    best = study.best
-    if best is None:
+    number = winner_number(study)
+    if number is None:
         return ""
-    number = study.comparison.winner_number if study.comparison else best.number
     winner = study.recipe(number)
     return section(
         "Train it again",
-        code("Command line", fit_command(study.name, study.baseline, winner)),
+        code(
+            "Command line, beside the options that `luthier tune` was given",
+            fit_command(study.name, study.baseline, winner),
+        ),
         code(f"Recipe of trial {number}, for luthier.Recipe.load", winner.to_json()),
     )
 

@@ -13,7 +13,8 @@ from rich.live import Live
 from rich.text import Text
 
 from luthier.recipe import Recipe
-from luthier.show.console import Throttle, is_live, open_console, symbol
+from luthier.show.console import Throttle, bar, is_live, open_console, symbol
+from luthier.show.finders_terminal import print_batch_sizes, print_lr_range
 from luthier.show.tune_terminal import TuneConsole
 from luthier.show.words import clock_text, duration_text, metric_text, name_text, number_text, value_text
 from luthier.training.hooks import Hook
@@ -21,9 +22,8 @@ from luthier.training.hooks import Hook
 if TYPE_CHECKING:
     from luthier.training.run import Run
 
-__all__ = ["FitConsole", "TuneConsole"]
+__all__ = ["FitConsole", "TuneConsole", "print_batch_sizes", "print_lr_range"]
 
-_BAR = 24
 _STATE_STYLES = {"finished": "bold green", "paused": "bold yellow", "interrupted": "bold yellow", "failed": "bold red"}
 
 
@@ -106,16 +106,6 @@ class FitConsole(Hook):
         return Text(line, no_wrap=True, overflow="crop", style="cyan")
 
 
-def bar(share: float, full: str = "#", empty: str = ".", width: int = _BAR) -> str:
-    """A progress bar.
-
-    >>> bar(0.5, width=8)
-    '####....'
-    """
-    n = round(min(max(share, 0.0), 1.0) * width)
-    return full * n + empty * (width - n)
-
-
 def introduction(run: Run) -> list[Text]:
     """What is trained and how: task, device, size, the recipe's own choices, what surgery did."""
     n = sum(parameter.numel() for parameter in run.model.parameters())
@@ -191,7 +181,9 @@ class EpochTable:
 
     def _value(self, name: str, row: dict[str, Any]) -> str:
         value = row.get(name)
-        return number_text(value) if name.endswith("_loss") else metric_text(self.metric, value)
+        if name.endswith("_loss"):
+            return f"{value:.4f}" if value is not None and 1e-3 <= abs(value) < 1e3 else number_text(value)
+        return metric_text(self.metric, value)
 
 
 def result(run: Run, folder: Path | None) -> str:

@@ -46,23 +46,21 @@ def leading(study: Study, n: int = 5) -> list[Trial]:
 
 
 def _comparison(study: Study, comparison: Comparison) -> list[RenderableType]:
-    if comparison.winner_number == 0:
-        return [Text(headline(study), style="bold yellow")]
     blocks: list[RenderableType] = []
     if changes := recipe_changes(study.baseline, study.recipe(comparison.winner_number)):
-        table = _table(f"What the winner (#{comparison.winner_number}) changes", "field", "baseline", "winner")
+        table = _table("field", "baseline", "winner")
         for path, pair in changes.items():
             table.add_row(path, *(Text(value_text(value)) for value in pair))
-        blocks.append(table)
+        blocks.append(_titled(f"What the winner (#{comparison.winner_number}) changes", table))
     blocks.append(_scores(study.metric, comparison))
     level = verdict(comparison.difference, comparison.low, comparison.high).level
-    blocks.append(Text(comparison_text(comparison), style=LEVEL_STYLES[level]))
+    blocks += [Text(comparison_text(comparison), style=LEVEL_STYLES[level]), Text()]
     return blocks
 
 
 def _scores(metric: str, comparison: Comparison) -> Table:
     name = name_text(metric)
-    table = _table("", "", "baseline", "winner")
+    table = _table("", "baseline", "winner")
     sides = (comparison.baseline, comparison.winner)
     table.add_row(f"validation {name}, {len(comparison.winner)} seeds", *(spread_text(metric, side) for side in sides))
     if comparison.test is not None:
@@ -73,28 +71,31 @@ def _scores(metric: str, comparison: Comparison) -> Table:
 
 def _arms(study: Study) -> Group:
     """Best value of each arm, and so the ceiling of the space."""
-    table = _table("Best per combination tuned", "arm", "tuned", f"validation {name_text(study.metric)}", "trial")
+    table = _table("arm", "tuned", f"validation {name_text(study.metric)}", "trial")
     best = study.best_by_arm()
     for arm, trial in best.items():
         fields = ", ".join(study.groups.get(arm, ())) if study.groups else ""
         table.add_row(arm, fields, metric_text(study.metric, trial.value), f"#{trial.number}")
     ceiling = study.best.value if study.best is not None else None
-    return Group(table, Text(f"ceiling of this space: {metric_text(study.metric, ceiling)}"))
+    told = Text(f"ceiling of this space: {metric_text(study.metric, ceiling)}")
+    return _titled("Best per combination tuned", table, told)
 
 
-def _trials(study: Study, trials: list[Trial]) -> Table:
-    table = _table("Leading trials", "trial", name_text(study.metric), "state", "steps", "values")
+def _trials(study: Study, trials: list[Trial]) -> Group:
+    table = _table("trial", name_text(study.metric), "state", "steps", "values")
     for trial in trials:
         values = ", ".join(f"{path} {value_text(value)}" for path, value in trial.values.items()) or "the baseline"
         steps = f"{trial.step:,}/{trial.total_steps:,}"
         table.add_row(f"#{trial.number}", metric_text(study.metric, trial.value), trial.state, steps, Text(values))
-    return table
+    return _titled("Leading trials", table)
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(
-        title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2)
-    )
+def _titled(title: str, *content: RenderableType) -> Group:
+    return Group(Text(title, style="bold"), *content, Text())
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
     for index, column in enumerate(columns):
         table.add_column(column, header_style="dim", overflow="fold", no_wrap=index == 0)
     return table

@@ -37,6 +37,8 @@ class TuneConsole:
         self.info: dict[str, Any] = {}
         self.best: Trial | None = None
         self.began_s = time.perf_counter()
+        self.metric, self.minimise = "", False
+        self.settings: dict[str, Any] = {}
 
     def started(self, study: Study) -> None:
         """Say what is tuned, over which space, with which budget; open the live view."""
@@ -52,6 +54,8 @@ class TuneConsole:
 
     def trial(self, trial: Trial) -> None:
         """Take in the new state of a trial; one that ended leaves a line (in a live view only a new best does)."""
+        if not self.metric:
+            return  # tidying before the start; `started` gives the whole state
         known = self.trials.get(trial.number)
         improved = self._note(trial)
         ended = trial.state in _ENDED and (known is None or known.state not in _ENDED)
@@ -63,7 +67,7 @@ class TuneConsole:
         """Redraw the live view when it is due.
 
         Args:
-            info: what is known besides the trials, all optional: `elapsed_s`, `doing` (what goes on in words).
+            info: what is known besides the trials, all optional: `elapsed_s`, `doing` ("search" or "repeats").
         """
         self.info.update(info)
         if self.live is not None and self.throttle.due():
@@ -109,8 +113,8 @@ class TuneConsole:
         if self.best is not None:
             parts.append(f"best {metric_text(self.metric, self.best.value)} (#{self.best.number})")
         parts.append(_time_left(elapsed, self.settings.get("budget_s")))
-        if self.info.get("doing"):
-            parts.append(str(self.info["doing"]))
+        if self.info.get("doing") == "repeats":
+            parts.append("retraining winner and baseline on more seeds")
         running = [trial for trial in self.trials.values() if trial.state == "running"]
         lines = [Text("  ".join(parts), style="bold", no_wrap=True, overflow="ellipsis")]
         return Group(*lines, *(self._running(trial) for trial in running[: self.console.height - 3]))

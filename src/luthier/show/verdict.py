@@ -114,17 +114,19 @@ def recipe_changes(baseline: Recipe, winner: Recipe) -> dict[str, tuple[Any, Any
 
 def headline(study: Study) -> str:
     """One sentence: what changed, by how much it helped, how sure that is."""
-    if study.best is None:
-        return f"No trial of {study.name} has finished yet."
     comparison, metric = study.comparison, f"validation {name_text(study.metric)}"
     if comparison is None:
-        return f"Best {metric} so far: {metric_text(study.metric, study.best.value)}, trial {study.best.number}."
-    if comparison.winner_number == 0:
-        return f"No trial beat the baseline: {metric} {spread_text(study.metric, comparison.baseline)}."
-    changed = list(recipe_changes(study.baseline, study.recipe(comparison.winner_number)))
+        best = study.best
+        if best is None:
+            return f"No trial of {study.name} has finished yet."
+        return f"Best {metric} so far: {metric_text(study.metric, best.value)}, trial {best.number}."
+    changed = _enumerated(list(recipe_changes(study.baseline, study.recipe(comparison.winner_number))))
     before, after = (metric_text(study.metric, fmean(side)) for side in (comparison.baseline, comparison.winner))
-    told = comparison_text(comparison)
-    return f"Changing {_enumerated(changed)} took {metric} from {before} to {after} ({told})."
+    told = f"took {metric} from {before} to {after} ({comparison_text(comparison)})"
+    level = verdict(comparison.difference, comparison.low, comparison.high).level
+    if level in ("noise", "worse"):
+        return f"No trial is shown to beat the baseline: changing {changed}, the best of them, {told}."
+    return f"Changing {changed} {told}."
 
 
 def _enumerated(names: Sequence[str], limit: int = 5) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from luthier.parts import Function
@@ -26,6 +27,15 @@ def metric_text(metric: str, value: float | None) -> str:
     if not math.isfinite(value):
         return number_text(value)
     return f"{100 * value:.2f}%" if is_share(metric) else number_text(value)
+
+
+def named_values(values: Mapping[str, float]) -> str:
+    """Several metrics in one line.
+
+    >>> named_values({"loss": 0.05612, "accuracy": 0.9836})
+    'loss 0.05612, accuracy 98.36%'
+    """
+    return ", ".join(f"{name_text(name)} {metric_text(name, value)}" for name, value in values.items())
 
 
 def number_text(value: float | None) -> str:

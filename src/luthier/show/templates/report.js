@@ -52,21 +52,27 @@
   const legend = (names) => ({ data: names, top: 0, left: 0, itemWidth: 18, itemHeight: 8, textStyle: label(), selectedMode: false });
   const shade = (trial) => colour(trial.role || "faint");
 
-  // Bounds that show where the results lie: values far below the rest (above it, when low is good) are drawn on the edge.
-  const bounds = (values) => {
-    const sorted = values.filter((value) => value !== null && value !== undefined).sort((a, b) => a - b);
+  // Bounds that show where the results lie, winner and baseline always inside; values far on the bad side are drawn on
+  // the edge as triangles.
+  const bounds = (values, kept = []) => {
+    const finite = (list) => list.filter((value) => value !== null && value !== undefined);
+    const sorted = finite(values).sort((a, b) => a - b);
     if (!sorted.length) return {};
     const at = (share) => sorted[Math.round(share * (sorted.length - 1))];
-    const spread = Math.max(at(0.75) - at(0.25), 0.15 * (sorted[sorted.length - 1] - sorted[0]));
+    const reach = 2 * (at(0.75) - at(0.25)) || Math.abs(at(0.5)) * 0.01;
     let low = sorted[0], high = sorted[sorted.length - 1];
-    if (metric.direction === "max") low = Math.max(low, at(0.25) - 1.5 * spread);
-    else high = Math.min(high, at(0.75) + 1.5 * spread);
-    const margin = 0.06 * (high - low) || Math.abs(high) * 0.05 || 1;
-    const step = 10 ** Math.floor(Math.log10((high - low || margin) / 2));
-    low = Math.floor((low - margin) / step) * step;
-    high = Math.ceil((high + margin) / step) * step;
-    return { min: Number(low.toPrecision(10)), max: Number((isShare(metric.name) ? Math.min(1, high) : high).toPrecision(10)) };
+    if (metric.direction === "max") low = Math.min(Math.max(low, at(0.25) - reach), ...finite(kept));
+    else high = Math.max(Math.min(high, at(0.75) + reach), ...finite(kept));
+    const margin = 0.04 * (high - low) || Math.abs(high) * 0.02 || 1;
+    const rough = (high - low + 2 * margin) / 5;
+    const power = 10 ** Math.floor(Math.log10(rough));
+    const interval = [1, 2, 2.5, 5, 10].find((size) => size * power >= rough) * power;
+    const clean = (value) => Number(value.toPrecision(10));
+    const min = clean(Math.floor((low - margin) / interval) * interval);
+    const max = clean(Math.ceil((high + margin) / interval) * interval);
+    return { min: metric.share ? Math.max(0, min) : min, max: metric.share ? Math.min(1, max) : max, interval: clean(interval) };
   };
+  const resultBounds = () => bounds(valued.map((trial) => trial.value), valued.filter((trial) => trial.role).map((trial) => trial.value));
   const inside = (value, { min, max }) => Math.min(max, Math.max(min, value));
   const dot = (trial, place, range, x) => {
     const shown = inside(trial.value, range);
@@ -82,7 +88,7 @@
   const valued = trials.filter((trial) => trial.value !== null);
 
   const anytime = () => {
-    const range = bounds(valued.map((trial) => trial.value));
+    const range = resultBounds();
     const longest = Math.max(...data.best.map(([when]) => when), 1);
     const unit = longest > 180 ? 60 : 1;
     const groups = [["trial", ""], ["baseline", "baseline"], ["winner", "winner"]];
@@ -110,7 +116,7 @@
     const drawn = trials.filter((trial) => trial.curve[name] && trial.curve.step);
     const points = drawn.reduce((sum, trial) => sum + trial.curve.step.length, 0);
     const values = drawn.flatMap((trial) => trial.curve[name]);
-    const range = name === `val_${metric.name}` || name === `train_${metric.name}` ? bounds(values) : {};
+    const range = name === `val_${metric.name}` || name === `train_${metric.name}` ? bounds(values, drawn.filter((trial) => trial.role).flatMap((trial) => trial.curve[name])) : {};
     const log = name.endsWith("loss") || name === "lr" ? values.every((value) => value === null || value > 0) : false;
     const series = drawn.map((trial) => ({
       type: "line", name: trial.role || "other trials", trial, triggerLineEvent: true, z: trial.role ? 5 : 2,
@@ -143,19 +149,19 @@
 
   const parallel = () => {
     const phone = narrow();
-    const range = bounds(valued.map((trial) => trial.value));
+    const range = resultBounds();
     const axes = data.space.map((each, dim) => ({
       dim, name: each.path, ...spaceAxis(each, trials.map((trial) => trial.values[each.path])),
-      axisLabel: { ...label(), fontSize: 11, hideOverlap: true, ...(each.options ? {} : { formatter: compact }) },
+      axisLabel: { ...label(), fontSize: 11, hideOverlap: true, backgroundColor: colour("card"), padding: [0, 2], ...(each.options ? {} : { formatter: compact }) },
     }));
-    axes.push({ dim: axes.length, name: metric.label, type: "value", ...range, axisLabel: { ...label(), fontSize: 11, formatter: tick(metric.name) } });
+    axes.push({ dim: axes.length, name: metric.label, type: "value", ...range, axisLabel: { ...label(), fontSize: 11, hideOverlap: true, formatter: tick(metric.name) } });
     const ordered = [...valued].sort((a, b) => (a.role ? 1 : 0) - (b.role ? 1 : 0));
     return {
       ...base(),
       parallel: {
         layout: phone ? "vertical" : "horizontal", left: phone ? 20 : 48, right: phone ? 24 : 64, top: phone ? 34 : 44, bottom: phone ? 24 : 24,
         parallelAxisDefault: {
-          nameLocation: phone ? "start" : "end", nameGap: phone ? 8 : 16, nameTextStyle: { color: colour("ink"), fontSize: 12, align: phone ? "left" : "center", verticalAlign: phone ? "bottom" : undefined, padding: phone ? [0, 0, 6, 0] : 0 },
+          nameLocation: phone ? "start" : "end", nameGap: phone ? 8 : 16, nameTextStyle: { color: colour("ink"), backgroundColor: colour("card"), fontSize: 12, align: phone ? "left" : "center", verticalAlign: phone ? "bottom" : undefined, padding: phone ? [0, 0, 6, 0] : 0 },
           axisLine: { lineStyle: { color: colour("faint") } }, axisTick: { lineStyle: { color: colour("faint") } }, minorTick: { show: false }, splitLine: { show: false },
           areaSelectStyle: { color: colour("winner"), opacity: 0.15, borderColor: colour("winner") },
         },
@@ -163,14 +169,14 @@
       parallelAxis: axes,
       visualMap: {
         show: false, dimension: axes.length - 1, min: range.min, max: range.max, seriesIndex: 0,
-        inRange: { color: metric.direction === "max" ? [colour("scale-low"), colour("winner")] : [colour("winner"), colour("scale-low")] },
+        inRange: { color: metric.direction === "max" ? [colour("scale-low"), colour("scale-high")] : [colour("scale-high"), colour("scale-low")] },
       },
       tooltip: tooltip(({ data: { trial } = {} }) => trial && describe(trial, [`${escape(metric.label)} <b>${show(metric.name, trial.value)}</b>`])),
       series: [{
-        type: "parallel", smooth: 0.15, inactiveOpacity: 0.04, activeOpacity: 0.9, emphasis: { lineStyle: { width: 4, opacity: 1 } },
+        type: "parallel", inactiveOpacity: 0.04, activeOpacity: 0.9, emphasis: { lineStyle: { width: 4, opacity: 1 } },
         data: ordered.map((trial) => ({
-          trial, value: [...data.space.map((each) => placed(each, trial.values[each.path]) ?? "-"), inside(trial.value, range)],
-          lineStyle: { width: trial.role ? 3.5 : 1.6, opacity: 0.8, ...(trial.role === "baseline" ? { color: colour("baseline") } : {}) },
+          trial, value: [...data.space.map((each, dim) => placed(each, trial.values[each.path]) ?? axes[dim].min ?? "-"), inside(trial.value, range)],
+          lineStyle: { width: trial.role ? 3.5 : 1.6, opacity: 0.8, ...(trial.role ? { color: colour(trial.role) } : {}) },
         })),
       }],
     };
@@ -178,13 +184,13 @@
 
   const scatter = (path) => {
     const each = data.space.find((one) => one.path === path);
-    const range = bounds(valued.map((trial) => trial.value));
+    const range = resultBounds();
     const shown = valued.filter((trial) => placed(each, trial.values[path]) !== null);
     const ordered = [...shown].sort((a, b) => (a.role ? 1 : 0) - (b.role ? 1 : 0));
     return {
       ...base(), grid: { ...base().grid, top: 12, right: 14 },
       xAxis: axis(path, {
-        ...spaceAxis(each, shown.map((trial) => trial.values[path])), splitLine: { show: false }, nameGap: 22,
+        ...spaceAxis(each, shown.map((trial) => trial.values[path])), splitLine: { show: false }, nameGap: 26,
         nameTextStyle: { color: colour("ink"), fontSize: 13, fontWeight: 600 }, axisLabel: each.options ? { hideOverlap: true } : { formatter: compact },
       }),
       yAxis: upright({ type: "value", ...range, splitNumber: 4, axisLabel: { formatter: tick(metric.name) } }),
