@@ -51,7 +51,7 @@ def test_variance_of_linear_layers(init: str, hidden: float, last: float) -> Non
     assert std(model, 0) == pytest.approx(hidden, rel=0.02)
     assert std(model, 2) == pytest.approx(last, rel=0.02)
     if init != "torch":
-        assert not model[0].bias.any()  # type: ignore[union-attr, operator]
+        assert not model[0].bias.any()  # type: ignore[operator]
 
 
 def test_kaiming_reckons_with_the_new_activation() -> None:
@@ -104,7 +104,7 @@ def test_embeddings_norms_and_padding() -> None:
     model = nn.ModuleList([nn.Embedding(1000, 50, padding_idx=3), nn.BatchNorm1d(5), nn.LayerNorm(5)])
     for parameter in model.parameters():
         nn.init.constant_(parameter, 7.0)
-    model[1].running_mean.fill_(9.0)  # type: ignore[union-attr, operator]
+    model[1].running_mean.fill_(9.0)  # type: ignore[operator]
     operate(model, init="xavier")
     assert float(model[0].weight.detach().std()) == pytest.approx(1.0, rel=0.02)  # type: ignore[operator]
     assert not model[0].weight[3].any()  # type: ignore[index]

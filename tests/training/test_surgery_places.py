@@ -208,6 +208,13 @@ def test_norm_in_a_sequential_without_example() -> None:
     assert model(torch.randn(2, 3, 4, 4)).shape == (2, 2)
 
 
+def test_a_linear_before_an_lstm_is_not_the_last_layer() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.LSTM(4, 4))
+    report = operate(model, norm="layer", zero_last=True)
+    assert [change.path for change in report.changes] == ["0"]
+    assert "no Linear or convolution makes the output" in whys(report)[""]
+
+
 def test_unknown_order_is_refused_by_name() -> None:
     assert "pass example=" in whys(operate(Hidden(), norm="batch"))["fc1"]
 

@@ -90,8 +90,7 @@ def read_chains(model: nn.Module) -> Trace:
                 trace.activations[path] = _place(name, behind, is_root)
             elif isinstance(module, LAYERS):
                 trace.layers[path] = LayerFacts(following=_following(behind, is_root))
-    weighted = [path for path in _in_order(model, trace) if _is_head(model.get_submodule(path))]
-    trace.last = tuple(weighted[-1:])
+    trace.last = _guess_last(model, trace)
     return trace
 
 
@@ -104,8 +103,12 @@ def _is_head(module: nn.Module) -> bool:
     return isinstance(module, (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd))
 
 
-def _in_order(model: nn.Module, trace: Trace) -> list[str]:
-    return [path for path, _ in model.named_modules() if path in trace.layers]
+def _guess_last(model: nn.Module, trace: Trace) -> tuple[str, ...]:
+    """The last layer of a Sequential, elsewhere the Linear or convolution that was registered last."""
+    paths = [path for path, _ in model.named_modules() if path in trace.layers]
+    if type(model) is nn.Sequential:
+        paths = paths[-1:]
+    return tuple([path for path in paths if _is_head(model.get_submodule(path))][-1:])
 
 
 def _chains(model: nn.Module) -> Iterator[tuple[bool, list[tuple[str, nn.Module]]]]:
