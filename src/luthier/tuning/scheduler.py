@@ -218,20 +218,21 @@ def next_job(state: State, plan: Plan, propose: Propose, clock: float) -> Start 
     """
     strategy = strategy_named(plan.strategy)
     left = search_left(state, plan, clock)
+    job = _unfinished(state, "search")
     if left is not None and left <= 0:
-        return None
-    if (job := _unfinished(state, "search")) is not None:
+        return job if job is not None and job.number == 0 and clock < (plan.budget_s or 0) else None
+    if job is not None:
         return job
     if not state.trials:
         return _start(state, plan, BASELINE, propose)
     for arm in plan.arms:
-        if (job := strategy.promote(state, arm)) is not None and _fits(state, job, left):
-            return job
+        if (promoted := strategy.promote(state, arm)) is not None and _fits(state, promoted, left):
+            return promoted
     if _may_start(state, plan, left) and (start := _new_trial(state, plan, propose)) is not None:
         return start
     for arm in plan.arms:
-        if (job := strategy.last(state, arm)) is not None and _fits(state, job, left):
-            return job
+        if (needed := strategy.last(state, arm)) is not None and _fits(state, needed, left):
+            return needed
     return _last_bets(state, left) if left is not None and _trials_left(state, plan) else None
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _LARGE_BYTES = 1 << 16
 
 
-class _Pickler(cloudpickle.Pickler):
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Puts large tensors and arrays into files of their own, each once."""
 
     def __init__(self, file: io.BytesIO, folder: Path) -> None:

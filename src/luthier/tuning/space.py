@@ -45,7 +45,7 @@ class Uniform:
         if self.step is None:
             return True
         steps = (value - self.low) / self.step
-        return abs(steps - round(steps)) < 1e-6
+        return bool(abs(steps - round(steps)) < 1e-6)
 
     def levels(self, count: int) -> list[Any]:
         """At most `count` evenly spaced values (on the range's scale), both ends included."""
@@ -326,9 +326,7 @@ def _is_number(value: Any) -> bool:
 
 def _check_bounds(low: float, high: float, log: bool) -> None:
     if low >= high:
-        raise LuthierError(
-            f"a range goes from its lower to its higher bound, got {low:g}..{high:g}: swap or widen them"
-        )
+        raise LuthierError(f"a range goes from its lower to a higher bound, got {low:g}..{high:g}: swap or widen them")
     if log and low <= 0:
         raise LuthierError(f"a log scale needs a lower bound above zero, got {low:g}: raise it, or drop log")
 

@@ -10,6 +10,7 @@ Messages: ready, broken, started, row, progress, and one of paused, finished, fa
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import sys
@@ -109,7 +110,7 @@ def train(order: dict[str, Any], task: Task, recipe: Recipe, channel: Channel) -
 
     trial = recipe.replace({**order["values"], "seed": order["seed"]})
     reporter = reporter_for(order["number"], channel)
-    try:
+    with contextlib.suppress(Interrupted):  # paused by the parent: everything is saved
         fit(
             task,
             trial,
@@ -121,8 +122,6 @@ def train(order: dict[str, Any], task: Task, recipe: Recipe, channel: Channel) -
             tensorboard=False,
             signals=False,
         )
-    except Interrupted:
-        pass
     state, reason, run = reporter.ending
     position = {"step": run.step, "total_steps": run.total_steps, "time_s": round(run.time_s, 3)}
     return ("finished" if state == "finished" else "paused"), {"reason": reason, **position}

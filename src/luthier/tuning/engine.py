@@ -1,0 +1,268 @@
+"""One call of a study at work: ask the scheduler, order the workers, write the ledger, until there is nothing to do.
+
+Every decision is written before it is acted on, and every state follows from what is written.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from luthier.errors import LuthierError
+from luthier.tuning import samplers, scheduler
+from luthier.tuning.ledger import Ledger, StudyError
+from luthier.tuning.optuna_store import OptunaStore
+from luthier.tuning.scheduler import BASELINE, Continue, Job, Plan, Proposal, Start
+from luthier.tuning.space import Space
+from luthier.tuning.state import State, Trial, apply, fold
+from luthier.tuning.study import Study
+from luthier.tuning.tidying import remove_checkpoints
+from luthier.tuning.workers import Worker, Workers
+
+if TYPE_CHECKING:
+    from luthier.recipe import Recipe
+    from luthier.task import Task
+
+_TICK_S = 0.1
+_SAME_FAILURES = 3
+
+
+class Console(Protocol):
+    """What may be told of a study's course; `luthier.show.terminal.TuneConsole` is one."""
+
+    def started(self, study: Study) -> None:
+        """The study is open; nothing runs yet."""
+
+    def trial(self, trial: Trial) -> None:
+        """A trial's state changed."""
+
+    def progress(self, info: dict[str, Any]) -> None:
+        """Time passes: `elapsed_s` and `doing` in words."""
+
+    def finished(self, study: Study) -> None:
+        """The call is over."""
+
+
+class Engine:
+    """A study at work.
+
+    Args:
+        ledger: claimed by this process.
+        folder: of the study.
+        task: in this process, for lengths of trials and the test data.
+        recipe: the baseline.
+        space: ranges by path.
+        plan: arms, totals, seeds.
+        sampler: name in `SAMPLERS`.
+        workers: the processes.
+        console: told of every change, or None.
+        origin: `time.monotonic()` when the call began.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        folder: Path,
+        task: Task,
+        recipe: Recipe,
+        space: Space,
+        plan: Plan,
+        sampler: str,
+        workers: Workers,
+        console: Console | None,
+        origin: float,
+    ) -> None:
+        self.ledger, self.task, self.recipe, self.space = ledger, task, recipe, space
+        self.plan, self.sampler, self.workers, self.console = plan, sampler, workers, console
+        self.state: State = fold(ledger.events(), folder)
+        self.before_s, self.origin = self.state.clock, origin
+        self.interrupts = 0
+        self.doing = ""
+        self.optuna: OptunaStore | None = None
+
+    @property
+    def clock(self) -> float:
+        """Seconds at work, over all calls."""
+        return self.before_s + time.monotonic() - self.origin
+
+    def record(self, event: str, /, **payload: Any) -> None:
+        """Write an event and take it into the state."""
+        apply(self.state, self.ledger.append(event, self.clock, payload))
+        if "number" in payload and event != "proposed" and self.console is not None:
+            self.console.trial(self.state.trials[payload["number"]])
+
+    def open(self, description: dict[str, Any], settings: dict[str, Any]) -> None:
+        """Begin the call: a new study is described, trainings that a crash cut off are paused."""
+        if not self.state.description:
+            self.record("created", **description)
+        for trial in [trial for trial in self.state.trials if trial.state == "running"]:
+            self.record("recovered", number=trial.number, reason="the study was killed; goes on from its checkpoint")
+        self.record("opened", **settings)
+        self.ledger.flush()
+        if self.console is not None:
+            self.console.started(Study(self.state))
+
+    def run(self) -> str:
+        """Search, retrain winner and baseline, read the test data; returns why it ended."""
+        self.doing = "search"
+        self.drive(lambda: scheduler.next_job(self.state, self.plan, self.propose, self.clock), self.search_over)
+        if not self.interrupts:
+            for stop in scheduler.outranked(self.state):
+                self.record("stopped", number=stop.number, reason=stop.reason)
+            self.doing = "repeats"
+            self.drive(lambda: scheduler.next_repeat(self.state, self.plan), self.budget_over)
+        if self.interrupts:
+            return "interrupted"
+        self.check_result()
+        return "budget" if self.plan.budget_s is not None and self.clock > 0.9 * self.plan.budget_s else "finished"
+
+    def drive(self, next_job: Callable[[], Start | Continue | None], over: Callable[[], bool]) -> None:
+        """Keep the workers busy until there is no job and no training; when the time is over, pause them."""
+        pausing = False
+        while True:
+            pausing = self.pause_when_due(pausing, over)
+            while not pausing and self.workers.idle and (job := next_job()) is not None:
+                self.dispatch(self.workers.idle[0], job)
+            self.ledger.flush()
+            if not self.workers.busy:
+                return
+            self.mirror()
+            for message in self.workers.wait(_TICK_S):
+                self.hear(message)
+            if self.console is not None:
+                self.console.progress({"elapsed_s": self.clock, "doing": self.doing})
+
+    def pause_when_due(self, pausing: bool, over: Callable[[], bool]) -> bool:
+        """Ask the workers once to pause, when the time is over or the user interrupts."""
+        if pausing or not (self.interrupts or over()):
+            return pausing
+        self.workers.pause_all()
+        return True
+
+    def search_over(self) -> bool:
+        """Whether the rest of the budget belongs to the repeats."""
+        left = scheduler.search_left(self.state, self.plan, self.clock)
+        baseline_ended = any(trial.ended for trial in self.state.trials[:1])
+        return self.budget_over() or (left is not None and left <= 0 and baseline_ended)
+
+    def budget_over(self) -> bool:
+        """Whether the budget is used up."""
+        return self.plan.budget_s is not None and self.clock >= self.plan.budget_s
+
+    def dispatch(self, worker: Worker, job: Job) -> None:
+        """Write a job down, then order it."""
+        if isinstance(job, Start):
+            payload = {"number": job.number, "kind": job.kind, "arm": job.arm, "values": job.values, "seed": job.seed}
+            self.record("proposed", of=job.of, total_steps=job.total_steps, until=job.until_step, **payload)
+        if isinstance(job, (Start, Continue)):
+            self.record("assigned", number=job.number, until=job.until_step, worker=worker.index)
+            self.ledger.flush()
+            trial = self.state.trials[job.number]
+            self.workers.train(worker, job, trial.values, trial.seed)
+
+    def hear(self, message: dict[str, Any]) -> None:
+        """Take in a worker's message."""
+        event, number = message["event"], message.get("number")
+        details = {name: message[name] for name in ("reason", "step", "total_steps", "time_s") if name in message}
+        if event == "row":
+            self.record("row", number=number, row=message["row"])
+        elif event in ("paused", "finished", "failed", "crashed"):
+            self.record(event, number=number, **details)
+            remove_checkpoints(self.state)
+            self.check_failures()
+
+    def propose(self, state: State, number: int, arm: str) -> Proposal | None:
+        """Values for a new trial, and how many steps it takes with them."""
+        from luthier.fitting import total_steps
+
+        if arm == BASELINE:
+            return Proposal({}, total_steps(self.task, self.recipe))
+        values = samplers.propose(self.sampler, state, self.space, self.plan.arms[arm], self.recipe, arm, number)
+        if values is None:
+            return None
+        try:
+            return Proposal(values, total_steps(self.task, self.recipe.replace(values)))
+        except LuthierError:
+            return Proposal(values, 1)  # the worker will meet the same error, and its trial fails with it
+
+    def mirror(self) -> None:
+        """Store ended trials for Optuna, those too that a crash left out."""
+        ended = [trial for trial in self.state.search if trial.ended]
+        if not ended:
+            return
+        if self.optuna is None:
+            self.optuna = OptunaStore(self.state.folder, self.state.description["name"], self.state.direction)
+        self.optuna.add(ended, self.state, self.space)
+
+    def check_failures(self) -> None:
+        """Whether the first trials all failed: then so would the rest.
+
+        Raises:
+            StudyError: with the last reason.
+        """
+        ended = [trial for trial in self.state.trials if trial.ended]
+        if len(ended) == _SAME_FAILURES and all(trial.state == "failed" for trial in ended):
+            raise StudyError(
+                f"the first {len(ended)} trials all failed, so the study stops; the last one: {ended[-1].reason}"
+            )
+
+    def check_result(self) -> None:
+        """Whether the budget sufficed for anything.
+
+        Raises:
+            StudyError: not one trial was trained to its end.
+        """
+        if any(trial.state == "finished" for trial in self.state.search):
+            return
+        failed = [trial for trial in self.state.search if trial.state == "failed"]
+        if failed and all(trial.state == "failed" for trial in self.state.search):
+            raise StudyError(f"all {len(failed)} trials failed; the last one: {failed[-1].reason}")
+        if self.plan.budget_s is None:
+            raise StudyError(f"no trial gave a finite validation value of {self.state.metric}: see {self.state.folder}")
+        raise StudyError(
+            f"the budget of {self.plan.budget_s:g} s was too small for one whole training: everything is paused in "
+            f"{self.state.folder}, raise the budget (a total over all calls) and call again"
+        )
+
+    def finish(self, reason: str, test: bool) -> Study:
+        """Read the test data, write why the call ended, complete Optuna's trials, and show the result."""
+        if test and reason != "interrupted":
+            self.test()
+        self.record("closed", reason=reason)
+        self.ledger.flush()
+        self.mirror()
+        if self.optuna is not None:
+            self.optuna.close()
+        study = Study(self.state)
+        if self.console is not None:
+            self.console.finished(study)
+        return study
+
+    def test(self) -> None:
+        """Read the test data for the winner and the baseline, where they have no reading yet.
+
+        A task whose test data were opened in this process before stays unread: there is no second look.
+        """
+        winner = self.state.winner
+        if winner is None or self.state.trials[0].state != "finished":
+            return
+        if self.task.test is None or self.task.test.opened is not None:
+            return
+        if untested := [trial for trial in (self.state.trials[0], winner) if trial.number not in self.state.tests]:
+            values = read_test(self.task, untested)
+            numbers = [str(trial.number) for trial in untested]
+            self.record("tested", values=dict(zip(numbers, values, strict=True)))
+
+
+def read_test(task: Task, trials: list[Trial]) -> list[dict[str, float]]:
+    """The readings of these trials; those that a crash left in the records only are taken from there."""
+    from luthier.fitting import evaluate_test
+    from luthier.record import Record
+
+    records = [Record(trial.folder) for trial in trials]
+    fresh = [record for record in records if record.test is None]
+    if fresh:
+        evaluate_test(task, fresh)
+    return [record.test or {} for record in records]

@@ -1,0 +1,129 @@
+"""A study as readers see it: a folder, while the search runs and after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.recipe import Recipe
+from luthier.tuning.comparing import Comparison, compare
+from luthier.tuning.ledger import StudyError, read_events
+from luthier.tuning.scheduler import BASELINE
+from luthier.tuning.space import Range, space_from_json
+from luthier.tuning.state import State, Trial, fold
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["Comparison", "Study", "Trial"]
+
+
+class Study:
+    """What a search has found so far.
+
+    Attributes:
+        folder: its folder.
+        name: of the task.
+        metric, direction: what is searched for.
+        task: as `Task.describe()` gives it.
+        baseline: the recipe that the search started from.
+        space: ranges by dotted path.
+        groups: arms of the search and their fields; None: one arm over the whole space.
+        trials: in order of their numbers.
+        best: the best search trial over its full budget, the baseline included; None before one has finished.
+        comparison: winner against baseline; None before both have finished.
+        settings: sampler, strategy, trials, budget_s, workers, seed, repeats of the last call.
+        elapsed_s: seconds at work, over all calls.
+        ended: why the last call ended: "finished", "budget", "interrupted", "" while it runs (or after a crash).
+    """
+
+    def __init__(self, state: State, callables: Mapping[str, Callable[..., Any]] | None = None) -> None:
+        if not state.description:
+            raise StudyError(f"{state.folder} holds a study that was never begun: remove it, or tune again")
+        self.folder = state.folder
+        self.state = state
+        self.name: str = state.description["name"]
+        self.metric, self.direction = state.metric, state.direction
+        self.task: dict[str, Any] = state.description["task"]
+        self.baseline = Recipe.from_json(state.description["recipe"], callables)
+        self.space: dict[str, Range] = space_from_json(state.description["space"])
+        self.groups: dict[str, list[str]] | None = state.description["groups"]
+        self.settings = state.settings
+        self.trials = list(state.trials)
+        self.elapsed_s = state.clock
+        self.ended = state.ended
+
+    @classmethod
+    def open(cls, folder: str | Path, callables: Mapping[str, Callable[..., Any]] | None = None) -> Study:
+        """Read a study from its folder; another process may be at work on it.
+
+        Args:
+            folder: of the study.
+            callables: functions that the baseline recipe names, if it names any.
+
+        Raises:
+            StudyError: there is no study in the folder, or its database is damaged.
+        """
+        folder = Path(folder)
+        return cls(fold(read_events(folder), folder), callables)
+
+    @property
+    def best(self) -> Trial | None:
+        """The best search trial over its full budget."""
+        return next(iter(self.state.rank(t for t in self.trials if t.kind == "search" and t.state == "finished")), None)
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """Winner against baseline over their common seeds."""
+        return compare(self.state)
+
+    def recipe(self, number: int) -> Recipe:
+        """The recipe of a trial, seed included.
+
+        Raises:
+            StudyError: there is no such trial.
+        """
+        if not 0 <= number < len(self.trials):
+            raise StudyError(f"the study {self.folder} has trials 0 to {len(self.trials) - 1}, got {number}")
+        trial = self.trials[number]
+        return self.baseline.replace({**trial.values, "seed": trial.seed})
+
+    def best_by_arm(self) -> dict[str, Trial]:
+        """For each arm its best trial over the full budget; arms without one are left out."""
+        best = {}
+        for arm in self.groups or {"all": list(self.space)}:
+            ranked = self.state.rank(t for t in self.trials if t.arm == arm and t.state == "finished" and t.of is None)
+            if ranked:
+                best[arm] = ranked[0]
+        return best
+
+    def report(self, path: str | Path) -> Path:
+        """Write the study as one HTML file; returns its path."""
+        from luthier.show.report import write_report
+
+        return write_report(self, Path(path))
+
+    def __repr__(self) -> str:
+        best = self.best
+        shown = "none" if best is None else f"{best.value:.4g} (trial {best.number})"
+        return f"Study({str(self.folder)!r}, trials={len(self.trials)}, best={shown})"
+
+
+def arms(groups: Mapping[str, Any] | None, space: Mapping[str, Range]) -> dict[str, list[str]]:
+    """The arms of a study: its groups, or one arm over the whole space.
+
+    Raises:
+        StudyError: an empty group, a field that the space does not have, or the baseline's name.
+    """
+    if groups is None:
+        return {"all": list(space)}
+    if not groups:
+        raise StudyError("groups is empty: name at least one group of fields, or leave groups out")
+    for name, fields in groups.items():
+        if name == BASELINE:
+            raise StudyError(f"a group cannot be called {BASELINE!r}, the name of trial 0: choose another name")
+        if missing := [field for field in fields if field not in space]:
+            raise StudyError(f"group {name!r} names {', '.join(missing)}, which the space does not have: {list(space)}")
+        if not fields:
+            raise StudyError(f"group {name!r} has no fields: name those that it tunes")
+    return {name: list(fields) for name, fields in groups.items()}

@@ -1,0 +1,18 @@
+"""Checkpoints of ended trials go, except those of the best three and the baseline."""
+
+from __future__ import annotations
+
+import shutil
+
+from luthier.tuning.state import State
+
+KEPT = 3
+
+
+def remove_checkpoints(state: State) -> None:
+    """Remove the checkpoints of trials that have ended and are neither the baseline nor among the best three."""
+    finished = state.rank(trial for trial in state.search if trial.state == "finished" and trial.number)
+    kept = {0, *(trial.number for trial in finished[:KEPT])}
+    for trial in state.trials:
+        if trial.ended and trial.number not in kept:
+            shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)
