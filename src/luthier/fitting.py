@@ -101,6 +101,7 @@ def _train(run: Run, writer: Writer, until: int | None, signals: bool) -> str:
     state, reason = "failed", ""
     try:
         with catch_signals(run, writer, signals):
+            run.began = time.perf_counter()
             run.hooks.start(run)
             state, reason = train(run, until)
             writer.save(run)
