@@ -85,6 +85,10 @@ class FitConsole(Hook):
         """Training examples per second of this epoch, evaluation not counted."""
         return (run.examples - self.mark_examples) / max(run.time_s - self.mark_s, 1e-9)
 
+    def _bar(self, done: float) -> str:
+        width = 24 if self.console.width >= 110 else 12
+        return bar(done, symbol(self.console, "━", "#"), symbol(self.console, "─", "."), width)
+
     def _line(self, run: Run) -> Text:
         """The live line: as many parts as fit, the first ones first."""
         done = run.batch / run.steps_by_epoch[run.epoch]
@@ -92,7 +96,7 @@ class FitConsole(Hook):
         metric = f"val_{run.task.metric.name}"
         parts = [
             f"epoch {run.epoch + 1}/{run.recipe.epochs}",
-            bar(done, symbol(self.console, "━", "#"), symbol(self.console, "─", ".")) + f"{done:5.0%}",
+            self._bar(done) + f"{done:5.0%}",
             f"ETA {clock_text(spent * (run.total_steps - run.step))}",
             f"loss {number_text(run.totals.loss_sum / max(run.totals.n, 1))}",
             f"{self._rate(run):,.0f}/s",
@@ -110,7 +114,8 @@ def introduction(run: Run) -> list[Text]:
     """What is trained and how: task, device, size, the recipe's own choices, what surgery did."""
     n = sum(parameter.numel() for parameter in run.model.parameters())
     recipe = run.recipe
-    steps = f"{recipe.epochs} epochs, {run.total_steps:,} steps of {recipe.batch_size}"
+    epochs = "1 epoch" if recipe.epochs == 1 else f"{recipe.epochs} epochs"
+    steps = f"{epochs}, {run.total_steps:,} steps of {recipe.batch_size}"
     lines = [Text.assemble((run.task.name, "bold"), f" on {run.device}: {n:,} parameters, {steps}")]
     if run.step:
         lines.append(Text(f"resumed at step {run.step:,}, epoch {run.epoch + 1}"))

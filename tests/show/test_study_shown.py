@@ -1,0 +1,267 @@
+"""A study in the terminal and as a report: key figures, hostile texts, numbers that are none, nothing finished."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from dataclasses import replace
+from hashlib import sha256
+from html.parser import HTMLParser
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from luthier.recipe import Recipe
+from luthier.show.report import write_report
+from luthier.show.report_data import best_over_time, curve
+from luthier.show.terminal import TuneConsole
+from luthier.tuning.space import choice, loguniform, uniform
+from luthier.tuning.study import Comparison, Trial
+
+HOSTILE = "</script><script>alert(1)</script><b>&\"'"
+ECHARTS = files("luthier.show").joinpath("vendor", "echarts")
+
+
+class FakeStudy:
+    """What show/ reads of a study, as plain values."""
+
+    def __init__(self, trials, comparison=None, groups=None, name="toy"):
+        self.folder, self.name, self.metric, self.direction = Path("studies/toy"), name, "accuracy", "max"
+        self.task = {"name": name}
+        self.baseline = Recipe(lr=0.3)
+        self.space = {"lr": loguniform(1e-4, 0.1), "dropout": uniform(0, 0.5), "schedule": choice("cosine", "step")}
+        self.groups, self.trials, self.comparison = groups, trials, comparison
+        self.settings = {
+            "sampler": "tpe",
+            "strategy": "halving",
+            "trials": 9,
+            "budget_s": 60.0,
+            "workers": 2,
+            "seed": 0,
+        }
+        self.elapsed_s = 42.0
+
+    @property
+    def best(self):
+        finished = [trial for trial in self.trials if trial.state == "finished" and trial.kind == "search"]
+        return max(finished, key=lambda trial: trial.value, default=None)
+
+    def recipe(self, number):
+        return self.baseline.replace(self.trials[number].values)
+
+    def best_by_arm(self):
+        return {
+            trial.arm: trial for trial in sorted(self.trials, key=lambda t: t.value or 0) if trial.state == "finished"
+        }
+
+
+def rows(values):
+    return [
+        {"kind": "epoch", "step": 10 * n, "epoch": float(n), "examples": 160 * n, "time_s": float(n), "lr": 0.1}
+        | {"train_loss": 1 - value, "val_loss": 1 - value, "val_accuracy": value}
+        for n, value in enumerate(values, 1)
+    ]
+
+
+def trial(number, value, state="finished", **changes):
+    values = {} if number == 0 else {"lr": 0.01 * number, "dropout": 0.1}
+    made = Trial(
+        number=number, kind="search", arm="baseline" if number == 0 else "all", values=values, seed=0, state=state,
+        reason="", value=value, step=20, total_steps=20, time_s=2.0, started_s=3.0 * number, ended_s=3.0 * number + 2,
+        rows=rows([0.5, value]) if value is not None else [], folder=Path("studies/toy/trials/0000"), of=None,
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+def full_study(**changes):
+    trials = [
+        trial(0, 0.85),
+        trial(1, 0.9462),
+        trial(2, 0.7, "stopped", reason="outranked at step 10"),
+        trial(3, None, "failed", reason=HOSTILE, rows=rows([math.nan, math.inf])),
+        trial(4, 0.851, kind="repeat", values={}, of=0, seed=1),
+    ]
+    test = {"baseline": {"loss": 0.5, "accuracy": 0.8412}, "winner": {"loss": 0.2, "accuracy": 0.9377}}
+    compared = Comparison("accuracy", "max", [0.85, 0.851], [0.9462, 0.9432], 0.0942, 0.09, 0.098, 1, test)
+    options = {"trials": trials, "comparison": compared, "groups": {"all": ["lr", "dropout"]}}
+    return FakeStudy(**{**options, **changes})
+
+
+class Page(HTMLParser):
+    """Visible text and script elements of a page, as a browser would split them."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.scripts, self.texts, self.inside = [], [], ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.inside = tag
+        if tag == "script":
+            self.scripts.append((dict(attrs), ""))
+
+    def handle_endtag(self, tag):
+        self.inside = ""
+
+    def handle_data(self, data):
+        if self.inside == "script":
+            attrs, before = self.scripts[-1]
+            self.scripts[-1] = (attrs, before + data)
+        elif self.inside != "style":
+            self.texts.append(data)
+
+    @property
+    def text(self):
+        return " ".join(self.texts)
+
+    @property
+    def data(self):
+        return json.loads(self.scripts[0][1], parse_constant=pytest.fail)
+
+
+def page_of(source, tmp_path):
+    return write_report(source, tmp_path / "report.html").read_text()
+
+
+def test_the_report_tells_the_key_figures(tmp_path):
+    text = Page(page_of(full_study(), tmp_path)).text
+    assert "Changing lr and dropout took validation accuracy from 85.05% to 94.47%" in text
+    for figure in ("+9.42 points", "95% interval 9.00 to 9.80 over 2 seeds: certain", "93.77%", "84.12%", "0.01"):
+        assert figure in text
+    assert "luthier fit toy --lr 0.01 --dropout 0.1" in text
+
+
+def test_the_data_holds_every_search_trial(tmp_path):
+    data = Page(page_of(full_study(), tmp_path)).data
+    assert [each["number"] for each in data["trials"]] == [0, 1, 2, 3]
+    assert [each["role"] for each in data["trials"]] == ["baseline", "winner", "", ""]
+    assert data["trials"][1]["curve"]["val_accuracy"] == [0.5, 0.9462]
+    assert data["best"] == [[2.0, 0.85], [5.0, 0.9462], [42.0, 0.9462]]
+    assert [axis["path"] for axis in data["space"]] == ["lr", "dropout", "schedule"]
+
+
+def test_numbers_that_are_none_are_left_out_of_charts(tmp_path):
+    failed = Page(page_of(full_study(), tmp_path)).data["trials"][3]
+    assert failed["value"] is None
+    assert failed["curve"].get("val_accuracy") is None
+    assert curve(rows([0.5, math.nan]), "accuracy", 100)["val_accuracy"] == [0.5, None]
+
+
+def test_texts_cannot_break_out(tmp_path):
+    html = page_of(full_study(name=HOSTILE), tmp_path)
+    page = Page(html)
+    assert [attrs.get("type") for attrs, _ in page.scripts] == ["application/json", None, None]
+    assert "<script>alert" not in html
+    assert HOSTILE in page.text
+
+
+def test_the_page_needs_nothing_from_outside(tmp_path):
+    html = page_of(full_study(), tmp_path)
+    own = html.replace(ECHARTS.joinpath("echarts.min.js").read_text(), "")
+    assert len(own) < len(html) / 4
+    assert not re.findall(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}|@import|url\(|<link|\ssrc=", own)
+
+
+@pytest.mark.parametrize(
+    "trials",
+    [
+        [],
+        [trial(0, None, "running", ended_s=None, rows=[])],
+        [trial(0, None, "waiting", started_s=None, ended_s=None), trial(1, None, "failed", reason="out of memory")],
+        [trial(0, math.nan, "failed", rows=rows([math.nan]))],
+    ],
+    ids=["no trial", "one running", "only failed", "nan"],
+)
+def test_a_study_without_a_result_says_so(tmp_path, trials):
+    study = FakeStudy(trials)
+    page = Page(page_of(study, tmp_path))
+    assert "No trial of toy has finished yet." in page.text
+    assert page.data["best"] == []
+    output = io.StringIO()
+    console = TuneConsole(Console(file=output))
+    console.started(study)
+    console.finished(study)
+    assert "No trial of toy has finished yet." in output.getvalue()
+
+
+def test_a_gain_within_noise_is_no_success(tmp_path):
+    study = full_study()
+    study.comparison = replace(study.comparison, low=-0.01)
+    assert "No trial is shown to beat the baseline" in Page(page_of(study, tmp_path)).text
+
+
+def test_long_curves_are_thinned_and_keep_their_end():
+    thinned = curve(rows([n / 1000 for n in range(1000)]), "accuracy", 50)
+    assert len(thinned["step"]) <= 50
+    assert thinned["step"][-1] == 10_000
+
+
+def test_lower_is_better_for_a_loss():
+    study = full_study()
+    study.direction = "min"
+    assert [value for _, value in best_over_time(study)] == [0.85, 0.7, 0.7]
+
+
+def test_the_vendored_library_is_the_official_file():
+    expected, name = ECHARTS.joinpath("SHA256").read_text().split()
+    assert sha256(ECHARTS.joinpath(name).read_bytes()).hexdigest() == expected
+    assert f'version="{ECHARTS.joinpath("VERSION").read_text().strip()}"' in ECHARTS.joinpath(name).read_text()
+    assert {"LICENSE", "NOTICE"} <= {path.name for path in ECHARTS.iterdir()}
+
+
+def test_a_pipe_gets_one_line_per_ended_trial(monkeypatch):
+    study = full_study()
+    ended, study.trials = study.trials, []
+    output = io.StringIO()
+    console = TuneConsole(Console(file=output, width=200, markup=False))
+    console.trial(replace(ended[0], state="paused"))  # tidying, before the start
+    console.started(study)
+    for each in ended:
+        console.trial(replace(each, state="running", value=None))
+        console.trial(each)
+        console.progress({"elapsed_s": 3.0, "doing": "search"})
+    text = output.getvalue()
+    assert "\x1b" not in text
+    lines = [line for line in text.splitlines() if line.lstrip().startswith("#")]
+    assert [line.split()[0] for line in lines] == ["#0", "#1", "#2", "#3", "#4"]
+    assert [line.endswith("best so far") for line in lines] == [True, True, False, False, False]
+    assert HOSTILE in lines[3]
+
+
+def test_the_result_is_told():
+    output = io.StringIO()
+    study = full_study()
+    console = TuneConsole(Console(file=output, width=160))
+    console.started(study)
+    console.finished(study)
+    text = output.getvalue()
+    for figure in (
+        "+9.42 points, 95% interval 9.00 to 9.80 over 2 seeds: certain",
+        "84.12%",
+        "93.77%",
+        "ceiling of this space: 94.62%",
+        "94.47% ± 0.21",
+    ):
+        assert figure in text
+    assert re.search(r"lr +0\.3 +0\.01", text)
+
+
+def test_a_terminal_gets_a_live_view_and_the_cursor_back(monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    study = full_study()
+    study.trials[2] = replace(study.trials[2], state="running")
+    output = io.StringIO()
+    console = TuneConsole(Console(file=output, width=160, force_terminal=True))
+    console.started(study)
+    console.progress({"elapsed_s": 20.0, "doing": "repeats"})
+    text = output.getvalue()
+    assert "5 trials: 3 finished, 1 running, 1 failed" in text
+    assert "best 94.62% (#1)" in text
+    assert "0:20 elapsed, 0:40 left" in text
+    console.finished(study)
+    assert output.getvalue().rindex("\x1b[?25h") > output.getvalue().rindex("\x1b[?25l")
