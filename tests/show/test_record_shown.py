@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +19,7 @@ from luthier.show.words import value_text
 TASK = {"name": "toy", "metric": "accuracy", "direction": "max", "loss": "cross_entropy"}
 
 
-def row(step, value):
+def row(step: int, value: float | None) -> dict[str, Any]:
     return {"kind": "epoch", "step": step, "epoch": step / 10, "examples": 0, "time_s": 1.0, "lr": 0.1} | {
         "train_loss": value,
         "train_accuracy": value,
@@ -26,13 +28,14 @@ def row(step, value):
     }
 
 
-def page(record, tmp_path):
+def page(record: Record, tmp_path: Path) -> tuple[str, Any]:
     html = write_report(record, tmp_path / "report.html").read_text()
     data = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)
+    assert data is not None
     return html, json.loads(data[1], parse_constant=pytest.fail)
 
 
-def test_a_finished_training(tmp_path):
+def test_a_finished_training(tmp_path: Path) -> None:
     record = Record.create(tmp_path / "run", Recipe(lr=0.037, dropout=0.25), TASK)
     for step, value in ((10, 0.5), (20, 0.75)):
         record.append(row(step, value))
@@ -47,7 +50,7 @@ def test_a_finished_training(tmp_path):
     assert data["best_step"] == 20
 
 
-def test_a_training_that_diverged(tmp_path):
+def test_a_training_that_diverged(tmp_path: Path) -> None:
     record = Record.create(tmp_path / "run", Recipe(), TASK)
     record.append(row(10, math.nan))
     record.append(row(20, math.inf))
@@ -58,13 +61,13 @@ def test_a_training_that_diverged(tmp_path):
     assert "val_accuracy" not in data["curve"]
 
 
-def test_a_training_that_has_only_begun(tmp_path):
+def test_a_training_that_has_only_begun(tmp_path: Path) -> None:
     html, data = page(Record.create(tmp_path / "run", Recipe(), TASK), tmp_path)
     assert "Running." in html
     assert data["curve"] == {}
 
 
-def test_an_old_report_survives_a_failure(tmp_path):
+def test_an_old_report_survives_a_failure(tmp_path: Path) -> None:
     record = Record.create(tmp_path / "run", Recipe(), TASK)
     path = write_report(record, tmp_path / "report.html")
     before = path.read_bytes()
@@ -74,6 +77,6 @@ def test_an_old_report_survives_a_failure(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_values_of_every_kind_are_readable():
+def test_values_of_every_kind_are_readable() -> None:
     assert value_text(Recipe(optimizer=lambda params, lr: None).flat()["optimizer.call"]) == "<lambda>"
     assert value_text({"width": 64}) == "width 64"

@@ -11,6 +11,7 @@ from hashlib import sha256
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -29,7 +30,13 @@ ECHARTS = files("luthier.show").joinpath("vendor", "echarts")
 class FakeStudy:
     """What show/ reads of a study, as plain values."""
 
-    def __init__(self, trials, comparison=None, groups=None, name="toy"):
+    def __init__(
+        self,
+        trials: list[Trial],
+        comparison: Comparison | None = None,
+        groups: dict[str, list[str]] | None = None,
+        name: str = "toy",
+    ) -> None:
         self.folder, self.name, self.metric, self.direction = Path("studies/toy"), name, "accuracy", "max"
         self.task = {"name": name}
         self.baseline = Recipe(lr=0.3)
@@ -46,20 +53,20 @@ class FakeStudy:
         self.elapsed_s = 42.0
 
     @property
-    def best(self):
+    def best(self) -> Trial | None:
         finished = [trial for trial in self.trials if trial.state == "finished" and trial.kind == "search"]
-        return max(finished, key=lambda trial: trial.value, default=None)
+        return max(finished, key=lambda trial: trial.value or 0.0, default=None)
 
-    def recipe(self, number):
+    def recipe(self, number: int) -> Recipe:
         return self.baseline.replace(self.trials[number].values)
 
-    def best_by_arm(self):
+    def best_by_arm(self) -> dict[str, Trial]:
         return {
             trial.arm: trial for trial in sorted(self.trials, key=lambda t: t.value or 0) if trial.state == "finished"
         }
 
 
-def rows(values):
+def rows(values: list[float]) -> list[dict[str, Any]]:
     return [
         {"kind": "epoch", "step": 10 * n, "epoch": float(n), "examples": 160 * n, "time_s": float(n), "lr": 0.1}
         | {"train_loss": 1 - value, "val_loss": 1 - value, "val_accuracy": value}
@@ -67,7 +74,7 @@ def rows(values):
     ]
 
 
-def trial(number, value, state="finished", **changes):
+def trial(number: int, value: float | None, state: str = "finished", **changes: Any) -> Trial:
     values = {} if number == 0 else {"lr": 0.01 * number, "dropout": 0.1}
     made = Trial(
         number=number, kind="search", arm="baseline" if number == 0 else "all", values=values, seed=0, state=state,
@@ -77,7 +84,7 @@ def trial(number, value, state="finished", **changes):
     return replace(made, **changes)
 
 
-def full_study(**changes):
+def full_study(**changes: Any) -> Any:
     trials = [
         trial(0, 0.85),
         trial(1, 0.9462),
@@ -94,20 +101,22 @@ def full_study(**changes):
 class Page(HTMLParser):
     """Visible text and script elements of a page, as a browser would split them."""
 
-    def __init__(self, html):
+    def __init__(self, html: str) -> None:
         super().__init__()
-        self.scripts, self.texts, self.inside = [], [], ""
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.texts: list[str] = []
+        self.inside = ""
         self.feed(html)
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.inside = tag
         if tag == "script":
             self.scripts.append((dict(attrs), ""))
 
-    def handle_endtag(self, tag):
+    def handle_endtag(self, tag: str) -> None:
         self.inside = ""
 
-    def handle_data(self, data):
+    def handle_data(self, data: str) -> None:
         if self.inside == "script":
             attrs, before = self.scripts[-1]
             self.scripts[-1] = (attrs, before + data)
@@ -115,19 +124,19 @@ class Page(HTMLParser):
             self.texts.append(data)
 
     @property
-    def text(self):
+    def text(self) -> str:
         return " ".join(self.texts)
 
     @property
-    def data(self):
+    def data(self) -> Any:
         return json.loads(self.scripts[0][1], parse_constant=pytest.fail)
 
 
-def page_of(source, tmp_path):
+def page_of(source: Any, tmp_path: Path) -> str:
     return write_report(source, tmp_path / "report.html").read_text()
 
 
-def test_the_report_tells_the_key_figures(tmp_path):
+def test_the_report_tells_the_key_figures(tmp_path: Path) -> None:
     text = Page(page_of(full_study(), tmp_path)).text
     assert "Changing lr and dropout took validation accuracy from 85.05% to 94.47%" in text
     for figure in ("+9.42 points", "95% interval 9.00 to 9.80 over 2 seeds: certain", "93.77%", "84.12%", "0.01"):
@@ -135,7 +144,7 @@ def test_the_report_tells_the_key_figures(tmp_path):
     assert "luthier fit toy --lr 0.01 --dropout 0.1" in text
 
 
-def test_the_data_holds_every_search_trial(tmp_path):
+def test_the_data_holds_every_search_trial(tmp_path: Path) -> None:
     data = Page(page_of(full_study(), tmp_path)).data
     assert [each["number"] for each in data["trials"]] == [0, 1, 2, 3]
     assert [each["role"] for each in data["trials"]] == ["baseline", "winner", "", ""]
@@ -144,14 +153,14 @@ def test_the_data_holds_every_search_trial(tmp_path):
     assert [axis["path"] for axis in data["space"]] == ["lr", "dropout", "schedule"]
 
 
-def test_numbers_that_are_none_are_left_out_of_charts(tmp_path):
+def test_numbers_that_are_none_are_left_out_of_charts(tmp_path: Path) -> None:
     failed = Page(page_of(full_study(), tmp_path)).data["trials"][3]
     assert failed["value"] is None
     assert failed["curve"].get("val_accuracy") is None
     assert curve(rows([0.5, math.nan]), "accuracy", 100)["val_accuracy"] == [0.5, None]
 
 
-def test_texts_cannot_break_out(tmp_path):
+def test_texts_cannot_break_out(tmp_path: Path) -> None:
     html = page_of(full_study(name=HOSTILE), tmp_path)
     page = Page(html)
     assert [attrs.get("type") for attrs, _ in page.scripts] == ["application/json", None, None]
@@ -159,7 +168,7 @@ def test_texts_cannot_break_out(tmp_path):
     assert HOSTILE in page.text
 
 
-def test_the_page_needs_nothing_from_outside(tmp_path):
+def test_the_page_needs_nothing_from_outside(tmp_path: Path) -> None:
     html = page_of(full_study(), tmp_path)
     own = html.replace(ECHARTS.joinpath("echarts.min.js").read_text(), "")
     assert len(own) < len(html) / 4
@@ -176,8 +185,8 @@ def test_the_page_needs_nothing_from_outside(tmp_path):
     ],
     ids=["no trial", "one running", "only failed", "nan"],
 )
-def test_a_study_without_a_result_says_so(tmp_path, trials):
-    study = FakeStudy(trials)
+def test_a_study_without_a_result_says_so(tmp_path: Path, trials: list[Trial]) -> None:
+    study: Any = FakeStudy(trials)
     page = Page(page_of(study, tmp_path))
     assert "No trial of toy has finished yet." in page.text
     assert page.data["best"] == []
@@ -188,32 +197,32 @@ def test_a_study_without_a_result_says_so(tmp_path, trials):
     assert "No trial of toy has finished yet." in output.getvalue()
 
 
-def test_a_gain_within_noise_is_no_success(tmp_path):
+def test_a_gain_within_noise_is_no_success(tmp_path: Path) -> None:
     study = full_study()
     study.comparison = replace(study.comparison, low=-0.01)
     assert "No trial is shown to beat the baseline" in Page(page_of(study, tmp_path)).text
 
 
-def test_long_curves_are_thinned_and_keep_their_end():
+def test_long_curves_are_thinned_and_keep_their_end() -> None:
     thinned = curve(rows([n / 1000 for n in range(1000)]), "accuracy", 50)
     assert len(thinned["step"]) <= 50
     assert thinned["step"][-1] == 10_000
 
 
-def test_lower_is_better_for_a_loss():
+def test_lower_is_better_for_a_loss() -> None:
     study = full_study()
     study.direction = "min"
     assert [value for _, value in best_over_time(study)] == [0.85, 0.7, 0.7]
 
 
-def test_the_vendored_library_is_the_official_file():
+def test_the_vendored_library_is_the_official_file() -> None:
     expected, name = ECHARTS.joinpath("SHA256").read_text().split()
     assert sha256(ECHARTS.joinpath(name).read_bytes()).hexdigest() == expected
     assert f'version="{ECHARTS.joinpath("VERSION").read_text().strip()}"' in ECHARTS.joinpath(name).read_text()
     assert {"LICENSE", "NOTICE"} <= {path.name for path in ECHARTS.iterdir()}
 
 
-def test_a_pipe_gets_one_line_per_ended_trial(monkeypatch):
+def test_a_pipe_gets_one_line_per_ended_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     study = full_study()
     ended, study.trials = study.trials, []
     output = io.StringIO()
@@ -232,7 +241,7 @@ def test_a_pipe_gets_one_line_per_ended_trial(monkeypatch):
     assert HOSTILE in lines[3]
 
 
-def test_the_result_is_told():
+def test_the_result_is_told() -> None:
     output = io.StringIO()
     study = full_study()
     console = TuneConsole(Console(file=output, width=160))
@@ -250,7 +259,7 @@ def test_the_result_is_told():
     assert re.search(r"lr +0\.3 +0\.01", text)
 
 
-def test_a_terminal_gets_a_live_view_and_the_cursor_back(monkeypatch):
+def test_a_terminal_gets_a_live_view_and_the_cursor_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     study = full_study()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,28 +27,28 @@ finite = st.floats(-1, 1)
         (math.nan, math.nan, math.nan, "unknown"),
     ],
 )
-def test_levels(difference, low, high, level):
+def test_levels(difference: float, low: float, high: float, level: str) -> None:
     assert verdict(difference, low, high).level == level
 
 
 @given(st.lists(finite, min_size=3, max_size=3).map(sorted))
-def test_nothing_is_called_better_whose_interval_holds_zero(ends):
+def test_nothing_is_called_better_whose_interval_holds_zero(ends: list[float]) -> None:
     low, difference, high = ends
     called_better = verdict(difference, low, high).level in ("certain", "rough")
     assert called_better == (low > 0)
 
 
-def comparison(**changes):
+def comparison(**changes: Any) -> Any:
     values = {"metric": "accuracy", "winner": [0.9, 0.9, 0.9], "difference": 0.091, "low": 0.089, "high": 0.093}
     return SimpleNamespace(**{**values, **changes})
 
 
-def test_a_gain_in_words():
+def test_a_gain_in_words() -> None:
     assert comparison_text(comparison()) == "+9.10 points, 95% interval 8.90 to 9.30 over 3 seeds: certain"
     assert "over 3 seeds: within noise" in comparison_text(comparison(low=-0.01))
     one = comparison_text(comparison(winner=[0.9], low=-math.inf, high=math.inf))
     assert one == "+9.10 points over 1 seed: one seed says nothing about the spread"
 
 
-def test_plain_metrics_have_no_points():
+def test_plain_metrics_have_no_points() -> None:
     assert comparison_text(comparison(metric="mse")) == "+0.091, 95% interval 0.089 to 0.093 over 3 seeds: certain"
