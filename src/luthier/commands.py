@@ -19,27 +19,33 @@ from luthier.tasks import TASKS, load
 
 
 def _recipe_options() -> type:
-    """A dataclass with one option for every field of Recipe, all None unless given."""
-    options = []
+    """A dataclass with one option for every field of Recipe (but `model`, a dict), all None unless given."""
+    options: list[tuple[str, Any, Any]] = []
     for name, info in Recipe.model_fields.items():
+        if name == "model":
+            continue
         kind = bool | None if info.annotation in (bool, bool | None) else str | None
         help_text = f"{info.description} [{_default(info.default)}]"
         options.append((name, Annotated[kind, Parameter(help=help_text, show_default=False)], field(default=None)))
-    return make_dataclass("RecipeOptions", options, kw_only=True)
+    return make_dataclass("RecipeOptions", options, kw_only=True, namespace={"__module__": __name__})
 
 
 def _default(value: Any) -> str:
     return value.name if isinstance(value, Part) else "unset" if value in (None, (), {}) else str(value)
 
 
+_Options = _recipe_options()
 if TYPE_CHECKING:
     RecipeOptions = Any
 else:
-    RecipeOptions = Annotated[_recipe_options(), Parameter(name="*", group="Recipe")]
+    RecipeOptions = Annotated[_Options, Parameter(name="*", group="Recipe")]
+UNSET = _Options()
 Settings = Annotated[
     list[str],
     Parameter(
-        name="--set", negative=(), help="any dotted setting: --set schedule.gamma=0.5, or short --schedule.gamma 0.5"
+        name="--set",
+        negative=(),
+        help="any dotted setting: --set model.width=256; in short --model.width 256, --schedule.gamma 0.5",
     ),
 ]
 Folder = Annotated[Path | None, Parameter(help="where the result goes; default: a new one under runs/ or studies/")]
@@ -54,7 +60,7 @@ def fit(
     test: Annotated[bool, Parameter(negative=(), help="measure the best weights on the test data at the end")] = False,
     quiet: Annotated[bool, Parameter(negative=(), help="no progress on the terminal")] = False,
     settings: Settings = [],  # noqa: B006 - cyclopts never mutates it
-    options: RecipeOptions = None,
+    options: RecipeOptions = UNSET,
 ) -> None:
     """Train a task by a recipe; every field of the recipe is an option, unset ones come from the task."""
     from luthier.fitting import fit as train
@@ -93,7 +99,7 @@ def tune(
     ] = None,
     quiet: Annotated[bool, Parameter(negative=(), help="no progress on the terminal")] = False,
     settings: Settings = [],  # noqa: B006 - cyclopts never mutates it
-    options: RecipeOptions = None,
+    options: RecipeOptions = UNSET,
 ) -> None:
     """Search for a better recipe. The baseline is the task's recipe with the options given here."""
     from luthier.show.terminal import TuneConsole
@@ -134,7 +140,7 @@ def report(
     Console().print(f"report     {write_report(source, to or folder / 'report.html')}", soft_wrap=True)
 
 
-def find_lr(task: str, /, *, settings: Settings = [], options: RecipeOptions = None) -> None:  # noqa: B006
+def find_lr(task: str, /, *, settings: Settings = [], options: RecipeOptions = UNSET) -> None:  # noqa: B006
     """Learning-rate range test (Smith 2017): loss over a rising lr, and the lr to start with."""
     from luthier.show.terminal import print_lr_range
     from luthier.training.finders import find_lr as search
@@ -143,7 +149,7 @@ def find_lr(task: str, /, *, settings: Settings = [], options: RecipeOptions = N
     print_lr_range(search(subject.task, subject.recipe.replace(recipe_values(options, settings))))
 
 
-def find_batch_size(task: str, /, *, settings: Settings = [], options: RecipeOptions = None) -> None:  # noqa: B006
+def find_batch_size(task: str, /, *, settings: Settings = [], options: RecipeOptions = UNSET) -> None:  # noqa: B006
     """Examples per second for rising batch sizes, up to the largest that fits."""
     from luthier.show.terminal import print_batch_sizes
     from luthier.training.finders import find_batch_size as search
@@ -199,7 +205,7 @@ def fetch(name: str, /) -> None:
 
 def recipe_values(options: Any, settings: list[str]) -> dict[str, Any]:
     """Recipe values by dotted path, from the options given and `--set` pairs."""
-    given = {} if options is None else {name: value for name, value in vars(options).items() if value is not None}
+    given = {name: value for name, value in vars(options).items() if value is not None}
     values = {name: parse_value(value) if isinstance(value, str) else value for name, value in given.items()}
     return values | {name: parse_value(text) for name, text in map(_assignment, settings)}
 

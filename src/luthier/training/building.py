@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,13 +17,13 @@ if TYPE_CHECKING:
     from luthier.task import Task
 
 
-def build_model(task: Task, recipe: Recipe, example: Any = None) -> tuple[nn.Module, Report]:
+def build_model(task: Task, recipe: Recipe, example: Callable[[], Any] | None = None) -> tuple[nn.Module, Report]:
     """The network of a recipe on the CPU, its weights a function of recipe and seed, and what surgery did.
 
     Args:
         task: its builder is called with the keywords of `recipe.model`.
         recipe: dropout, norm, activation and init are applied by surgery.
-        example: inputs of one batch; lets surgery trace functional calls.
+        example: gives one batch's inputs, asked for only when there is surgery to do; places are traced with it.
     """
     seed_global(derive(recipe.seed, Stream.WEIGHTS), torch.device("cpu"))
     model = task.build(recipe.model)
@@ -33,11 +34,16 @@ def build_model(task: Task, recipe: Recipe, example: Any = None) -> tuple[nn.Mod
         activation=recipe.activation,
         init=recipe.init,
         zero_last=recipe.zero_last,
-        example=example,
+        example=example() if example is not None and operates(recipe) else None,
     )
     if recipe.memory_format == "channels_last":
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model, report
+
+
+def operates(recipe: Recipe) -> bool:
+    """Whether a recipe asks for surgery on the model."""
+    return bool(recipe.dropout is not None or recipe.norm or recipe.activation or recipe.init or recipe.zero_last)
 
 
 def choose_device(name: str) -> torch.device:
@@ -53,7 +59,9 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError:
         raise LuthierError(f"device must be auto, cpu, cuda, cuda:N or mps, got {name!r}") from None
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available.get(device.type, False) or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+    if not available.get(device.type, False) or (
+        device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    ):
         raise LuthierError(f"device {name!r} is not available on this machine: use --device auto or cpu")
     return device
 

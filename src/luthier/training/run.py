@@ -17,7 +17,7 @@ from luthier.errors import DataError
 from luthier.training.averaging import build_averaging
 from luthier.training.building import build_model, check_precision, choose_device
 from luthier.training.hooks import Hook, Hooks
-from luthier.training.inputs import InputPipeline, to_device
+from luthier.training.inputs import InputPipeline
 from luthier.training.optimizers import build_optimizer, set_lr
 from luthier.training.randomness import Stream, derive
 from luthier.training.schedules import Progress, lr_factor, momentum_at
@@ -48,10 +48,7 @@ class Run:
         check_precision(recipe.precision, self.device)
         self.train: BatchSource = task.batches(recipe.batch_size, derive(recipe.seed, Stream.DATA))
         self.val = evaluation_batches(task.val, recipe, "val")
-        example = (
-            to_device(first_inputs(self.train), torch.device("cpu")) if recipe.activation or recipe.dropout else None
-        )
-        model, self.surgery = build_model(task, recipe, example)
+        model, self.surgery = build_model(task, recipe, lambda: example_of(task, recipe, self.train))
         self.model: nn.Module = model.to(self.device)
         self.forward: nn.Module = torch.compile(self.model) if recipe.compile else self.model  # type: ignore[assignment]
         self.optimizer = build_optimizer(
@@ -169,12 +166,17 @@ def evaluation_batches(data: Any, recipe: Recipe, name: str) -> BatchSource:
     return as_batches(data, size, shuffle=False, seed=0, name=name)
 
 
-def first_inputs(source: BatchSource) -> Any:
-    """The inputs of the first batch, for tracing and shape checks.
+def example_of(task: Task, recipe: Recipe, source: BatchSource) -> Any:
+    """One batch as surgery traces it: the model's inputs, or a call where the task has a step of its own.
 
     Raises:
         DataError: the data gives no batch.
     """
-    for batch in source.epoch(0):
-        return batch[0] if isinstance(batch, (tuple, list)) else batch
-    raise DataError("the training data gave no batch: it is empty, or its loader drops the only incomplete one")
+    batch = next(iter(source.epoch(0)), None)
+    if batch is None:
+        raise DataError("the training data gave no batch: it is empty, or its loader drops the only incomplete one")
+    batch = InputPipeline(task, recipe, torch.device("cpu")).for_evaluation(batch)
+    own = task.own_step
+    if own is not None:
+        return lambda model: own(model, batch).outputs
+    return batch[0] if isinstance(batch, (tuple, list)) else batch
