@@ -109,7 +109,7 @@ def tune(
     subject = load(task)
     recipe = subject.recipe.replace(recipe_values(options, settings))
     ranges = {name: parse_range(text) for name, text in map(_assignment, space)}
-    chosen = {} if strategy is None else {"strategy": strategy}
+    chosen: dict[str, Any] = {} if strategy is None else {"strategy": strategy}
     study = search(
         subject,
         recipe,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -62,7 +63,7 @@ def load(reference: str) -> Subject:
         LuthierError: unknown name (close matches are named), unreadable file, missing function, wrong result.
     """
     if ".py" in reference or "/" in reference:
-        return replace(_subject(_function_of_file(reference)(), reference), reference=_absolute(reference))
+        return replace(_subject(_made_by_file(reference), reference), reference=_absolute(reference))
     if reference not in TASKS:
         error = unknown("task", reference, TASKS)
         raise LuthierError(f"{error}; a task of your own is given as path/to/file.py:function")
@@ -81,6 +82,18 @@ def _subject(made: Any, reference: str) -> Subject:
     if isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], Task) and isinstance(made[1], Recipe):
         return Subject(*made)
     raise LuthierError(f"{reference} must return a Task, a pair (Task, Recipe) or a Subject, got {type(made).__name__}")
+
+
+def _made_by_file(reference: str) -> Any:
+    function = _function_of_file(reference)
+    try:
+        return function()
+    except LuthierError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"line {last.lineno} of {Path(last.filename).name}"
+        raise LuthierError(f"{reference} failed: {type(error).__name__}: {error} ({where})") from error
 
 
 def _function_of_file(reference: str) -> Callable[[], Any]:
