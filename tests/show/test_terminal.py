@@ -66,6 +66,7 @@ def test_start_and_end_tell_what_and_how_well(tmp_path: Path) -> None:
     assert "recipe: lr 0.01, dropout 0.2, epochs 3, batch_size 16\n" in text
     assert "surgery: dropout" in text
     assert "finished: all 3 epochs trained" in text
+    assert record.best is not None
     assert f"best val accuracy {100 * record.best:.2f}% in epoch" in text
     assert str(tmp_path / "run") in text
 

@@ -12,11 +12,14 @@ _SHARE = 1 / 400  # of the time may go into redrawing
 
 
 def open_console() -> Console:
-    """Standard output; plain text without control codes when it is a file, a pipe, or in CI."""
+    """Standard output; plain text without control codes, 120 columns wide, when it is a file, a pipe, or in CI."""
     plain = bool(os.environ.get("CI"))
-    return Console(
+    console = Console(
         force_terminal=False if plain else None, no_color=plain or None, markup=False, emoji=False, highlight=False
     )
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 120
+    return console
 
 
 def is_live(console: Console) -> bool:

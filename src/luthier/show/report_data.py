@@ -73,9 +73,10 @@ def best_over_time(study: Study) -> list[list[float]]:
 
 def ended_s(trial: Trial) -> float | None:
     """When a trial's value was known, in seconds since the study's start; None when it has not started."""
-    if trial.ended_s is None and trial.started_s is not None:
-        return trial.started_s + trial.time_s
-    return trial.ended_s
+    if trial.started_s is None or (trial.state == "finished" and trial.ended_s is not None):
+        return trial.ended_s
+    known = trial.started_s + trial.time_s  # a stopped trial may be told so long after its last reading
+    return known if trial.ended_s is None else min(known, trial.ended_s)
 
 
 def winner_number(study: Study) -> int | None:

@@ -22,9 +22,9 @@ def record_sections(record: Record) -> str:
             _opening(record, rows),
             _curves(record, rows),
             _epochs(record, rows),
+            '<div class="columns">',
             _recipe(record.recipe),
-            _task(record),
-            environment_section([record.path]),
+            f"<div>{_task(record)}{environment_section([record.path])}</div></div>",
             section("Recipe as JSON", code("For luthier.Recipe.load", record.recipe.to_json())),
         )
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.files import from_json
 from luthier.recipe import Recipe
 from luthier.show.html import cell, chart, code, facts, section, table, text, tile, tiles
-from luthier.show.report_data import finite, full_values, role, winner_number
+from luthier.show.report_data import best_over_time, finite, full_values, role, winner_number
 from luthier.show.verdict import comparison_text, gain_text, headline, recipe_changes, spread_text, verdict
 from luthier.show.words import duration_text, is_share, metric_text, name_text, value_text
 
@@ -95,7 +95,7 @@ def _seeds(comparison: Comparison) -> str:
         [
             cell(f"seed {index + 1}"),
             *_values(metric, pair),
-            cell(gain_text(metric, sign * (pair[1] - pair[0])), "number"),
+            _gain(metric, sign * (pair[1] - pair[0])),
         ]
         for index, pair in enumerate(pairs)
     ]
@@ -128,7 +128,7 @@ def _search(study: Study) -> str:
     anytime = section(
         "Best so far",
         chart("anytime", f"{name} of each trial and the best so far, over time"),
-        note="One dot per trial, placed when it ended; the line is the best value known by then.",
+        note="One dot per trial, at its end (a stopped one: its start plus training time). The line is the best by then.",
     )
     curves = section(
         "Learning curves",
@@ -136,7 +136,7 @@ def _search(study: Study) -> str:
         chart("curves", f"{name} of all trials over optimizer steps", "tall"),
         note="Winner and baseline stand out; hover or tap a curve to see its trial.",
     )
-    return anytime + curves
+    return anytime + curves if best_over_time(study) else curves
 
 
 def _parameters(study: Study) -> str:

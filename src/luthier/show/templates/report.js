@@ -50,6 +50,7 @@
     grid: { left: 8, right: 18, top: 34, bottom: 30, containLabel: true },
   });
   const legend = (names) => ({ data: names, top: 0, left: 0, itemWidth: 18, itemHeight: 8, textStyle: label(), selectedMode: false });
+  const faintness = () => Math.min(1, Math.max(0.15, 40 / trials.length));  // many lines would make one dark patch
   const shade = (trial) => colour(trial.role || "faint");
 
   // Bounds that show where the results lie, winner and baseline always inside; values far on the bad side are drawn on
@@ -67,12 +68,17 @@
     const rough = (high - low + 2 * margin) / 5;
     const power = 10 ** Math.floor(Math.log10(rough));
     const interval = [1, 2, 2.5, 5, 10].find((size) => size * power >= rough) * power;
+    if (sorted[0] >= 0) low = Math.max(low, margin);
     const clean = (value) => Number(value.toPrecision(10));
     const min = clean(Math.floor((low - margin) / interval) * interval);
     const max = clean(Math.ceil((high + margin) / interval) * interval);
     return { min: metric.share ? Math.max(0, min) : min, max: metric.share ? Math.min(1, max) : max, interval: clean(interval) };
   };
   const resultBounds = () => bounds(valued.map((trial) => trial.value), valued.filter((trial) => trial.role).map((trial) => trial.value));
+  const wide = (values) => {  // a log axis is worth its trouble
+    const known = values.filter((value) => value !== null);
+    return Math.min(...known) > 0 && Math.max(...known) > 20 * Math.min(...known);
+  };
   const inside = (value, { min, max }) => Math.min(max, Math.max(min, value));
   const dot = (trial, place, range, x) => {
     const shown = inside(trial.value, range);
@@ -116,12 +122,13 @@
     const drawn = trials.filter((trial) => trial.curve[name] && trial.curve.step);
     const points = drawn.reduce((sum, trial) => sum + trial.curve.step.length, 0);
     const values = drawn.flatMap((trial) => trial.curve[name]);
-    const range = name === `val_${metric.name}` || name === `train_${metric.name}` ? bounds(values, drawn.filter((trial) => trial.role).flatMap((trial) => trial.curve[name])) : {};
-    const log = name.endsWith("loss") || name === "lr" ? values.every((value) => value === null || value > 0) : false;
+    const ours = name === `val_${metric.name}` || name === `train_${metric.name}`;
+    const log = (name.endsWith("loss") || name === "lr") && wide(values);
+    const range = ours && !log ? bounds(values, drawn.filter((trial) => trial.role).flatMap((trial) => trial.curve[name])) : {};
     const series = drawn.map((trial) => ({
       type: "line", name: trial.role || "other trials", trial, triggerLineEvent: true, z: trial.role ? 5 : 2,
       symbol: "circle", symbolSize: 8, showSymbol: points < 8000, itemStyle: { color: shade(trial), opacity: trial.curve.step.length < 2 ? 0.8 : 0 },
-      lineStyle: { color: shade(trial), width: trial.role ? 3 : 1.3, opacity: trial.role ? 1 : 0.55 },
+      lineStyle: { color: shade(trial), width: trial.role ? 3 : 1.3, opacity: trial.role ? 1 : 0.55 * faintness() },
       emphasis: { focus: "series", lineStyle: { width: 3.5, opacity: 1 }, itemStyle: { opacity: 1 } }, blur: { lineStyle: { opacity: 0.12 } },
       connectNulls: false, data: trial.curve.step.map((step, index) => [step, trial.curve[name][index]]),
     }));
@@ -173,10 +180,10 @@
       },
       tooltip: tooltip(({ data: { trial } = {} }) => trial && describe(trial, [`${escape(metric.label)} <b>${show(metric.name, trial.value)}</b>`])),
       series: [{
-        type: "parallel", inactiveOpacity: 0.04, activeOpacity: 0.9, emphasis: { lineStyle: { width: 4, opacity: 1 } },
+        type: "parallel", inactiveOpacity: 0.04, activeOpacity: 0.8 * Math.sqrt(faintness()), emphasis: { lineStyle: { width: 4, opacity: 1 } },
         data: ordered.map((trial) => ({
           trial, value: [...data.space.map((each, dim) => placed(each, trial.values[each.path]) ?? axes[dim].min ?? "-"), inside(trial.value, range)],
-          lineStyle: { width: trial.role ? 3.5 : 1.6, opacity: 0.8, ...(trial.role ? { color: colour(trial.role) } : {}) },
+          lineStyle: { width: trial.role ? 3.5 : 1.6, opacity: trial.role ? 0.9 : 0.8 * faintness(), ...(trial.role ? { color: colour(trial.role) } : {}) },
         })),
       }],
     };
@@ -201,14 +208,13 @@
 
   const pair = (names, log) => {
     const curve = data.curve;
-    const hues = { train: "faint", val: "winner", lr: "baseline" };
+    const hues = { train: "muted", val: "winner", lr: "baseline" };
     const present = names.filter((name) => curve[name]);
-    const positive = present.every((name) => curve[name].every((value) => value === null || value > 0));
     const best = curve.step.indexOf(data.best_step);
     return {
       ...base(), grid: { ...base().grid, top: present.length > 1 ? 34 : 14 }, legend: present.length > 1 ? legend(present.map(words)) : undefined,
       xAxis: axis("optimizer steps", { type: "value", min: 0, splitLine: { show: false }, axisLabel: { formatter: compact } }),
-      yAxis: upright({ type: log && positive ? "log" : "value", scale: true, axisLabel: { formatter: tick(names[0]) } }),
+      yAxis: upright({ type: log && wide(present.flatMap((name) => curve[name])) ? "log" : "value", scale: names[0] !== "lr", axisLabel: { formatter: tick(names[0]) } }),
       tooltip: { ...tooltip((points) => [`<b>step ${plain(points[0].data[0])}</b>`, ...points.map((point) => `${point.marker}${escape(point.seriesName)} <b>${show(names[0], point.data[1])}</b>`)].join("<br>")), trigger: "axis" },
       series: present.map((name) => ({
         name: words(name), type: "line", showSymbol: curve.step.length < 40, symbol: "circle", symbolSize: 5,
