@@ -128,7 +128,7 @@ def _search(study: Study) -> str:
     anytime = section(
         "Best so far",
         chart("anytime", f"{name} of each trial and the best so far, over time"),
-        note="One dot per trial, at its end (a stopped one: its start plus training time). The line is the best by then.",
+        note="One dot per trial, at its end (if stopped: its start plus training time). The line is the best by then.",
     )
     curves = section(
         "Learning curves",
