@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import signal
 import threading
 import time
@@ -56,7 +57,7 @@ def fit(
     Args:
         task: what is trained.
         recipe: how; the default recipe when None.
-        folder: where the record goes; None makes `runs/<task>-<time>`.
+        folder: where the record goes; None makes a new one under `runs`.
         resume: continue the training in `folder`, bitwise as if it had never stopped (on the CPU); starts anew when
             the folder holds none.
         until: pause at this optimizer step; schedules span the whole recipe all the same.
@@ -254,13 +255,8 @@ def total_steps(task: Task, recipe: Recipe) -> int:
 
 
 def new_folder(name: str) -> Path:
-    """A folder under `runs` that no training has taken yet."""
-    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    path, count = Path("runs") / stem, 1
-    while path.exists():
-        count += 1
-        path = Path("runs") / f"{stem}-{count}"
-    return path
+    """A folder under `runs` for a new training: name, time and four random hex digits, so that none meet."""
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
 @contextlib.contextmanager
