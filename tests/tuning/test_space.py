@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,6 +23,9 @@ from luthier.tuning.space import (
     uniform,
 )
 
+TEXT: Any = "a"
+BROKEN: Any = 2.5
+
 
 @pytest.mark.parametrize(
     ("text", "expected"),
@@ -37,12 +41,12 @@ from luthier.tuning.space import (
         ("1e-3..1", Uniform(1e-3, 1)),
     ],
 )
-def test_parse_reads_every_form(text, expected):
+def test_parse_reads_every_form(text: Any, expected: Any) -> None:
     assert parse_range(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "1..", "..2", "1,,2", "1..x", "0.1..nan", "1..8 log log"])
-def test_parse_refuses_other_texts_with_the_forms(text):
+def test_parse_refuses_other_texts_with_the_forms(text: Any) -> None:
     with pytest.raises(LuthierError, match="such as"):
         parse_range(text)
 
@@ -58,9 +62,9 @@ def test_parse_refuses_other_texts_with_the_forms(text):
         (lambda: integers(0, 8, log=True), "above zero"),
         (lambda: uniform(float("nan"), 1), "finite"),
         (lambda: uniform(0, float("inf")), "finite"),
-        (lambda: uniform(0, "a"), "finite number"),
+        (lambda: uniform(0, TEXT), "finite number"),
         (lambda: uniform(0, 1, step=2), "step"),
-        (lambda: integers(1, 2.5), "whole number"),
+        (lambda: integers(1, BROKEN), "whole number"),
         (lambda: integers(1, 8, step=0), "step"),
         (lambda: choice(), "at least one"),
         (lambda: choice(1, 2, 1), "differ"),
@@ -68,7 +72,7 @@ def test_parse_refuses_other_texts_with_the_forms(text):
         (lambda: choice(object()), "option must be"),
     ],
 )
-def test_impossible_ranges_are_refused(make, message):
+def test_impossible_ranges_are_refused(make: Any, message: Any) -> None:
     with pytest.raises(LuthierError, match=message):
         make()
 
@@ -85,19 +89,19 @@ RANGES = st.one_of(
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=5), RANGES, min_size=1, max_size=3))
-def test_json_round_trip(space):
+def test_json_round_trip(space: Any) -> None:
     assert space_from_json(space_to_json(space)) == space
 
 
 @given(RANGES, st.integers(1, 9))
-def test_levels_lie_inside_and_differ(range_, count):
+def test_levels_lie_inside_and_differ(range_: Any, count: Any) -> None:
     levels = range_.levels(count)
     assert all(range_.contains(level) for level in levels)
     assert len(set(levels)) == len(levels) >= 1
     assert isinstance(range_, Choice) or len(levels) <= count
 
 
-def test_levels_of_a_log_range_are_geometric():
+def test_levels_of_a_log_range_are_geometric() -> None:
     assert loguniform(1e-4, 1).levels(5) == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1, 1])
 
 
@@ -115,19 +119,19 @@ def test_levels_of_a_log_range_are_geometric():
         ({"lr": 0.1}, "must be a range"),
     ],
 )
-def test_spaces_that_do_not_fit_the_recipe_are_refused(space, message):
+def test_spaces_that_do_not_fit_the_recipe_are_refused(space: Any, message: Any) -> None:
     with pytest.raises(LuthierError, match=message):
         check_space(space, Recipe())
 
 
-def test_a_setting_is_possible_when_every_option_has_it():
+def test_a_setting_is_possible_when_every_option_has_it() -> None:
     check_space({"optimizer": choice("sgd", "rmsprop"), "optimizer.momentum": uniform(0, 0.9)}, Recipe())
     check_space({"model.width": integers(16, 512, log=True)}, Recipe())
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop", "adagrad", "adadelta", "muon"])
 @pytest.mark.parametrize("n_train", [None, 50, 300, 60_000])
-def test_derived_spaces_fit_and_contain_the_baseline(optimizer, n_train):
+def test_derived_spaces_fit_and_contain_the_baseline(optimizer: Any, n_train: Any) -> None:
     recipe = Recipe(optimizer=optimizer, lr=3.0, batch_size=100, weight_decay=1e-3, dropout=0.7, label_smoothing=0.1)
     space = derive_space(recipe, n_train)
     check_space(space, recipe)
@@ -136,11 +140,11 @@ def test_derived_spaces_fit_and_contain_the_baseline(optimizer, n_train):
     assert all(range_.contains(recipe.value(path)) for path, range_ in space.items())
 
 
-def test_label_smoothing_is_only_derived_for_cross_entropy():
+def test_label_smoothing_is_only_derived_for_cross_entropy() -> None:
     assert "label_smoothing" not in derive_space(Recipe(), loss="mse")
 
 
-def test_importing_the_space_imports_neither_torch_nor_optuna():
+def test_importing_the_space_imports_neither_torch_nor_optuna() -> None:
     code = "import sys, luthier.tuning.space; print('torch' in sys.modules or 'optuna' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -39,7 +39,7 @@ def derive_space(recipe: Recipe, n_train: int | None = None, loss: str = "cross_
 
     >>> from luthier.recipe import Recipe
     >>> {path: str(range_) for path, range_ in derive_space(Recipe(), n_train=1000).items()}["batch_size"]
-    '16,32,64,128'
+    '16,32,128'
     """
     space: dict[str, Range] = {
         "lr": _log_around(recipe.lr, *_LR.get(recipe.optimizer.name, (recipe.lr / 30, recipe.lr * 30))),

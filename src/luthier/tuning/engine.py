@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from luthier.errors import LuthierError
 from luthier.tuning import samplers, scheduler
+from luthier.tuning.jobs import BASELINE, Continue, Job, Plan, Proposal, Start
 from luthier.tuning.ledger import Ledger, StudyError
 from luthier.tuning.optuna_store import OptunaStore
-from luthier.tuning.scheduler import BASELINE, Continue, Job, Plan, Proposal, Start
 from luthier.tuning.space import Space
 from luthier.tuning.state import State, Trial, apply, fold
 from luthier.tuning.study import Study
@@ -80,7 +80,8 @@ class Engine:
         self.before_s, self.origin = self.state.clock, origin
         self.interrupts = 0
         self.doing = ""
-        self.optuna: OptunaStore | None = None
+        described = (self.task.name, self.task.metric.direction, space, self.task.metric.name)
+        self.optuna = OptunaStore(folder, *described)
 
     @property
     def clock(self) -> float:
@@ -128,7 +129,7 @@ class Engine:
             self.ledger.flush()
             if not self.workers.busy:
                 return
-            self.mirror()
+            self.optuna.add(self.state.search)
             for message in self.workers.wait(_TICK_S):
                 self.hear(message)
             if self.console is not None:
@@ -187,15 +188,6 @@ class Engine:
         except LuthierError:
             return Proposal(values, 1)  # the worker will meet the same error, and its trial fails with it
 
-    def mirror(self) -> None:
-        """Store ended trials for Optuna, those too that a crash left out."""
-        ended = [trial for trial in self.state.search if trial.ended]
-        if not ended:
-            return
-        if self.optuna is None:
-            self.optuna = OptunaStore(self.state.folder, self.state.description["name"], self.state.direction)
-        self.optuna.add(ended, self.state, self.space)
-
     def check_failures(self) -> None:
         """Whether the first trials all failed: then so would the rest.
 
@@ -232,9 +224,8 @@ class Engine:
             self.test()
         self.record("closed", reason=reason)
         self.ledger.flush()
-        self.mirror()
-        if self.optuna is not None:
-            self.optuna.close()
+        self.optuna.add(self.state.search)
+        self.optuna.close()
         study = Study(self.state)
         if self.console is not None:
             self.console.finished(study)

@@ -6,72 +6,106 @@ study is a user attribute, which makes writing idempotent: what a crash left out
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import sqlite3
+import threading
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from luthier.tuning.ledger import StudyError, clear_errors, database
-from luthier.tuning.samplers import frozen_trial, quiet
+from luthier.tuning.optuna_view import frozen_trial, quiet
 from luthier.tuning.space import Space
-from luthier.tuning.state import State, Trial
+from luthier.tuning.state import Trial
 
 NUMBER = "luthier_number"
 
 
 class OptunaStore:
-    """The Optuna study inside a study's database.
+    """The Optuna study inside a study's database, written by a thread of its own.
+
+    Opening it (importing SQLAlchemy, making Optuna's tables) takes over a second and a trial some milliseconds, which
+    would leave workers idle.
 
     Args:
         folder: of the study.
         name: of the Optuna study.
         direction: "max" or "min".
+        space: ranges by path.
+        metric: name of the metric.
     """
 
-    def __init__(self, folder: Path, name: str, direction: str) -> None:
-        import optuna
-        import sqlalchemy
+    def __init__(self, folder: Path, name: str, direction: str, space: Space, metric: str) -> None:
+        self.path, self.name, self.direction = database(folder), name, direction
+        self.space, self.metric = space, metric
+        self._waiting: queue.SimpleQueue[Trial | None] = queue.SimpleQueue()
+        self._told: set[int] = set()
+        self._error: Exception | None = None
+        self._thread: threading.Thread | None = None
 
-        self.path = database(folder)
-        with quiet(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                self._storage = optuna.storages.RDBStorage(url(folder), engine_kwargs={"connect_args": {"timeout": 10}})
-                self._study = optuna.create_study(
-                    storage=self._storage,
-                    study_name=name,
-                    direction="maximize" if direction == "max" else "minimize",
-                    load_if_exists=True,
-                )
-            except sqlalchemy.exc.SQLAlchemyError as error:
-                raise StudyError(f"Optuna cannot store its trials in {self.path}: {error}") from None
-        self._there = self._stored()
+    def add(self, trials: Iterable[Trial]) -> None:
+        """Store the ended search trials among these that are not there yet; returns at once.
 
-    def add(self, trials: Iterable[Trial], state: State, space: Space) -> None:
-        """Store the ended search trials among these that are not there yet."""
+        Raises:
+            StudyError: an earlier one could not be stored.
+        """
+        self._complain()
         for trial in trials:
-            if trial.ended and trial.kind == "search" and trial.number not in self._there:
-                with quiet():
-                    self._study.add_trial(as_optuna(trial, state, space))
-                self._there.add(trial.number)
+            if trial.ended and trial.kind == "search" and trial.number not in self._told:
+                self._told.add(trial.number)
+                self._waiting.put(trial)
+        if self._told and self._thread is None:
+            self._thread = threading.Thread(target=self._write, name="optuna", daemon=True)
+            self._thread.start()
 
     def close(self) -> None:
-        """Give the connections back."""
-        self._storage.remove_session()
-        self._storage.engine.dispose()
+        """Wait until everything is stored.
 
-    def _stored(self) -> set[int]:
-        query = (
-            "SELECT value_json FROM trial_user_attributes JOIN trials USING (trial_id) WHERE key = ? AND study_id = ?"
-        )
-        with clear_errors(self.path):
-            connection = sqlite3.connect(self.path)
-            try:
-                rows = connection.execute(query, (NUMBER, self._study._study_id)).fetchall()
-            finally:
-                connection.close()
-        return {int(value) for (value,) in rows}
+        Raises:
+            StudyError: something could not be stored.
+        """
+        if self._thread is not None:
+            self._waiting.put(None)
+            self._thread.join()
+            self._thread = None
+        self._complain()
+
+    def _complain(self) -> None:
+        if self._error is not None:
+            raise StudyError(f"Optuna's trials cannot be stored in {self.path}: {self._error}") from self._error
+
+    def _write(self) -> None:
+        try:
+            storage, study = open_optuna(self.path, self.name, self.direction)
+            there = stored_numbers(self.path, study._study_id)
+            while (trial := self._waiting.get()) is not None:
+                if trial.number not in there:
+                    study.add_trial(as_optuna(trial, self.space, self.metric))
+            storage.remove_session()
+            storage.engine.dispose()
+        except Exception as error:  # told by the next `add` or `close`
+            self._error = error
+
+
+def open_optuna(path: Path, name: str, direction: str) -> tuple[Any, Any]:
+    """Optuna's storage and study in a database, made when missing."""
+    import optuna
+
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        storage = optuna.storages.RDBStorage(url(path.parent), engine_kwargs={"connect_args": {"timeout": 30}})
+        direction = "maximize" if direction == "max" else "minimize"
+        study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
+    return storage, study
+
+
+def stored_numbers(path: Path, study_id: int) -> set[int]:
+    """Numbers of the trials that Optuna has."""
+    query = "SELECT value_json FROM trial_user_attributes JOIN trials USING (trial_id) WHERE key = ? AND study_id = ?"
+    with clear_errors(path), contextlib.closing(sqlite3.connect(path)) as connection:
+        return {int(value) for (value,) in connection.execute(query, (NUMBER, study_id))}
 
 
 def url(folder: Path) -> str:
@@ -79,12 +113,12 @@ def url(folder: Path) -> str:
     return f"sqlite:///{database(folder).absolute()}"
 
 
-def as_optuna(trial: Trial, state: State, space: Space) -> Any:
+def as_optuna(trial: Trial, space: Space, metric: str) -> Any:
     """A finished trial as COMPLETE, an outranked one as PRUNED, a failed one as FAIL; readings by optimizer step."""
     from optuna.trial import TrialState
 
     kinds = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
-    readings = {row["step"]: row[f"val_{state.metric}"] for row in trial.rows if f"val_{state.metric}" in row}
+    readings = {row["step"]: row[f"val_{metric}"] for row in trial.rows if f"val_{metric}" in row}
     notes = {NUMBER: trial.number, "arm": trial.arm, "reason": trial.reason, "time_s": trial.time_s}
     value = trial.value if trial.state in ("finished", "stopped") else None
     return frozen_trial(space, trial.values, kinds[trial.state], value, readings, notes)

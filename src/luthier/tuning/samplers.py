@@ -9,20 +9,16 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from luthier.errors import LuthierError, unknown
 from luthier.files import to_json
-from luthier.tuning.space import Choice, Integers, Range, Space, Uniform
+from luthier.tuning.optuna_view import Seen, View, ask, for_gp, for_tpe
+from luthier.tuning.space import Choice, Range, Space, Uniform
 from luthier.tuning.state import State, Trial
 
 if TYPE_CHECKING:
-    import optuna
-
     from luthier.recipe import Recipe
 
 GRID_LEVELS = 5
@@ -30,40 +26,6 @@ GRID_LEVELS = 5
 
 _MOST_SEEN = 1000  # TPE's question costs 91 ms at 5,000 trials
 _REDRAWS = 20
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What one trial taught.
-
-    Attributes:
-        values: by dotted path, all within the arm's ranges.
-        state: as in `Trial.state`.
-        value: its best reading; None when there is none.
-        share: part of its steps that it has trained.
-    """
-
-    values: dict[str, Any]
-    state: str
-    value: float | None
-    share: float
-
-
-@dataclass(frozen=True)
-class View:
-    """What a sampler may know.
-
-    Attributes:
-        space: the arm's ranges.
-        seen: its trials so far, in order of their numbers, and the baseline when it lies within the ranges.
-        direction: which way values improve, "max" or "min".
-        seed: for this question.
-    """
-
-    space: Space
-    seen: tuple[Seen, ...]
-    direction: str
-    seed: int
 
 
 Sampler: TypeAlias = Callable[[View], dict[str, Any]]
@@ -127,7 +89,7 @@ def uniform_random(view: View) -> dict[str, Any]:
     """Optuna's random sampler: every range drawn on its own scale."""
     import optuna
 
-    return _ask(view, lambda seed: optuna.samplers.RandomSampler(seed=seed), [])
+    return ask(view, lambda seed: optuna.samplers.RandomSampler(seed=seed), [])
 
 
 def tpe(view: View) -> dict[str, Any]:
@@ -143,7 +105,7 @@ def tpe(view: View) -> dict[str, Any]:
     def make(seed: int) -> Any:
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=8)
 
-    return _ask(view, make, [_for_tpe(seen, view) for seen in view.seen])
+    return ask(view, make, [for_tpe(seen, view) for seen in view.seen])
 
 
 def gp(view: View) -> dict[str, Any]:
@@ -154,8 +116,8 @@ def gp(view: View) -> dict[str, Any]:
     """
     import optuna
 
-    known = [_for_gp(seen, view) for seen in view.seen]
-    return _ask(view, lambda seed: optuna.samplers.GPSampler(seed=seed, n_startup_trials=8), [t for t in known if t])
+    known = [for_gp(seen, view) for seen in view.seen]
+    return ask(view, lambda seed: optuna.samplers.GPSampler(seed=seed, n_startup_trials=8), [t for t in known if t])
 
 
 SAMPLERS: dict[str, Sampler] = {"grid": grid, "random": uniform_random, "tpe": tpe, "gp": gp}
@@ -172,29 +134,6 @@ def sampler_named(name: str) -> Sampler:
     return SAMPLERS[name]
 
 
-def to_distribution(range_: Range) -> Any:
-    """The Optuna distribution of a range."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if isinstance(range_, Uniform):
-        return FloatDistribution(range_.low, range_.high, log=range_.log, step=range_.step)
-    if isinstance(range_, Integers):
-        return IntDistribution(range_.low, _last_step(range_), log=range_.log, step=range_.step)
-    return CategoricalDistribution([to_optuna(option) for option in range_.options])
-
-
-def to_optuna(value: Any) -> Any:
-    """A value as Optuna stores it: lists as their JSON text."""
-    return to_json(value) if isinstance(value, (tuple, list)) else value
-
-
-def from_optuna(range_: Range, value: Any) -> Any:
-    """The inverse of `to_optuna`."""
-    if isinstance(range_, Choice):
-        return next(option for option in range_.options if to_optuna(option) == value)
-    return value
-
-
 def n_configurations(space: Space, as_grid: bool = False) -> int | None:
     """How many different configurations there are; None when a range is continuous (and not taken as a grid)."""
     sizes = []
@@ -208,81 +147,6 @@ def n_configurations(space: Space, as_grid: bool = False) -> int | None:
 def derived_seed(text: str) -> int:
     """A seed from a text, the same on every machine."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
-
-
-def _ask(view: View, make: Callable[[int], Any], trials: list[optuna.trial.FrozenTrial]) -> dict[str, Any]:
-    """Ask a fresh sampler over an in-memory study of these trials."""
-    import optuna
-
-    with quiet(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # experimental features of Optuna; torch's notes on its GP
-        storage = optuna.storages.InMemoryStorage()
-        direction = "maximize" if view.direction == "max" else "minimize"
-        study = optuna.create_study(storage=storage, sampler=make(view.seed), direction=direction)
-        for trial in trials:
-            storage.create_new_trial(study._study_id, template_trial=trial)
-        asked = study.ask({path: to_distribution(range_) for path, range_ in view.space.items()})
-    return {path: from_optuna(range_, asked.params[path]) for path, range_ in view.space.items()}
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Optuna's log reports errors only, inside."""
-    import optuna
-
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)
-
-
-def _for_tpe(seen: Seen, view: View) -> optuna.trial.FrozenTrial:
-    from optuna.trial import TrialState
-
-    if seen.state == "finished" and seen.value is not None:
-        return frozen_trial(view.space, seen.values, TrialState.COMPLETE, seen.value)
-    if seen.state in ("running", "waiting"):
-        return frozen_trial(view.space, seen.values, TrialState.RUNNING)
-    if seen.state == "failed" or seen.value is None:
-        return frozen_trial(view.space, seen.values, TrialState.PRUNED)  # without readings: behind all others
-    readings = {round(1000 * seen.share): seen.value}
-    return frozen_trial(view.space, seen.values, TrialState.PRUNED, readings=readings)
-
-
-def _for_gp(seen: Seen, view: View) -> optuna.trial.FrozenTrial | None:
-    from optuna.trial import TrialState
-
-    known = [other.value for other in view.seen if other.value is not None and other.state != "failed"]
-    value = seen.value if seen.state in ("finished", "paused", "stopped") else None
-    if value is None:
-        if not known:
-            return None
-        value = min(known) if view.direction == "max" else max(known)
-    return frozen_trial(view.space, seen.values, TrialState.COMPLETE, value)
-
-
-def frozen_trial(
-    space: Space,
-    values: Mapping[str, Any],
-    state: optuna.trial.TrialState,
-    value: float | None = None,
-    readings: Mapping[int, float] | None = None,
-    notes: Mapping[str, Any] | None = None,
-) -> optuna.trial.FrozenTrial:
-    """An Optuna trial with these values for the ranges that they are given for."""
-    import optuna
-
-    given = {path: to_optuna(item) for path, item in values.items()}
-    return optuna.trial.create_trial(
-        state=state,
-        value=value,
-        params=given,
-        distributions={path: to_distribution(space[path]) for path in given},
-        intermediate_values=dict(readings or {}),
-        user_attrs=dict(notes or {}),
-    )
 
 
 def _every(space: Space, as_grid: bool) -> Iterator[dict[str, Any]]:
@@ -312,10 +176,6 @@ def _all_levels(range_: Range) -> int:
     if isinstance(range_, Choice):
         return len(range_.options)
     return int((range_.high - range_.low) / (range_.step or 1) + 1e-9) + 1
-
-
-def _last_step(range_: Integers) -> int:
-    return range_.high - (range_.high - range_.low) % range_.step
 
 
 def _key(values: Mapping[str, Any]) -> str:

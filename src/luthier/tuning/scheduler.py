@@ -7,201 +7,12 @@ clock run the very same code, and a resumed study decides as it would have befor
 from __future__ import annotations
 
 import statistics
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
 
-from luthier.errors import unknown
+from luthier.tuning.jobs import BASELINE, Continue, Plan, Propose, Start, Stop
 from luthier.tuning.state import State, Trial
+from luthier.tuning.strategies import arm_trials, most_promising, strategy_named, whole
 
-BASELINE = "baseline"
-
-
-@dataclass(frozen=True)
-class Start:
-    """Begin a trial and train it to a step."""
-
-    number: int
-    arm: str
-    values: dict[str, Any]
-    until_step: int
-    total_steps: int
-    kind: str = "search"
-    seed: int = 0
-    of: int | None = None
-
-
-@dataclass(frozen=True)
-class Continue:
-    """Train a paused trial further, from its checkpoint."""
-
-    number: int
-    until_step: int
-
-
-@dataclass(frozen=True)
-class Stop:
-    """End a paused trial for good."""
-
-    number: int
-    reason: str
-
-
-Job: TypeAlias = Start | Continue | Stop
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """Values for a new trial, and the steps that it takes with them."""
-
-    values: dict[str, Any]
-    total_steps: int
-
-
-Propose: TypeAlias = Callable[[State, int, str], Proposal | None]
-"""(state, number of the new trial, arm) -> values, or None when the arm's space is exhausted."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a study is to do.
-
-    Attributes:
-        arms: name of each arm -> the fields that it varies, in dealing order.
-        trials: search trials in all, the baseline included; None: as many as the budget allows.
-        budget_s: seconds in all, over all calls; None: no limit.
-        workers: trainings at a time.
-        seed: of the search trials; repeats take the seeds after it.
-        repeats: seeds that winner and baseline are trained with, the search trial's own included.
-        strategy: a name of `STRATEGIES`.
-    """
-
-    arms: dict[str, list[str]]
-    trials: int | None = None
-    budget_s: float | None = None
-    workers: int = 1
-    seed: int = 0
-    repeats: int = 3
-    strategy: str = "halving"
-
-
-class Strategy(ABC):
-    """How much of its budget a trial gets before others are tried."""
-
-    @abstractmethod
-    def first_stop(self, total_steps: int) -> int:
-        """The step to which a new trial is trained."""
-
-    @abstractmethod
-    def promote(self, state: State, arm: str) -> Continue | None:
-        """A paused trial of the arm that has earned more, if there is one."""
-
-    def last(self, state: State, arm: str) -> Continue | None:
-        """When no new trial is to come: the paused trial that the arm's result needs, if it has none yet."""
-        trials = arm_trials(state, arm)
-        if any(trial.state in ("finished", "running") for trial in trials):
-            return None
-        return _whole(next(iter(most_promising(state, trials)), None))
-
-
-class Full(Strategy):
-    """Every trial gets its full budget."""
-
-    def first_stop(self, total_steps: int) -> int:
-        """The end."""
-        return total_steps
-
-    def promote(self, state: State, arm: str) -> Continue | None:
-        """Nothing: no trial is paused before its end."""
-        return None
-
-
-@dataclass(frozen=True)
-class Halving(Strategy):
-    """Asynchronous successive halving with trials that pause and continue.
-
-    A trial pauses at each rung; it goes on when it is among the best `floor(n / eta)` of the n trials of its arm that
-    have reached the rung, highest rung first. Trials that failed count as reaching the lowest rung, as its worst.
-    A rung is a fraction of the trial's own steps, and its schedule spans the whole of them.
-
-    Source: Li et al. 2020, A System for Massively Parallel Hyperparameter Tuning, Algorithm 2 (there promoted
-    trials are retrained or kept in memory; here they continue from their checkpoint).
-    """
-
-    eta: int = 3
-    rungs: tuple[float, ...] = field(default=(1 / 9, 1 / 3))
-
-    def first_stop(self, total_steps: int) -> int:
-        """The lowest rung."""
-        return rung_step(self.rungs[0], total_steps)
-
-    def promote(self, state: State, arm: str) -> Continue | None:
-        """The best paused trial among a rung's best third, highest rung first."""
-        trials = arm_trials(state, arm)
-        for index in reversed(range(len(self.rungs))):
-            if (trial := self._promotable(state, trials, index)) is not None:
-                ends = (*self.rungs[index + 1 :], 1.0)
-                stops = [rung_step(end, trial.total_steps) for end in ends]
-                return Continue(trial.number, next(stop for stop in stops if stop > trial.step))
-        return None
-
-    def _promotable(self, state: State, trials: list[Trial], index: int) -> Trial | None:
-        reached = [(self.reading(state, trial, index), trial) for trial in trials]
-        there = [(value, trial) for value, trial in reached if value is not None]
-        failed = sum(1 for trial in trials if trial.state == "failed" and trial.step < self.step(trial, 0))
-        quota = (len(there) + (failed if index == 0 else 0)) // self.eta
-        sign = -1.0 if state.direction == "max" else 1.0
-        there.sort(key=lambda pair: (sign * pair[0], pair[1].number))
-        return next((trial for _, trial in there[:quota] if self._waits_at(trial, index)), None)
-
-    def reading(self, state: State, trial: Trial, index: int) -> float | None:
-        """The trial's best value up to a rung; None when it has not reached it."""
-        step = self.step(trial, index)
-        return trial.best_until(step, state.metric, state.direction) if trial.step >= step else None
-
-    def step(self, trial: Trial, index: int) -> int:
-        """The step of a rung in this trial."""
-        return rung_step(self.rungs[index], trial.total_steps)
-
-    def _waits_at(self, trial: Trial, index: int) -> bool:
-        """Whether the trial is paused at this rung, the last one that it has reached."""
-        reached = [rung for rung in range(len(self.rungs)) if trial.step >= self.step(trial, rung)]
-        return trial.state == "paused" and reached[-1:] == [index] and trial.step < trial.total_steps
-
-
-STRATEGIES: dict[str, Strategy] = {"full": Full(), "halving": Halving()}
-
-
-def strategy_named(name: str) -> Strategy:
-    """A strategy by its name.
-
-    Raises:
-        LuthierError: an unknown name.
-    """
-    if name not in STRATEGIES:
-        raise unknown("strategy", name, STRATEGIES)
-    return STRATEGIES[name]
-
-
-def rung_step(fraction: float, total_steps: int) -> int:
-    """The step of a rung: at least 1, at most the whole.
-
-    >>> rung_step(1 / 9, 90), rung_step(1 / 9, 4)
-    (10, 1)
-    """
-    return max(1, min(total_steps, round(fraction * total_steps)))
-
-
-def arm_trials(state: State, arm: str) -> list[Trial]:
-    """The search trials of an arm."""
-    return [trial for trial in state.search if trial.arm == arm]
-
-
-def most_promising(state: State, trials: list[Trial]) -> list[Trial]:
-    """Paused trials with a value: those furthest along first, the better one first among equals."""
-    ranked = state.rank(trial for trial in trials if trial.state == "paused")
-    return sorted(ranked, key=lambda trial: -round(9 * trial.step / trial.total_steps))
+_TEST_S = 3.0  # set aside for reading the test data
 
 
 def next_job(state: State, plan: Plan, propose: Propose, clock: float) -> Start | Continue | None:
@@ -218,13 +29,16 @@ def next_job(state: State, plan: Plan, propose: Propose, clock: float) -> Start 
     """
     strategy = strategy_named(plan.strategy)
     left = search_left(state, plan, clock)
-    job = _unfinished(state, "search")
-    if left is not None and left <= 0:
-        return job if job is not None and job.number == 0 and clock < (plan.budget_s or 0) else None
-    if job is not None:
-        return job
+    if plan.budget_s is not None and clock >= plan.budget_s:
+        return None
     if not state.trials:
         return _start(state, plan, BASELINE, propose)
+    job = _unfinished(state, "search")
+    if left is not None and left <= 0:
+        return job if job is not None and job.number == 0 else None  # the baseline is owed all of the budget
+    if job is not None:
+        return job
+
     for arm in plan.arms:
         if (promoted := strategy.promote(state, arm)) is not None and _fits(state, promoted, left):
             return promoted
@@ -268,7 +82,7 @@ def outranked(state: State) -> list[Stop]:
 def reserve_s(state: State, plan: Plan) -> float:
     """Seconds to keep for the repeats at the end: those of the winner so far (else the likely one) and the baseline."""
     if plan.repeats < 2:
-        return 1.0
+        return _TEST_S
     winner = state.winner or next(iter(state.rank(trial for trial in state.search if trial.number)), None)
     known = [trial for trial in (state.trials[0] if state.trials else None, winner) if trial is not None]
     missing = [
@@ -278,8 +92,8 @@ def reserve_s(state: State, plan: Plan) -> float:
         if not any(repeat.seed == plan.seed + offset and repeat.ended for repeat in state.repeats(trial.number))
     ]
     if not missing:
-        return 1.0
-    return 1.0 + 1.15 * max(sum(missing) / plan.workers, max(missing))
+        return _TEST_S
+    return _TEST_S + 1.15 * max(sum(missing) / plan.workers, max(missing))
 
 
 def search_left(state: State, plan: Plan, clock: float) -> float | None:
@@ -334,7 +148,7 @@ def _start(state: State, plan: Plan, arm: str, propose: Propose) -> Start | None
 
 def _last_bets(state: State, left: float) -> Continue | None:
     """In the last seconds of a budget: the most promising paused trial that can still come to its end."""
-    jobs = (_whole(trial) for trial in most_promising(state, [trial for trial in state.search if trial.number]))
+    jobs = (whole(trial) for trial in most_promising(state, [trial for trial in state.search if trial.number]))
     return next((job for job in jobs if job is not None and _fits(state, job, left)), None)
 
 
@@ -344,10 +158,6 @@ def _fits(state: State, job: Continue, left: float | None) -> bool:
     if left is None or not trial.step:
         return True
     return trial.time_s / trial.step * (job.until_step - trial.step) <= left
-
-
-def _whole(trial: Trial | None) -> Continue | None:
-    return None if trial is None else Continue(trial.number, trial.total_steps)
 
 
 def _outranked_reason(state: State, trial: Trial) -> str:

@@ -102,8 +102,13 @@ def without_test(task: Task) -> Task:
     return shipped
 
 
+def _pickled_bytes(tensor: torch.Tensor) -> int:
+    """A view is pickled with the whole memory behind it."""
+    return tensor.untyped_storage().nbytes()
+
+
 def _is_large(value: Any) -> bool:
     if type(value) is torch.Tensor:
         plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
-        return plain and not value.requires_grad and value.numel() * value.element_size() >= _LARGE_BYTES
+        return plain and not value.requires_grad and value.numel() > 0 and _pickled_bytes(value) >= _LARGE_BYTES
     return type(value) in (np.ndarray, np.memmap) and not value.dtype.hasobject and value.nbytes >= _LARGE_BYTES

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.recipe import Recipe
 from luthier.tuning.comparing import Comparison, compare
+from luthier.tuning.jobs import BASELINE
 from luthier.tuning.ledger import StudyError, read_events
-from luthier.tuning.scheduler import BASELINE
 from luthier.tuning.space import Range, space_from_json
 from luthier.tuning.state import State, Trial, fold
 

@@ -19,11 +19,12 @@ from luthier.errors import LuthierError, unknown
 from luthier.recipe import Recipe
 from luthier.tuning.derived import derive_space
 from luthier.tuning.engine import Console, Engine
+from luthier.tuning.jobs import Plan
 from luthier.tuning.ledger import Ledger, StudyError, database
 from luthier.tuning.samplers import SAMPLERS
-from luthier.tuning.scheduler import STRATEGIES, Plan
 from luthier.tuning.space import Space, check_space, space_to_json
 from luthier.tuning.state import fold
+from luthier.tuning.strategies import STRATEGIES
 from luthier.tuning.study import Study, arms
 from luthier.tuning.workers import Workers
 

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from luthier.tuning.jobs import Continue, Start
 from luthier.tuning.ledger import StudyError
 from luthier.tuning.messages import Inbox, send
-from luthier.tuning.scheduler import Continue, Start
 from luthier.tuning.state import trial_folder
 
 _TRIES = 3  # worker processes that may die in a row before one gets ready

@@ -1,0 +1,79 @@
+"""The words between scheduler, workers and strategies: jobs, proposals, and the plan of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from luthier.tuning.state import State
+
+BASELINE = "baseline"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Begin a trial and train it to a step."""
+
+    number: int
+    arm: str
+    values: dict[str, Any]
+    until_step: int
+    total_steps: int
+    kind: str = "search"
+    seed: int = 0
+    of: int | None = None
+
+
+@dataclass(frozen=True)
+class Continue:
+    """Train a paused trial further, from its checkpoint."""
+
+    number: int
+    until_step: int
+
+
+@dataclass(frozen=True)
+class Stop:
+    """End a paused trial for good."""
+
+    number: int
+    reason: str
+
+
+Job: TypeAlias = Start | Continue | Stop
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Values for a new trial, and the steps that it takes with them."""
+
+    values: dict[str, Any]
+    total_steps: int
+
+
+Propose: TypeAlias = Callable[[State, int, str], Proposal | None]
+"""(state, number of the new trial, arm) -> values, or None when the arm's space is exhausted."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study is to do.
+
+    Attributes:
+        arms: name of each arm -> the fields that it varies, in dealing order.
+        trials: search trials in all, the baseline included; None: as many as the budget allows.
+        budget_s: seconds in all, over all calls; None: no limit.
+        workers: trainings at a time.
+        seed: of the search trials; repeats take the seeds after it.
+        repeats: seeds that winner and baseline are trained with, the search trial's own included.
+        strategy: a name of `STRATEGIES`.
+    """
+
+    arms: dict[str, list[str]]
+    trials: int | None = None
+    budget_s: float | None = None
+    workers: int = 1
+    seed: int = 0
+    repeats: int = 3
+    strategy: str = "halving"

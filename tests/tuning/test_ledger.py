@@ -1,0 +1,157 @@
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.tuning import ledger as module
+from luthier.tuning.ledger import Ledger, StudyError, database, read_events
+
+
+def test_events_are_kept_in_order_and_read_while_the_writer_is_at_work(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    for number in range(5):
+        ledger.append("proposed", number / 2, {"number": number, "value": float("nan")})
+    assert read_events(tmp_path) == []
+    assert len(ledger.events()) == 5
+    ledger.flush()
+    read = read_events(tmp_path)
+    assert [(event.id, event.clock, event.payload["number"]) for event in read] == [
+        (number + 1, number / 2, number) for number in range(5)
+    ]
+    assert [event.id for event in read_events(tmp_path, after=3)] == [4, 5]
+    ledger.close()
+
+
+def test_a_second_process_is_refused_while_the_first_lives(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    code = f"from pathlib import Path; from luthier.tuning.ledger import Ledger; Ledger(Path({str(tmp_path)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "is at work on the study" in done.stderr
+    ledger.close()
+    Ledger(tmp_path).close()
+
+
+def test_a_dead_process_on_this_machine_is_taken_over_at_once(tmp_path: Path) -> None:
+    code = (
+        f"import os; from pathlib import Path; from luthier.tuning.ledger import Ledger; "
+        f"l = Ledger(Path({str(tmp_path)!r}), lease_s=1e6); l.append('a', 0, {{}}); l.flush(); "
+        "l.append('b', 0, {}); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False)
+    ledger = Ledger(tmp_path)
+    assert [event.kind for event in ledger.events()] == ["a"]
+    ledger.close()
+
+
+def test_a_stale_lease_is_taken_over_and_the_old_owner_can_write_no_more(tmp_path: Path) -> None:
+    old = Ledger(tmp_path, lease_s=0.01)
+    time.sleep(0.02)
+    new = Ledger(tmp_path)
+    old.append("late", 0, {})
+    with pytest.raises(StudyError, match="taken over"):
+        old.flush()
+    new.append("mine", 0, {})
+    new.close()
+    assert [event.kind for event in read_events(tmp_path)] == ["mine"]
+
+
+def test_a_lease_is_renewed_without_events(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, lease_s=0.2)
+    time.sleep(0.1)
+    ledger.flush()
+    connection = sqlite3.connect(database(tmp_path))
+    assert connection.execute("SELECT lease FROM jobs").fetchone()[0] > time.time() + 0.1
+    connection.close()
+    ledger.close()
+
+
+def test_no_study_is_said(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="holds no study"):
+        read_events(tmp_path)
+
+
+def test_a_damaged_file_is_said(tmp_path: Path) -> None:
+    database(tmp_path).write_bytes(b"no database at all" * 100)
+    with pytest.raises(StudyError, match="is damaged"):
+        Ledger(tmp_path)
+    with pytest.raises(StudyError, match="is damaged"):
+        read_events(tmp_path)
+
+
+def test_a_locked_file_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Ledger(tmp_path).close()
+    monkeypatch.setattr(module, "_WAIT_S", 0.05)
+    other = sqlite3.connect(database(tmp_path), isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StudyError, match="locked by another program"):
+        Ledger(tmp_path)
+    other.execute("ROLLBACK")
+    other.close()
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StudyError, match="cannot be made"):
+        Ledger(tmp_path / "file" / "study")
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("attempt to write a readonly database", "cannot be written"),
+        ("unable to open database file", "cannot be written"),
+        ("database or disk is full", "disk is full"),
+        ("disk I/O error", "disk is full or failing"),
+        ("something else", "cannot be used: something else"),
+    ],
+)
+def test_errors_of_the_disk_are_said_once_and_clearly(tmp_path: Path, message: str, said: str) -> None:
+    with pytest.raises(StudyError, match=said), module.clear_errors(tmp_path):
+        raise sqlite3.OperationalError(message)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the size limit of files is a POSIX one")
+def test_a_full_disk_loses_nothing_that_was_stored(tmp_path: Path) -> None:
+    """A limit on the file's size stands in for the full disk: the write fails in the middle of a transaction."""
+    code = f"""
+import resource, signal
+from pathlib import Path
+from luthier.tuning.ledger import Ledger, StudyError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+ledger = Ledger(Path({str(tmp_path)!r}))
+ledger.append("kept", 0, {{}})
+ledger.flush()
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+try:
+    for _ in range(100):
+        ledger.append("much", 0, {{"text": "x" * 10_000}})
+        ledger.flush()
+except StudyError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "the disk is full or failing" in done.stdout
+    kinds = [event.kind for event in read_events(tmp_path)]
+    assert kinds[0] == "kept"
+    assert set(kinds[1:]) == {"much"}
+
+
+def test_the_owner_on_another_machine_is_judged_by_its_lease_only(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.close()
+    connection = sqlite3.connect(database(tmp_path))
+    claim: Any = ("elsewhere:1:x", time.time() + 60)
+    connection.execute("UPDATE jobs SET owner = ?, lease = ?", claim)
+    connection.commit()
+    with pytest.raises(StudyError, match="elsewhere"):
+        Ledger(tmp_path)
+    connection.execute("UPDATE jobs SET lease = ?", (time.time() - 1,))
+    connection.commit()
+    connection.close()
+    Ledger(tmp_path).close()
+    assert os.path.exists(database(tmp_path))  # noqa: PTH110

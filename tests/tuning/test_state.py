@@ -1,0 +1,126 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luthier.tuning.comparing import compare, paired_interval
+from luthier.tuning.state import ENDED, OPEN, Event, State, apply, best, fold
+
+FOLDER = Path("study")
+CREATED = ("created", {"task": {"metric": "accuracy", "direction": "max"}})
+
+
+def events(*facts: Any) -> list[Event]:
+    return [Event(index + 1, float(index), kind, payload) for index, (kind, payload) in enumerate(facts)]
+
+
+def proposed(number: int, of: int | None = None, seed: int = 0) -> Any:
+    kind = "search" if of is None else "repeat"
+    payload = {"number": number, "kind": kind, "arm": "all", "values": {}, "seed": seed, "of": of, "until": 10}
+    return ("proposed", {**payload, "total_steps": 10})
+
+
+def row(number: int, step: int, value: float, kind: str = "epoch") -> Any:
+    return ("row", {"number": number, "row": {"kind": kind, "step": step, "time_s": 0.1, "val_accuracy": value}})
+
+
+def trained(number: int, value: float, of: int | None = None, seed: int = 0) -> list[Any]:
+    return [
+        proposed(number, of, seed),
+        ("assigned", {"number": number, "until": 10}),
+        row(number, 10, value),
+        ("finished", {"number": number, "step": 10}),
+    ]
+
+
+ABOUT_TRIALS = st.tuples(
+    st.sampled_from(["assigned", "row", "paused", "finished", "stopped", "failed", "crashed", "recovered"]),
+    st.integers(0, 2),
+    st.integers(1, 10),
+    st.floats(allow_nan=True),
+)
+
+
+@given(st.lists(ABOUT_TRIALS, max_size=40))
+def test_any_order_of_events_and_any_prefix_is_a_valid_state(drawn: Any) -> None:
+    facts = [CREATED, proposed(0), proposed(1), proposed(2)]
+    for kind, number, step, value in drawn:
+        position = {"number": number, "step": step, "reason": "", "until": step}
+        facts.append(row(number, step, value) if kind == "row" else (kind, position))
+    every = events(*facts)
+    state = State(FOLDER)
+    for count, event in enumerate(every, 1):
+        ended = {trial.number: trial for trial in state.trials if trial.ended}
+        apply(state, event)
+        assert state == fold(every[:count], FOLDER)
+        assert all(trial.state in (*OPEN, *ENDED) for trial in state.trials)
+        assert all(state.trials[number] is trial for number, trial in ended.items())
+        assert all((trial.ended_s is not None) == trial.ended for trial in state.trials)
+
+
+def test_a_resumed_training_overwrites_the_rows_it_reads_again() -> None:
+    facts = [CREATED, proposed(0), row(0, 2, 0.5), row(0, 4, 0.9), row(0, 6, 0.7), row(0, 4, 0.6)]
+    trial = fold(events(*facts), FOLDER).trials[0]
+    assert [each["step"] for each in trial.rows] == [2, 4]
+    assert (trial.value, trial.step) == (0.6, 4)
+
+
+def test_readings_between_epochs_count_only_until_the_first_epoch() -> None:
+    facts = [CREATED, proposed(0), row(0, 2, 0.8, "rung")]
+    assert fold(events(*facts), FOLDER).trials[0].value == 0.8
+    assert fold(events(*facts, row(0, 4, 0.6)), FOLDER).trials[0].value == 0.6
+
+
+def test_the_first_crash_pauses_and_the_second_fails() -> None:
+    crash = ("crashed", {"number": 0, "reason": "killed by SIGKILL"})
+    once = fold(events(CREATED, proposed(0), crash), FOLDER).trials[0]
+    twice = fold(events(CREATED, proposed(0), crash, crash), FOLDER).trials[0]
+    assert (once.state, twice.state) == ("paused", "failed")
+    assert twice.reason == "killed by SIGKILL"
+
+
+def test_a_trial_without_any_finite_reading_failed() -> None:
+    facts = [CREATED, proposed(0), row(0, 10, float("nan")), ("finished", {"number": 0, "step": 10})]
+    trial = fold(events(*facts), FOLDER).trials[0]
+    assert (trial.state, trial.value) == ("failed", None)
+    assert "no finite validation value" in trial.reason
+
+
+@pytest.mark.parametrize(("direction", "expected"), [("max", 3.0), ("min", 1.0)])
+def test_best_leaves_out_what_is_not_finite(direction: str, expected: float) -> None:
+    assert best([None, 2.0, float("nan"), 3.0, float("inf"), 1.0], direction) == expected
+
+
+def test_the_comparison_pairs_the_seeds() -> None:
+    facts = [CREATED, *trained(0, 0.90), *trained(1, 0.95), *trained(2, 0.93)]
+    facts += [*trained(3, 0.91, of=0, seed=1), *trained(4, 0.93, of=1, seed=1), *trained(5, 0.92, of=0, seed=2)]
+    comparison = compare(fold(events(*facts), FOLDER))
+    assert comparison is not None
+    assert comparison.winner_number == 1
+    assert (comparison.baseline, comparison.winner) == ([0.90, 0.91], [0.95, 0.93])
+    assert comparison.difference == pytest.approx(0.035)
+
+
+def test_gains_are_positive_when_smaller_is_better() -> None:
+    created = ("created", {"task": {"metric": "accuracy", "direction": "min"}})
+    comparison = compare(fold(events(created, *trained(0, 0.9), *trained(1, 0.4)), FOLDER))
+    assert comparison is not None
+    assert comparison.difference == pytest.approx(0.5)
+    assert comparison.low == -comparison.high == float("-inf")
+    assert not comparison.better
+
+
+def test_no_comparison_before_both_have_finished() -> None:
+    assert compare(fold(events(CREATED), FOLDER)) is None
+    assert compare(fold(events(CREATED, *trained(0, 0.9)), FOLDER)) is None
+
+
+def test_the_paired_interval_is_that_of_scipy() -> None:
+    from scipy.stats import t, ttest_1samp
+
+    gains = [0.011, 0.018, 0.009, 0.02]
+    reference = ttest_1samp(gains, 0).confidence_interval(0.95)
+    assert paired_interval(gains)[1:] == pytest.approx((reference.low, reference.high))
+    assert t.ppf(0.975, 2) == pytest.approx(4.3027, abs=1e-4)

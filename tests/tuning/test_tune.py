@@ -1,0 +1,283 @@
+"""Whole studies on worker processes, small ones; killed and resumed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from luthier.errors import LuthierError
+from luthier.recipe import Recipe
+from luthier.task import Task
+from luthier.tuning.ledger import StudyError, read_events
+from luthier.tuning.optuna_store import NUMBER, url
+from luthier.tuning.space import choice, loguniform, uniform
+from luthier.tuning.study import Study
+from luthier.tuning.tune import seconds, tune
+
+SPACE: Any = {"lr": loguniform(1e-3, 0.3), "batch_size": choice(16, 32)}
+RECIPE = Recipe(optimizer="sgd", lr=0.001, batch_size=32, epochs=9)
+
+
+def data(n: int, seed: int) -> Any:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 8, generator=generator)
+    return x, (x[:, :3] + 0.3 * torch.randn(n, 3, generator=generator)).argmax(1)
+
+
+def tiny_task(model: Any = None, name: str = "tiny") -> Task:
+    return Task(model or (lambda: nn.Linear(8, 3)), data(200, 0), val=data(100, 1), test=data(100, 2), name=name)
+
+
+class Log:
+    """A console that remembers, and may act on what it hears."""
+
+    def __init__(self, act: Any = None) -> None:
+        self.said: list[Any] = []
+        self.act = act
+
+    def started(self, study: Study) -> None:
+        self.said.append(("started", len(study.trials)))
+
+    def trial(self, trial: Any) -> None:
+        self.said.append(("trial", trial.number, trial.state))
+        if self.act is not None:
+            self.act(trial)
+
+    def progress(self, info: dict[str, Any]) -> None:
+        assert info["elapsed_s"] >= 0
+
+    def finished(self, study: Study) -> None:
+        self.said.append(("finished", len(study.trials)))
+
+
+def optuna_trials(study: Study) -> dict[int, str]:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    loaded = optuna.load_study(study_name=study.name, storage=url(study.folder))
+    found = {trial.user_attrs[NUMBER]: trial.state.name for trial in loaded.trials}
+    assert len(found) == len(loaded.trials)
+    return found
+
+
+def worker_pids() -> list[int]:
+    """Processes whose parent is this one and that run our worker."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[1]
+                ours = b"luthier.tuning.worker" in (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if ours and int(parent) == os.getpid():
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds its worker processes in /proc")
+def test_a_study_survives_the_death_of_a_worker_and_goes_on(tmp_path: Path) -> None:
+    """One study, twice: in the first call a worker is killed; the second call asks for more trials."""
+    killed: list[Any] = []
+
+    def kill(trial: Any) -> None:
+        if trial.number == 1 and trial.state == "running" and not killed:  # written down, not yet ordered
+            killed.append(worker_pids())
+            os.kill(killed[0][0], signal.SIGKILL)
+
+    folder, task, log = tmp_path / "study", tiny_task(), Log(kill)
+    study = tune(task, RECIPE, SPACE, trials=4, workers=1, folder=folder, console=log, repeats=2)
+    assert killed
+    assert log.said[0] == ("started", 0)
+    assert log.said[-1] == ("finished", 6)
+    search = [trial for trial in study.trials if trial.kind == "search"]
+    assert [trial.number for trial in search] == [0, 1, 2, 3]
+    assert search[1].crashes == 1
+    assert search[1].state != "failed"
+    reason = next(event.payload["reason"] for event in read_events(folder) if event.kind == "crashed")
+    assert reason.startswith("the worker process was killed by SIGKILL")
+    comparison = study.comparison
+    assert comparison is not None
+    assert len(comparison.baseline) == len(comparison.winner) == 2
+    assert comparison.test is not None
+    assert set(comparison.test["winner"]) == {"loss", "accuracy"}
+    assert study.state.test_readings == 1
+    assert comparison.difference > 0.05
+    assert optuna_trials(study) == {
+        trial.number: {"finished": "COMPLETE", "stopped": "PRUNED"}[trial.state] for trial in search
+    }
+    assert not (folder / "workers" / "task").exists()
+    assert worker_pids() == []
+    before = {trial.number: trial.rows for trial in study.trials if trial.ended}
+
+    more = tune(task, RECIPE, SPACE, trials=6, workers=2, folder=folder, repeats=2)
+    assert len([trial for trial in more.trials if trial.kind == "search"]) == 6
+    assert {trial.number: trial.rows for trial in more.trials if trial.number in before} == before
+    assert set(optuna_trials(more)) == {trial.number for trial in more.trials if trial.kind == "search"}
+    assert more.elapsed_s > study.elapsed_s
+
+    again = Study.open(folder)
+    assert again.trials == more.trials
+    assert again.baseline.lr == RECIPE.lr
+    assert again.recipe(1).seed == 0
+    assert list(again.best_by_arm()) == ["all"]
+    for changes, said in wrong_continuations():
+        with pytest.raises(StudyError, match=said):
+            tune(**{"task": task, "recipe": RECIPE, "space": SPACE, "folder": folder, "trials": 9, **changes})
+    with pytest.raises(StudyError, match="already holds a study"):
+        tune(task, RECIPE, SPACE, folder=folder, resume=False)
+
+
+def wrong_continuations() -> list[tuple[Any, str]]:
+    return [
+        ({"space": {"lr": loguniform(1e-3, 0.5), "batch_size": choice(16, 32)}}, "space lr: uniform 0.001 0.3"),
+        ({"recipe": RECIPE.replace({"epochs": 4})}, "recipe epochs: 9 there, 4 now"),
+        ({"task": tiny_task(lambda: nn.Linear(8, 3, bias=False))}, "task model_source"),
+        ({"seed": 5}, "recipe seed: 0 there, 5 now"),
+        ({"groups": {"a": ["lr"]}}, "groups"),
+    ]
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {here!r})
+import test_tune as t
+t.tune(t.tiny_task(), t.RECIPE, t.SPACE, trials=6, workers=2, folder={folder!r}, repeats=1, test=False)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for orphans in /proc")
+def test_after_kill_9_of_the_parent_nothing_is_left_and_the_same_call_goes_on(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    script = SCRIPT.format(here=str(Path(__file__).parent), folder=str(folder))
+    parent = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and parent.poll() is None:
+        if (folder / "study.db").exists() and sum(event.kind == "row" for event in safely_read(folder)) >= 3:
+            break
+        time.sleep(0.02)
+    parent.kill()
+    parent.communicate()
+    events = safely_read(folder)
+    assert sum(event.kind == "row" for event in events) >= 3
+    while orphans(folder) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert orphans(folder) == []
+
+    known = Study.open(folder)
+    task = tiny_task()
+    study = tune(task, RECIPE, SPACE, trials=6, workers=1, folder=folder, repeats=1, test=False)
+    search = [trial for trial in study.trials if trial.kind == "search"]
+    assert len(search) == 6
+    assert [trial.values for trial in search[: len(known.trials)]] == [trial.values for trial in known.trials]
+    assert "RUNNING" not in optuna_trials(study).values()
+    assert all(trial.ended for trial in search)
+
+
+def safely_read(folder: Path) -> Any:
+    try:
+        return read_events(folder)
+    except StudyError:  # between making the file and its tables
+        return []
+
+
+def orphans(folder: Path) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                arguments = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"luthier.tuning.worker" in arguments and str(folder).encode() in arguments:
+                found.append(int(entry.name))
+    return found
+
+
+class Broken(nn.Module):
+    def __init__(self) -> None:
+        raise RuntimeError("no such layer")
+
+
+class Printing(nn.Linear):
+    """Prints, and gives NaN."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 3)
+
+    def forward(self, x: Any) -> Any:
+        print("hello from the task", flush=True)
+        return super().forward(x) * float("nan")
+
+
+@pytest.mark.parametrize(("model", "said"), [(Broken, "no such layer"), (Printing, "NaN or infinite")])
+def test_when_every_trial_fails_the_study_stops_with_the_reason(tmp_path: Path, model: Any, said: str) -> None:
+    with pytest.raises(StudyError, match=said):
+        tune(tiny_task(model), RECIPE, SPACE, trials=20, workers=1, folder=tmp_path)
+    trials = Study.open(tmp_path).trials
+    assert [trial.state for trial in trials][:3] == ["failed"] * 3
+    assert said in trials[0].reason
+    if model is Printing:
+        assert "hello from the task" in (tmp_path / "workers" / "worker-0.log").read_text()
+
+
+def test_a_reference_reaches_the_workers_and_groups_are_arms(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import torch\nfrom torch import nn\nfrom luthier import Task\n"
+        "def task():\n    x = torch.randn(64, 8)\n"
+        "    return Task(lambda: nn.Linear(8, 3), (x, x[:, :3].argmax(1)), val=(x, x[:, :3].argmax(1)), name='mine')\n"
+    )
+    space = {**SPACE, "weight_decay": loguniform(1e-6, 1e-2)}
+    groups = {"lr": ["lr"], "lr + decay": ["lr", "weight_decay"]}
+    study = tune(
+        f"{file}:task", RECIPE, space, trials=5, workers=1, folder=tmp_path / "s", groups=groups, repeats=1, seed=4
+    )
+    assert [trial.arm for trial in study.trials] == ["baseline", "lr", "lr + decay", "lr", "lr + decay"]
+    assert [list(trial.values) for trial in study.trials[1:3]] == [["lr"], ["lr", "weight_decay"]]
+    assert set(study.best_by_arm()) == set(groups)
+    assert {trial.seed for trial in study.trials} == {4}
+    assert study.comparison is not None
+    assert study.comparison.test is None
+    assert json.loads((study.folder / "trials" / "0001" / "recipe.json").read_text())["seed"] == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"space": {}}, "space is empty"),
+        ({"space": {"lrr": uniform(0, 1)}}, "did you mean 'lr'"),
+        ({"trials": 0}, "trials must be"),
+        ({"workers": 0}, "workers must be"),
+        ({"repeats": 0}, "repeats must be"),
+        ({"seed": -1}, "seed must be"),
+        ({"budget": "soon"}, "a budget is a time"),
+        ({"budget": 0}, "a budget is a time"),
+        ({"sampler": "tpee"}, "did you mean 'tpe'"),
+        ({"strategy": "halfing"}, "did you mean 'halving'"),
+        ({"groups": {}}, "groups is empty"),
+        ({"groups": {"a": ["dropout"]}}, "names dropout"),
+        ({"groups": {"a": []}}, "no fields"),
+        ({"groups": {"baseline": ["lr"]}}, "cannot be called"),
+        ({"task": 3}, "task must be"),
+    ],
+)
+def test_wrong_calls_are_refused_before_anything_is_written(tmp_path: Path, changes: Any, said: str) -> None:
+    call: Any = {"task": tiny_task(), "recipe": RECIPE, "space": SPACE, "folder": tmp_path / "study", **changes}
+    with pytest.raises(LuthierError, match=said):
+        tune(**call)
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize(("text", "expected"), [("5min", 300), ("90s", 90), (2.5, 2.5), ("1 h", 3600), (".5m", 30)])
+def test_times_are_read(text: Any, expected: float) -> None:
+    assert seconds(text) == expected
