@@ -54,6 +54,11 @@ def test_plain_name_stands_for_the_part_with_its_defaults():
     assert Recipe(schedule={"name": "step", "gamma": 0.5}).schedule == Step(gamma=0.5)
 
 
+def test_one_augmentation_stands_for_a_tuple_of_one():
+    assert Recipe(augment="flip") == Recipe(augment=["flip"])
+    assert Recipe(augment=None) == Recipe()
+
+
 def test_replace_sets_whole_fields_before_their_settings():
     recipe = Recipe().replace({"schedule.gamma": 0.5, "schedule": "step", "model.width": 7})
     assert recipe.schedule == Step(gamma=0.5)

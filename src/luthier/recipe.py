@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from luthier.data.augmentation import AugmentationChoice
 from luthier.errors import LuthierError, RecordError, unknown
@@ -27,6 +27,11 @@ NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 _NOT_IDENTITY = {"seed", "device", "compile"}
+
+
+def _as_tuple(value: Any) -> Any:
+    """One augmentation stands for a tuple of one; None for none."""
+    return () if value is None else value if isinstance(value, (list, tuple)) else (value,)
 
 
 class Recipe(Frozen):
@@ -56,7 +61,9 @@ class Recipe(Frozen):
     label_smoothing: Fraction = Field(0.0, description="label smoothing of the cross entropy")
     mixup: NonNegative = Field(0.0, description="mixup alpha; 0: off")
     cutmix: NonNegative = Field(0.0, description="cutmix alpha; 0: off")
-    augment: tuple[AugmentationChoice, ...] = Field((), description="augmentations, in order")
+    augment: Annotated[tuple[AugmentationChoice, ...], BeforeValidator(_as_tuple)] = Field(
+        (), description="augmentations, in order: flip,crop"
+    )
     early_stopping: EarlyStoppingChoice | None = Field(
         None, description="stop after this many evaluations without gain"
     )

@@ -40,7 +40,7 @@ def mnist() -> Subject:
     """A two-layer fully connected network on MNIST, from a starting recipe that is poor on purpose."""
     data = load("mnist")
     task = Task(mnist_mlp, data.train, val=1 / 6, test=data.test, normalize=True, name="mnist")
-    poor = Recipe(optimizer=SGD(momentum=0.0), lr=0.0015, batch_size=128, epochs=10, model={"width": 64})
+    poor = Recipe(optimizer=SGD(momentum=0.0), lr=0.001, batch_size=128, epochs=10, model={"width": 64})
     space = {
         "optimizer": choice("sgd", "adamw"),
         "lr": loguniform(3e-4, 0.3),
