@@ -65,7 +65,7 @@ def take_step(run: Run, batch: Any) -> None:
     else:
         run.scaler.step(run.optimizer)
         run.scaler.update()
-    run.optimizer.zero_grad(set_to_none=True)
+    clear_gradients(run.optimizer)
     run.step, run.batch, run.examples = run.step + 1, run.batch + 1, run.examples + n
     if run.averaging is not None:
         run.averaging.update(run.model, run.progress)
@@ -105,6 +105,13 @@ def forward(run: Run, part: Any) -> Step:
     if run.totals.counter is not None:
         run.totals.counter.update(step.outputs.detach(), step.targets)
     return step
+
+
+def clear_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """What `optimizer.zero_grad()` does, without its entry in torch's profiler, which costs 1% of a small step."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None
 
 
 def nonfinite(run: Run, part: Any, step: int) -> NonFiniteLoss:

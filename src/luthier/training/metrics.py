@@ -17,6 +17,7 @@ from luthier.errors import LuthierError, unknown
 from luthier.training.losses import Loss
 
 Direction = Literal["max", "min"]
+_COUNTED_TOGETHER = 1 << 15  # numbers in the outputs: 128 KB of float32
 
 
 class Accumulator(Protocol):
@@ -53,23 +54,45 @@ class Metric:
 
 
 class Counter:
-    """Share of correct answers; two scalars on the device, read once."""
+    """Share of correct answers; two scalars on the device, read once.
+
+    Small batches wait and are counted together: one by one that would be 4% of a small network's training step.
+    """
 
     def __init__(self, correct: Callable[[Tensor, Tensor], tuple[Tensor, int | Tensor]]) -> None:
         self.count_correct = correct
         self.correct: Tensor | int = 0
         self.n: Tensor | int = 0
+        self.waiting: list[tuple[Tensor, Tensor]] = []
+        self.room = _COUNTED_TOGETHER
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Count one batch."""
-        correct, n = self.count_correct(outputs, targets)
-        self.correct = self.correct + correct
-        self.n = self.n + n
+        """Take one batch in; count when enough have come."""
+        if self.waiting and not _alike(self.waiting[-1], (outputs, targets)):
+            self.count()
+        self.waiting.append((outputs, targets))
+        self.room -= outputs.numel()
+        if self.room <= 0:
+            self.count()
+
+    def count(self) -> None:
+        """Count the batches that wait."""
+        if self.waiting:
+            together = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*self.waiting, strict=True))
+            correct, n = self.count_correct(*together)
+            self.correct, self.n = self.correct + correct, self.n + n
+            self.waiting, self.room = [], _COUNTED_TOGETHER
 
     def compute(self) -> float:
         """correct / n."""
+        self.count()
         n = int(self.n)
         return float(self.correct) / n if n else float("nan")
+
+
+def _alike(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
+    """Whether two batches of (outputs, targets) can be put together: they differ in length only."""
+    return all(a.shape[1:] == b.shape[1:] and a.dtype == b.dtype for a, b in zip(one, other, strict=True))
 
 
 def correct_classes(outputs: Tensor, targets: Tensor) -> tuple[Tensor, int | Tensor]:

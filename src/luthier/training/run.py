@@ -51,13 +51,14 @@ class Run:
         model, self.surgery = build_model(task, recipe, lambda: example_of(task, recipe, self.train))
         self.model: nn.Module = model.to(self.device)
         self.forward: nn.Module = torch.compile(self.model) if recipe.compile else self.model  # type: ignore[assignment]
+        decays = recipe.weight_decay > 0 or recipe.l1 > 0  # if not, one group of parameters does, and steps faster
         self.optimizer = build_optimizer(
             self.model,
             recipe.optimizer,
             lr=recipe.lr,
             weight_decay=recipe.weight_decay,
             decoupled=recipe.decoupled,
-            decay_norms_and_biases=recipe.decay_norms_and_biases,
+            decay_norms_and_biases=recipe.decay_norms_and_biases or not decays,
         )
         self.averaging = None if recipe.averaging is None else build_averaging(recipe.averaging, self.model)
         self.scaler = torch.amp.GradScaler() if recipe.precision == "float16" else None
@@ -116,14 +117,11 @@ class Run:
         averaged = None if self.averaging is None else self.averaging.model
         return self.forward if averaged is None else averaged
 
-    @contextlib.contextmanager
-    def autocast(self) -> Iterator[None]:
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Forward passes in the recipe's precision."""
         if self.recipe.precision == "float32":
-            yield
-            return
-        with torch.autocast(self.device.type, dtype=getattr(torch, self.recipe.precision)):
-            yield
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=getattr(torch, self.recipe.precision))
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed training needs to go on bitwise equally (on the CPU)."""
