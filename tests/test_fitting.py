@@ -1,5 +1,6 @@
 """fit: resume, interruption, records, and errors that lose nothing."""
 
+import errno
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -98,7 +100,8 @@ def test_stopped_anywhere_and_resumed_is_bitwise_the_uninterrupted_training(name
 
 def test_same_seed_same_result_other_seed_another(task, tmp_path):
     records = [
-        fit(task, Recipe(epochs=2, batch_size=32, seed=seed), folder=tmp_path / str(i), **QUIET) for i, seed in enumerate([1, 1, 2])
+        fit(task, Recipe(epochs=2, batch_size=32, seed=seed), folder=tmp_path / str(i), **QUIET)
+        for i, seed in enumerate([1, 1, 2])
     ]
     assert_same(final_state(records[0]), final_state(records[1]))
     assert records[0].metrics["train_loss"] != records[2].metrics["train_loss"]
@@ -346,6 +349,27 @@ def test_a_folder_in_use_and_another_recipe_are_refused(task, make_task, tmp_pat
             **QUIET,
         )
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_full_disk_keeps_what_was_saved_and_can_be_resumed(task, tmp_path, monkeypatch):
+    recipe = Recipe(epochs=4, batch_size=30)
+    record = fit(task, recipe, folder=tmp_path / "run", until=6, **QUIET)
+    saved = (record.checkpoints / "last.safetensors").read_bytes()
+    real = os.fsync
+
+    def full(handle):
+        if "checkpoints" in str(Path(f"/proc/self/fd/{handle}").readlink()):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(RecordError, match=r"No space left on device.*make room"):
+            fit(task, recipe, folder=tmp_path / "run", resume=True, **QUIET)
+    assert record.status["state"] == "failed"
+    assert (record.checkpoints / "last.safetensors").read_bytes() == saved
+    resumed = fit(task, recipe, folder=tmp_path / "run", resume=True, **QUIET)
+    assert_same(final_state(resumed), final_state(fit(task, recipe, folder=tmp_path / "whole", **QUIET)))
 
 
 def test_a_path_that_cannot_be_a_folder_is_refused(task, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import secrets
 import signal
 import threading
@@ -25,6 +26,7 @@ from luthier.training.preflight import preflight
 from luthier.training.run import Run, evaluation_batches
 
 SAVE_EVERY_S = 15.0
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 class Interrupted(KeyboardInterrupt):
@@ -107,7 +109,12 @@ def _train(run: Run, writer: Writer, until: int | None, signals: bool) -> str:
             state, reason = train(run, until)
             writer.save(run)
     except BaseException as error:
-        reason = f"{type(error).__name__}: {error}"
+        state, reason = "failed", f"{type(error).__name__}: {error}"
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            raise RecordError(
+                f"the record {writer.path} cannot be written ({error.strerror}); everything saved before stands: "
+                "make room and go on with resume"
+            ) from error
         raise
     finally:
         run.hooks.end(run, state, reason)

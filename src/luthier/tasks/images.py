@@ -58,7 +58,7 @@ def mnist_overfit() -> Subject:
     data = load("mnist")
     train, val, _ = split(data.train, [300 / 60_000, 1_000 / 60_000, 58_700 / 60_000], seed=0)
     task = Task(mnist_mlp, train, val=val, test=data.test, normalize=False, name="mnist-overfit")
-    recipe = Recipe(optimizer=SGD(momentum=0.9), lr=0.1, batch_size=30, epochs=40)
+    recipe = Recipe(optimizer=SGD(momentum=0.0), lr=0.1, batch_size=30, epochs=40, model={"width": 30})
     space = {
         "lr": loguniform(1e-3, 1.0),
         "batch_size": choice(10, 30, 100, 300),
