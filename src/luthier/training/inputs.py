@@ -86,7 +86,12 @@ def _is_pair(batch: Any) -> bool:
 
 def to_device(tree: Any, device: torch.device) -> Any:
     """All tensors of a nested batch on the device."""
-    return tree_map(lambda leaf: leaf.to(device, non_blocking=True) if isinstance(leaf, Tensor) else leaf, tree)
+
+    def move(leaf: Any) -> Any:
+        there = not isinstance(leaf, Tensor) or leaf.device == device
+        return leaf if there else leaf.to(device, non_blocking=True)
+
+    return tree_map(move, tree)
 
 
 def as_unit_floats(inputs: Tensor) -> Tensor:

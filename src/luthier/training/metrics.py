@@ -65,11 +65,14 @@ class Counter:
         self.n: Tensor | int = 0
         self.waiting: list[tuple[Tensor, Tensor]] = []
         self.room = _COUNTED_TOGETHER
+        self.kind: tuple[Any, ...] = ()  # of the batches that wait: only like can be put together
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Take one batch in; count when enough have come."""
-        if self.waiting and not _alike(self.waiting[-1], (outputs, targets)):
+        kind = outputs.shape, targets.shape, targets.dtype
+        if kind != self.kind:
             self.count()
+            self.kind = kind
         self.waiting.append((outputs, targets))
         self.room -= outputs.numel()
         if self.room <= 0:
@@ -88,11 +91,6 @@ class Counter:
         self.count()
         n = int(self.n)
         return float(self.correct) / n if n else float("nan")
-
-
-def _alike(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
-    """Whether two batches of (outputs, targets) can be put together: they differ in length only."""
-    return all(a.shape[1:] == b.shape[1:] and a.dtype == b.dtype for a, b in zip(one, other, strict=True))
 
 
 def correct_classes(outputs: Tensor, targets: Tensor) -> tuple[Tensor, int | Tensor]:
