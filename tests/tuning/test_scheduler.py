@@ -1,6 +1,7 @@
 """Decisions on recorded curves with a fake clock: the scheduler that runs here is the one that runs studies."""
 
 import heapq
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,15 @@ def test_repeats_take_the_same_further_seeds_for_both() -> None:
     simulator.run(next_=lambda: next_repeat(simulator.state, simulator.plan))
     repeats = [(trial.of, trial.seed) for trial in simulator.state.trials if trial.kind == "repeat"]
     assert repeats == [(0, 1), (3, 1), (0, 2), (3, 2)]
+
+
+def test_the_longer_training_is_repeated_first() -> None:
+    simulator = Simulator(plan(trials=4), by_number).run()
+    slow = replace(simulator.state.trials[3], time_s=100.0)
+    simulator.state.trials[3] = slow
+    job = next_repeat(simulator.state, simulator.plan)
+    assert isinstance(job, Start)
+    assert (job.of, job.seed) == (3, 1)
 
 
 def test_without_a_finished_baseline_nothing_is_repeated() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
@@ -20,7 +21,7 @@ from luthier.tuning.ledger import StudyError, read_events
 from luthier.tuning.optuna_store import NUMBER, url
 from luthier.tuning.space import choice, loguniform, uniform
 from luthier.tuning.study import Study
-from luthier.tuning.tune import seconds, tune
+from luthier.tuning.tune import derived_for, seconds, tune
 
 SPACE: Any = {"lr": loguniform(1e-3, 0.3), "batch_size": choice(16, 32)}
 RECIPE = Recipe(optimizer="sgd", lr=0.001, batch_size=32, epochs=9)
@@ -276,6 +277,14 @@ def test_wrong_calls_are_refused_before_anything_is_written(tmp_path: Path, chan
     with pytest.raises(LuthierError, match=said):
         tune(**call)
     assert not (tmp_path / "study").exists()
+
+
+def test_a_derived_space_leaves_out_what_the_task_would_not_feel() -> None:
+    assert {"batch_size", "label_smoothing"} <= set(derived_for(tiny_task(), RECIPE))
+    loader = DataLoader(TensorDataset(*data(100, 0)), batch_size=20)
+    assert "batch_size" not in derived_for(Task(lambda: nn.Linear(8, 3), loader, val=data(50, 1)), RECIPE)
+    own = Task(lambda: nn.Linear(8, 3), data(100, 0), val=data(50, 1), step=lambda model, batch: batch)
+    assert "label_smoothing" not in derived_for(own, RECIPE)
 
 
 @pytest.mark.parametrize(("text", "expected"), [("5min", 300), ("90s", 90), (2.5, 2.5), ("1 h", 3600), (".5m", 30)])

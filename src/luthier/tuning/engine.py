@@ -80,6 +80,7 @@ class Engine:
         self.before_s, self.origin = self.state.clock, origin
         self.interrupts = 0
         self.doing = ""
+        self.removed: set[int] = set()
         described = (self.task.name, self.task.metric.direction, space, self.task.metric.name)
         self.optuna = OptunaStore(folder, *described)
 
@@ -165,13 +166,14 @@ class Engine:
 
     def hear(self, message: dict[str, Any]) -> None:
         """Take in a worker's message."""
-        event, number = message["event"], message.get("number")
+        event, number = message["event"], int(message["number"])
         details = {name: message[name] for name in ("reason", "step", "total_steps", "time_s") if name in message}
         if event == "row":
             self.record("row", number=number, row=message["row"])
         elif event in ("paused", "finished", "failed", "crashed"):
             self.record(event, number=number, **details)
-            remove_checkpoints(self.state)
+            if self.state.trials[number].ended:
+                remove_checkpoints(self.state, self.removed)
             self.check_failures()
 
     def propose(self, state: State, number: int, arm: str) -> Proposal | None:

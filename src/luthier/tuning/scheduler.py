@@ -56,9 +56,9 @@ def next_repeat(state: State, plan: Plan) -> Start | Continue | None:
         return job
     if (winner := state.winner) is None or state.trials[0].state != "finished":
         return None
-    for offset in range(1, plan.repeats):
-        for trial in (state.trials[0], winner):
-            seed = plan.seed + offset
+    both = sorted((state.trials[0], winner), key=lambda trial: -trial.time_s)  # the longest first: all end early
+    for seed in range(plan.seed + 1, plan.seed + plan.repeats):
+        for trial in both:
             if all(repeat.seed != seed for repeat in state.repeats(trial.number)):
                 return Start(
                     number=len(state.trials),

@@ -20,10 +20,10 @@ from luthier.recipe import Recipe
 from luthier.tuning.derived import derive_space
 from luthier.tuning.engine import Console, Engine
 from luthier.tuning.jobs import Plan
-from luthier.tuning.ledger import Ledger, StudyError, database
+from luthier.tuning.ledger import Ledger, StudyError
+from luthier.tuning.opening import open_ledger, ship_task
 from luthier.tuning.samplers import SAMPLERS
 from luthier.tuning.space import Space, check_space, space_to_json
-from luthier.tuning.state import fold
 from luthier.tuning.strategies import STRATEGIES
 from luthier.tuning.study import Study, arms
 from luthier.tuning.workers import Workers
@@ -163,9 +163,21 @@ def chosen_space(subject: Subject, baseline: Recipe, space: Space | None) -> dic
     """The given space, else the subject's own, else one derived from recipe and task; checked against the recipe."""
     chosen = space if space is not None else subject.space
     if chosen is None:
-        chosen = derive_space(baseline, n_examples(subject.task), subject.task.loss.name)
+        chosen = derived_for(subject.task, baseline)
+
     check_space(chosen, baseline)
     return dict(chosen)
+
+
+def derived_for(task: Task, baseline: Recipe) -> dict[str, Any]:
+    """The derived space without what this task would not feel: a DataLoader keeps its batches, a step its loss."""
+    from torch.utils.data import DataLoader
+
+    loss = task.loss.name if task.own_step is None else "own"
+    space = derive_space(baseline, n_examples(task), loss)
+    if isinstance(task.train, DataLoader):
+        del space["batch_size"]
+    return space
 
 
 def n_examples(task: Task) -> int | None:
@@ -213,62 +225,6 @@ def seconds(budget: str | float) -> float:
 def n_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def open_ledger(folder: Path, description: dict[str, Any], resume: bool) -> Ledger:
-    """The study's ledger, claimed, and checked to be of this very study.
-
-    Raises:
-        StudyError: the folder holds a study of something else (says what differs), or one that is not to be resumed.
-    """
-    if not resume and database(folder).exists():
-        raise StudyError(f"{folder} already holds a study: choose another folder, or go on with it (resume=True)")
-    ledger = Ledger(folder)
-    try:
-        known = fold(ledger.events(), folder).description
-        if known and (changes := differences(known, description)):
-            raise StudyError(
-                f"{folder} holds a study of something else ({'; '.join(changes)}): "
-                "choose another folder, or go back to what it was begun with"
-            )
-    except BaseException:
-        ledger.close()
-        raise
-    return ledger
-
-
-def differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two descriptions of studies, in words."""
-    changes = []
-    old, new = Recipe.from_json(known["recipe"]), Recipe.from_json(now["recipe"])
-    for path, (before, after) in old.differences(new).items():
-        changes.append(f"recipe {path}: {before!r} there, {after!r} now")
-    for part in ("task", "space"):
-        for name in dict.fromkeys([*known[part], *now[part]]):
-            before, after = known[part].get(name), now[part].get(name)
-            if before != after:
-                changes.append(f"{part} {name}: {_short(before)} there, {_short(after)} now")
-    for part in ("groups", "seed"):
-        if known[part] != now[part] and not any(change.startswith(f"recipe {part}") for change in changes):
-            changes.append(f"{part}: {known[part]!r} there, {now[part]!r} now")
-    return changes
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, dict):
-        return " ".join(str(item) for item in value.values())
-    return "absent" if value is None else repr(value)
-
-
-def ship_task(folder: Path, subject: Subject, recipe: Recipe) -> None:
-    """Put what the workers need into the study's folder: the recipe, and the task unless it has a reference."""
-    from luthier.tuning.shipping import ship, without_test
-
-    things = {"recipe": recipe} if subject.reference else {"recipe": recipe, "task": without_test(subject.task)}
-    try:
-        ship(folder / "workers" / "task", **things)
-    except OSError as error:
-        raise StudyError(f"the study folder {folder} cannot be written: {error.strerror or error}") from None
 
 
 def leave(ledger: Ledger, pool: Workers | None) -> None:

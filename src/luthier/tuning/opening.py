@@ -1,0 +1,70 @@
+"""Opening a study's folder: claim it, refuse another study's, put there what the workers need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.recipe import Recipe
+from luthier.tuning.ledger import Ledger, StudyError, database
+from luthier.tuning.state import fold
+
+if TYPE_CHECKING:
+    from luthier.tasks import Subject
+
+
+def open_ledger(folder: Path, description: dict[str, Any], resume: bool) -> Ledger:
+    """The study's ledger, claimed, and checked to be of this very study.
+
+    Raises:
+        StudyError: the folder holds a study of something else (says what differs), or one that is not to be resumed.
+    """
+    if not resume and database(folder).exists():
+        raise StudyError(f"{folder} already holds a study: choose another folder, or go on with it (resume=True)")
+    ledger = Ledger(folder)
+    try:
+        known = fold(ledger.events(), folder).description
+        if known and (changes := differences(known, description)):
+            raise StudyError(
+                f"{folder} holds a study of something else ({'; '.join(changes)}): "
+                "choose another folder, or go back to what it was begun with"
+            )
+    except BaseException:
+        ledger.close()
+        raise
+    return ledger
+
+
+def differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two descriptions of studies, in words."""
+    changes = []
+    old, new = Recipe.from_json(known["recipe"]), Recipe.from_json(now["recipe"])
+    for path, (before, after) in old.differences(new).items():
+        changes.append(f"recipe {path}: {before!r} there, {after!r} now")
+    for part in ("task", "space"):
+        for name in dict.fromkeys([*known[part], *now[part]]):
+            before, after = known[part].get(name), now[part].get(name)
+            if before != after:
+                changes.append(f"{part} {name}: {_short(before)} there, {_short(after)} now")
+    for part in ("groups", "seed"):
+        if known[part] != now[part] and not any(change.startswith(f"recipe {part}") for change in changes):
+            changes.append(f"{part}: {known[part]!r} there, {now[part]!r} now")
+    return changes
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(str(item) for item in value.values())
+    return "absent" if value is None else repr(value)
+
+
+def ship_task(folder: Path, subject: Subject, recipe: Recipe) -> None:
+    """Put what the workers need into the study's folder: the recipe, and the task unless it has a reference."""
+    from luthier.tuning.shipping import ship, without_test
+
+    things = {"recipe": recipe} if subject.reference else {"recipe": recipe, "task": without_test(subject.task)}
+    try:
+        ship(folder / "workers" / "task", **things)
+    except OSError as error:
+        raise StudyError(f"the study folder {folder} cannot be written: {error.strerror or error}") from None
