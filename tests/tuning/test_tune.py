@@ -220,6 +220,32 @@ class Printing(nn.Linear):
         return super().forward(x) * float("nan")
 
 
+@pytest.mark.parametrize(("presses", "number"), [(1, signal.SIGINT), (2, signal.SIGINT), (1, signal.SIGTERM)])
+def test_ctrl_c_leaves_a_study_to_go_on_with(tmp_path: Path, presses: int, number: int) -> None:
+    def press(trial: Any) -> None:
+        if trial.state == "running" and not pressed:
+            pressed.append(trial.number)
+            for _ in range(presses):
+                os.kill(os.getpid(), number)
+
+    def call() -> Study:
+        return tune(tiny_task(), RECIPE, SPACE, trials=3, workers=1, folder=tmp_path, console=Log(press))
+
+    pressed: list[int] = []
+    if presses == 2:
+        with pytest.raises(KeyboardInterrupt, match="the same call goes on"):
+            call()
+    elif number == signal.SIGTERM:
+        with pytest.raises(SystemExit, match="143"):
+            call()
+    else:
+        assert call().ended == "interrupted"
+    study = Study.open(tmp_path)
+    assert [trial.number for trial in study.trials] == [0]
+    assert study.trials[0].state in ("waiting", "paused", "running")
+    assert worker_pids() == []
+
+
 @pytest.mark.parametrize(("model", "said"), [(Broken, "no such layer"), (Printing, "NaN or infinite")])
 def test_when_every_trial_fails_the_study_stops_with_the_reason(tmp_path: Path, model: Any, said: str) -> None:
     with pytest.raises(StudyError, match=said):

@@ -31,7 +31,8 @@ class Worker:
     def __init__(self, folder: Path, index: int, reference: str | None, threads: int) -> None:
         self.index = index
         self.trial: int | None = None
-        self.ready = False
+        self.ready = self.recalled = False
+
         self.inbox = Inbox()
         self.log = folder / "workers" / f"worker-{index}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -115,9 +116,13 @@ class Workers:
         worker.order(order="train", **order)
 
     def pause_all(self) -> None:
-        """Ask every busy worker to save and pause after its current step."""
+        """Ask every busy worker to save and pause after its current step; one that is still starting is recalled."""
         for worker in self.busy:
-            worker.order(order="pause", number=worker.trial)
+            worker.recalled = not worker.ready
+            if worker.recalled:
+                worker.process.kill()
+            else:
+                worker.order(order="pause", number=worker.trial)
 
     def wait(self, timeout_s: float) -> Iterator[dict[str, Any]]:
         """Messages that arrive within a time; returns as soon as there was one.
@@ -170,7 +175,7 @@ class Workers:
         self._selector.unregister(worker.messages)
         reason, number = worker.why_dead(), worker.trial
         worker.close(at_once=True)
-        self._deaths += not worker.ready
+        self._deaths += not worker.ready and not worker.recalled
         if self._deaths >= _TRIES:
             raise StudyError(
                 f"worker processes die before they are ready: {reason}. Its last words: {_tail(worker.log)}"
@@ -178,7 +183,8 @@ class Workers:
         if number is not None and worker.ready:
             yield {"event": "crashed", "number": number, "reason": reason}
         elif number is not None:
-            yield {"event": "paused", "number": number, "reason": "its worker died before it was ready"}
+            why = "recalled" if worker.recalled else "its worker died"
+            yield {"event": "paused", "number": number, "reason": f"{why} before the training began"}
         self.all[self.all.index(worker)] = self._begin(worker.index)
 
 
