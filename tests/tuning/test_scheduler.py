@@ -157,6 +157,23 @@ def test_failed_trials_count_as_the_worst_of_the_lowest_rung() -> None:
     assert simulator.decisions[4] == Continue(1, 30)
 
 
+def test_a_schedule_that_pays_late_is_ranked_among_its_own() -> None:
+    class WithSchedules(Simulator):
+        def propose(self, state: Any, number: int, arm: str) -> Any:
+            proposal = super().propose(state, number, arm)
+            schedule = {"schedule": "one-cycle" if number % 2 else "constant"} if number else {}
+            return Proposal({**proposal.values, **schedule}, TOTAL)
+
+    def curve(number: int, share: float) -> float:
+        return 0.8 if number % 2 == 0 else 0.9 if share == 1 else 0.1
+
+    state = WithSchedules(plan(trials=25), curve).run().state
+    finished = {trial.values["schedule"] for trial in state.search[1:] if trial.state == "finished"}
+    assert finished == {"constant", "one-cycle"}
+    assert state.winner is not None
+    assert state.winner.values["schedule"] == "one-cycle"
+
+
 def test_rungs_are_fractions_of_each_trials_own_steps() -> None:
     halving = Halving()
     assert [halving.first_stop(total) for total in (1, 5, 90, 900)] == [1, 1, 10, 100]
@@ -210,8 +227,8 @@ def test_without_a_finished_baseline_nothing_is_repeated() -> None:
 
 def test_the_reserve_is_what_the_repeats_take() -> None:
     simulator = Simulator(plan(trials=4, repeats=3, workers=2, budget_s=1000), by_number).run()
-    assert reserve_s(simulator.state, simulator.plan) == pytest.approx(3 + 1.15 * 4 * 9 / 2)
-    assert search_left(simulator.state, simulator.plan, 100) == pytest.approx(1000 - 23.7 - 100)
+    assert reserve_s(simulator.state, simulator.plan) == pytest.approx(5 + 1.15 * 4 * 9 / 2)
+    assert search_left(simulator.state, simulator.plan, 100) == pytest.approx(1000 - 25.7 - 100)
 
 
 def test_many_workers_and_trials() -> None:

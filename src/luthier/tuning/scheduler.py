@@ -10,9 +10,9 @@ import statistics
 
 from luthier.tuning.jobs import BASELINE, Continue, Plan, Propose, Start, Stop
 from luthier.tuning.state import State, Trial
-from luthier.tuning.strategies import arm_trials, most_promising, strategy_named, whole
+from luthier.tuning.strategies import arm_trials, by_schedule, most_promising, strategy_named, whole
 
-_TEST_S = 3.0  # set aside for reading the test data
+_TEST_S = 5.0  # set aside for reading the test data and closing
 
 
 def next_job(state: State, plan: Plan, propose: Propose, clock: float) -> Start | Continue | None:
@@ -162,6 +162,7 @@ def _fits(state: State, job: Continue, left: float | None) -> bool:
 
 def _outranked_reason(state: State, trial: Trial) -> str:
     share = trial.step / trial.total_steps
-    rivals = [t for t in arm_trials(state, trial.arm) if t.step >= trial.step * t.total_steps / trial.total_steps]
+    ladder = next(ladder for ladder in by_schedule(arm_trials(state, trial.arm)) if trial in ladder)
+    rivals = [t for t in ladder if t.step >= trial.step * t.total_steps / trial.total_steps]
     place = 1 + [t.number for t in state.rank(rivals)].index(trial.number) if trial.value is not None else len(rivals)
     return f"outranked: place {place} of {len(rivals)} after {share:.0%} of its steps"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 from luthier.errors import unknown
 from luthier.tuning.jobs import Continue
@@ -47,7 +48,10 @@ class Halving(Strategy):
 
     A trial pauses at each rung; it goes on when it is among the best `floor(n / eta)` of the n trials of its arm that
     have reached the rung, highest rung first. Trials that failed count as reaching the lowest rung, as its worst.
-    A rung is a fraction of the trial's own steps, and its schedule spans the whole of them.
+    A rung is a fraction of the trial's own steps, and its schedule spans the whole of them: a learning rate that decays
+    late reads worse on the way than a constant one and better at the end, so trials are ranked among those of their
+    own schedule only.
+
 
     Source: Li et al. 2020, A System for Massively Parallel Hyperparameter Tuning, Algorithm 2 (there promoted
     trials are retrained or kept in memory; here they continue from their checkpoint).
@@ -62,9 +66,10 @@ class Halving(Strategy):
 
     def promote(self, state: State, arm: str) -> Continue | None:
         """The best paused trial among a rung's best third, highest rung first."""
-        trials = arm_trials(state, arm)
+        ladders = by_schedule(arm_trials(state, arm))
         for index in reversed(range(len(self.rungs))):
-            if (trial := self._promotable(state, trials, index)) is not None:
+            candidates = (self._promotable(state, ladder, index) for ladder in ladders)
+            if (trial := next((trial for trial in candidates if trial is not None), None)) is not None:
                 ends = (*self.rungs[index + 1 :], 1.0)
                 stops = [rung_step(end, trial.total_steps) for end in ends]
                 return Continue(trial.number, next(stop for stop in stops if stop > trial.step))
@@ -115,6 +120,14 @@ def rung_step(fraction: float, total_steps: int) -> int:
     (10, 1)
     """
     return max(1, min(total_steps, round(fraction * total_steps)))
+
+
+def by_schedule(trials: list[Trial]) -> list[list[Trial]]:
+    """Trials by their sampled schedule, in order of its first trial; one list when the schedule is not searched."""
+    ladders: dict[Any, list[Trial]] = {}
+    for trial in trials:
+        ladders.setdefault(trial.values.get("schedule"), []).append(trial)
+    return list(ladders.values())
 
 
 def arm_trials(state: State, arm: str) -> list[Trial]:
