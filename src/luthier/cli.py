@@ -13,6 +13,7 @@ from luthier.errors import LuthierError
 app = App(
     name="luthier",
     version=__version__,
+    help_format="plaintext",  # Markdown would cost 40 ms of imports
     help="Train, diagnose, mend and tune PyTorch models. TASK is a built-in name (luthier tasks) or file.py:function.",
 )
 app.command("luthier.commands:fit", name="fit", help="Train a task by a recipe.")
