@@ -4,40 +4,58 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-
-from cyclopts import App
+from typing import TYPE_CHECKING
 
 from luthier import __version__
 from luthier.errors import LuthierError
 
-app = App(
-    name="luthier",
-    version=__version__,
-    help_format="plaintext",  # Markdown would cost 40 ms of imports
-    help="Train, diagnose, mend and tune PyTorch models. TASK is a built-in name (luthier tasks) or file.py:function.",
-)
-app.command("luthier.commands:fit", name="fit", help="Train a task by a recipe.")
-app.command("luthier.commands:tune", name="tune", help="Search for a better recipe, prove it, report it.")
-app.command("luthier.commands:report", name="report", help="Write the HTML report of a training or study.")
-app.command("luthier.commands:find_lr", name="find-lr", help="Range test: which learning rate to start with.")
-app.command("luthier.commands:find_batch_size", name="find-batch-size", help="Which batch size trains fastest.")
-app.command("luthier.commands:tasks", name="tasks", help="List the built-in tasks.")
-app.command(
-    "luthier.commands:parts", name="parts", help="List optimizers, schedules, augmentations and their settings."
-)
-app.command("luthier.commands:fetch", name="fetch", help="Fetch and verify a data set into the cache.")
+if TYPE_CHECKING:
+    from cyclopts import App
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "fit": ("luthier.commands:fit", "Train a task by a recipe."),
+    "tune": ("luthier.commands:tune", "Search for a better recipe, prove it, report it."),
+    "report": ("luthier.commands:report", "Write the HTML report of a training or study."),
+    "find-lr": ("luthier.commands:find_lr", "Range test: which learning rate to start with."),
+    "find-batch-size": ("luthier.commands:find_batch_size", "Which batch size trains fastest."),
+    "tasks": ("luthier.commands:tasks", "List the built-in tasks."),
+    "parts": ("luthier.commands:parts", "List optimizers, schedules, augmentations and their settings."),
+    "fetch": ("luthier.commands:fetch", "Fetch and verify a data set into the cache."),
+}
+ABOUT = "Train, diagnose, mend and tune PyTorch models. TASK is a built-in name (luthier tasks) or file.py:function."
 
 
 def main(tokens: Sequence[str] | None = None) -> None:
     """Run the command line; exit 2 on wrong input, 1 on a failing machine, 130 on Ctrl-C."""
+    given = list(sys.argv[1:] if tokens is None else tokens)
+    if given in ([], ["-h"], ["--help"]):
+        print(overview())
+        return
     try:
-        app(settings_as_set(sys.argv[1:] if tokens is None else tokens))
+        command_line()(settings_as_set(given))
     except LuthierError as error:
         sys.exit(_say(error, 2))
     except OSError as error:
         sys.exit(_say(error, 1))
     except KeyboardInterrupt as error:
         sys.exit(_say(error if str(error) else "interrupted", 130))
+
+
+def overview() -> str:
+    """What `luthier --help` says; by hand, since the parser's own help costs 0.1 s of imports."""
+    lines = [f"  {name:17}{text}" for name, (_, text) in COMMANDS.items()]
+    more = "luthier COMMAND --help tells a command's options, luthier --version the version."
+    return "\n".join(["Usage: luthier COMMAND", "", ABOUT, "", "Commands:", *lines, "", more])
+
+
+def command_line() -> App:
+    """The parser; it imports a command when it is called."""
+    from cyclopts import App
+
+    app = App(name="luthier", version=__version__, help=ABOUT, help_format="plaintext")  # Markdown imports for 50 ms
+    for name, (home, text) in COMMANDS.items():
+        app.command(home, name=name, help=text)
+    return app
 
 
 def _say(message: object, code: int) -> int:
