@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
-from rich.console import Console
 from rich.table import Table
 
 from luthier.errors import LuthierError
 from luthier.parts import Part
 from luthier.recipe import Recipe
+from luthier.show.console import open_console
 from luthier.tasks import TASKS, load
 
 
@@ -73,7 +73,7 @@ def fit(
     if record.test is not None:
         from luthier.show.words import named_values
 
-        Console().print(f"test       {named_values(record.test)}")
+        open_console().print(f"test       {named_values(record.test)}")
 
 
 def tune(
@@ -92,7 +92,7 @@ def tune(
     sampler: Annotated[str, Parameter(help="grid, random, tpe or gp")] = "tpe",
     strategy: Annotated[str | None, Parameter(help="full or halving")] = None,
     workers: Annotated[int | None, Parameter(help="worker processes; default: one per core")] = None,
-    repeats: Annotated[int, Parameter(help="seeds that winner and baseline are trained with")] = 3,
+    repeats: Annotated[int, Parameter(help="further seeds that winner and baseline are trained with")] = 3,
     folder: Folder = None,
     report: Annotated[
         Path | None, Parameter(help="path of the HTML report; default: report.html in the folder")
@@ -125,7 +125,9 @@ def tune(
         **chosen,
     )
     path = study.report(report or study.folder / "report.html")
-    Console().print(f"report     {path}", soft_wrap=True)
+    open_console().print(f"report     {path}", soft_wrap=True)
+    if study.ended == "interrupted":
+        raise SystemExit(130)
 
 
 def report(
@@ -137,7 +139,7 @@ def report(
     from luthier.tuning.study import Study
 
     source = Record(folder) if Record.exists(folder) else Study.open(folder)
-    Console().print(f"report     {write_report(source, to or folder / 'report.html')}", soft_wrap=True)
+    open_console().print(f"report     {write_report(source, to or folder / 'report.html')}", soft_wrap=True)
 
 
 def find_lr(task: str, /, *, settings: Settings = [], options: RecipeOptions = UNSET) -> None:  # noqa: B006
@@ -170,7 +172,7 @@ def tasks() -> None:
         module, _, function = home.partition(":")
         text = inspect.getdoc(getattr(importlib.import_module(module), function)) or ""
         table.add_row(name, text.splitlines()[0])
-    Console().print(table)
+    open_console().print(table)
 
 
 def parts() -> None:
@@ -191,7 +193,7 @@ def parts() -> None:
         for name, part in room.items():
             defaults = {key: info.default for key, info in part.model_fields.items() if key != "name"}
             table.add_row(name, "  ".join(f"{key}={value}" for key, value in defaults.items()))
-        Console().print(table)
+        open_console().print(table)
 
 
 def fetch(name: str, /) -> None:
@@ -200,7 +202,7 @@ def fetch(name: str, /) -> None:
 
     data = load_data(name)
     shapes = ", ".join(f"{part} {len(getattr(data, part)[1]):,}" for part in ("train", "test"))
-    Console().print(f"{name}: {shapes} examples, verified")
+    open_console().print(f"{name}: {shapes} examples, verified")
 
 
 def recipe_values(options: Any, settings: list[str]) -> dict[str, Any]:

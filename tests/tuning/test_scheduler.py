@@ -113,7 +113,7 @@ class TestEveryStrategy:
         repeats = simulator.run(next_=lambda: next_repeat(simulator.state, simulator.plan))
         assert repeats.clock <= 120
         assert repeats.clock > 60
-        assert len([trial for trial in simulator.state.trials if trial.kind == "repeat"]) == 4
+        assert len([trial for trial in simulator.state.trials if trial.kind == "repeat"]) == 6
 
     def test_an_exhausted_space_ends_the_search(self, name: Any, workers: Any) -> None:
         simulator = Simulator(plan(strategy=name, workers=workers, trials=50), by_number, options=6).run()
@@ -206,7 +206,7 @@ def test_repeats_take_the_same_further_seeds_for_both() -> None:
     simulator = Simulator(plan(trials=4, repeats=3), by_number).run()
     simulator.run(next_=lambda: next_repeat(simulator.state, simulator.plan))
     repeats = [(trial.of, trial.seed) for trial in simulator.state.trials if trial.kind == "repeat"]
-    assert repeats == [(0, 1), (3, 1), (0, 2), (3, 2)]
+    assert repeats == [(0, 1), (3, 1), (0, 2), (3, 2), (0, 3), (3, 3)]
 
 
 def test_the_longer_training_is_repeated_first() -> None:
@@ -227,8 +227,8 @@ def test_without_a_finished_baseline_nothing_is_repeated() -> None:
 
 def test_the_reserve_is_what_the_repeats_take() -> None:
     simulator = Simulator(plan(trials=4, repeats=3, workers=2, budget_s=1000), by_number).run()
-    assert reserve_s(simulator.state, simulator.plan) == pytest.approx(5 + 1.15 * 4 * 9 / 2)
-    assert search_left(simulator.state, simulator.plan, 100) == pytest.approx(1000 - 25.7 - 100)
+    assert reserve_s(simulator.state, simulator.plan) == pytest.approx(5 + 1.15 * 6 * 9 / 2)
+    assert search_left(simulator.state, simulator.plan, 100) == pytest.approx(1000 - 36.05 - 100)
 
 
 def test_many_workers_and_trials() -> None:

@@ -43,9 +43,9 @@ def mnist() -> Subject:
     poor = Recipe(optimizer=SGD(momentum=0.0), lr=0.001, batch_size=128, epochs=10, model={"width": 64})
     space = {
         "optimizer": choice("sgd", "adamw"),
-        "lr": loguniform(3e-4, 0.3),
-        "schedule": choice("constant", "cosine", "one-cycle"),
-        "batch_size": choice(64, 128, 256),
+        "lr": loguniform(1e-3, 0.3),
+        "schedule": choice("cosine", "one-cycle"),
+        "batch_size": choice(128, 256),
         "weight_decay": loguniform(1e-6, 1e-2),
         "dropout": uniform(0.0, 0.5),
         "model.width": choice(64, 128, 256, 512),
@@ -85,7 +85,7 @@ def cifar10() -> Subject:
         optimizer=SGD(momentum=0.9, nesterov=True),
         lr=0.1,
         weight_decay=5e-4,
-        schedule=Cyclic(up=2.5, down=2.5, unit="epoch"),
+        schedule=Cyclic(base_factor=0.01),
         augment=(Flip(), Crop(padding=4)),
         epochs=10,
         batch_size=128,

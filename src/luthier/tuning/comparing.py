@@ -70,6 +70,8 @@ def compare(state: State) -> Comparison | None:
         return None
     baseline, best = by_seed(state, state.trials[0]), by_seed(state, winner)
     seeds = [seed for seed in baseline if seed in best]
+    if not seeds:  # nothing was retrained: the search's own readings, from which no interval follows
+        seeds, baseline, best = [winner.seed], _own(state.trials[0], winner.seed), _own(winner, winner.seed)
     sign = 1.0 if state.direction == "max" else -1.0
     difference, low, high = paired_interval([sign * (best[seed] - baseline[seed]) for seed in seeds])
     tests = {"baseline": state.tests.get(0), "winner": state.tests.get(winner.number)}
@@ -87,6 +89,13 @@ def compare(state: State) -> Comparison | None:
 
 
 def by_seed(state: State, trial: Trial) -> dict[int, float]:
-    """Best validation value of a recipe for each seed that it was trained with, the trial's own first."""
-    trained = [trial, *(repeat for repeat in state.repeats(trial.number) if repeat.state == "finished")]
-    return {each.seed: each.value for each in trained if each.value is not None}
+    """Best validation value of a recipe for each further seed that it was retrained with.
+
+    The search's own seed is left out: the winner was chosen for its reading with it, which flatters it.
+    """
+    retrained = (repeat for repeat in state.repeats(trial.number) if repeat.state == "finished")
+    return {repeat.seed: repeat.value for repeat in retrained if repeat.value is not None}
+
+
+def _own(trial: Trial, seed: int) -> dict[int, float]:
+    return {seed: math.nan if trial.value is None else trial.value}

@@ -66,7 +66,7 @@ class Plan:
         budget_s: seconds in all, over all calls; None: no limit.
         workers: trainings at a time.
         seed: of the search trials; repeats take the seeds after it.
-        repeats: seeds that winner and baseline are trained with, the search trial's own included.
+        repeats: further seeds that winner and baseline are trained with, for their comparison.
         strategy: a name of `STRATEGIES`.
     """
 

@@ -57,7 +57,7 @@ def next_repeat(state: State, plan: Plan) -> Start | Continue | None:
     if (winner := state.winner) is None or state.trials[0].state != "finished":
         return None
     both = sorted((state.trials[0], winner), key=lambda trial: -trial.time_s)  # the longest first: all end early
-    for seed in range(plan.seed + 1, plan.seed + plan.repeats):
+    for seed in range(plan.seed + 1, plan.seed + 1 + plan.repeats):
         for trial in both:
             if all(repeat.seed != seed for repeat in state.repeats(trial.number)):
                 return Start(
@@ -81,14 +81,12 @@ def outranked(state: State) -> list[Stop]:
 
 def reserve_s(state: State, plan: Plan) -> float:
     """Seconds to keep for the repeats at the end: those of the winner so far (else the likely one) and the baseline."""
-    if plan.repeats < 2:
-        return _TEST_S
     winner = state.winner or next(iter(state.rank(trial for trial in state.search if trial.number)), None)
     known = [trial for trial in (state.trials[0] if state.trials else None, winner) if trial is not None]
     missing = [
         trial.expected_s or 0.0
         for trial in known
-        for offset in range(1, plan.repeats)
+        for offset in range(1, 1 + plan.repeats)
         if not any(repeat.seed == plan.seed + offset and repeat.ended for repeat in state.repeats(trial.number))
     ]
     if not missing:

@@ -71,7 +71,8 @@ def tune(
         workers: processes; one per core when None.
         folder: of the study; `studies/<name of the task>` when None. A second call goes on where the first ended.
         seed: of the search trials; repeats take the seeds after it.
-        repeats: seeds that winner and baseline are trained with, the first being the search's own.
+        repeats: further seeds that winner and baseline are trained with. The search's own seed does not count: the
+            winner's reading with it is the best of many, and so too good.
         resume: False refuses a folder that holds a study.
         groups: name -> fields that are tuned together, the others kept at the baseline; trials go to each in turn.
         console: told how it goes (`luthier.show.terminal.TuneConsole`); None is silent.
