@@ -65,7 +65,6 @@ def take_step(run: Run, batch: Any) -> None:
     else:
         run.scaler.step(run.optimizer)
         run.scaler.update()
-    clear_gradients(run.optimizer)
     run.step, run.batch, run.examples = run.step + 1, run.batch + 1, run.examples + n
     if run.averaging is not None:
         run.averaging.update(run.model, run.progress)
@@ -81,6 +80,8 @@ def backward(run: Run, batch: Any) -> tuple[Tensor, int]:
     total, losses = 0, []
     for part in parts:
         step = forward(run, part)
+        if not losses:
+            clear_gradients(run.optimizer)  # only now, so that the new gradients come to lie where the old ones did
         weighted = step.loss if len(parts) == 1 else step.loss * step.n
         (weighted if run.scaler is None else run.scaler.scale(weighted)).backward()  # type: ignore[no-untyped-call]
         total += step.n
