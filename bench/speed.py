@@ -37,7 +37,7 @@ BUSY = 0.7  # load average from which others disturb the measurement
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a fifth of the images, three rounds")
+    parser.add_argument("--quick", action="store_true", help="fewer images, three rounds")
     parser.add_argument("--rounds", type=int, help="turns of each contender (default 9; quick 3)")
     parser.add_argument("--without-lightning", action="store_true", help="do not install or measure Lightning")
     parser.add_argument("--threads", type=int, help="torch threads, the same for all (default: torch's own choice)")
@@ -73,8 +73,8 @@ def settings(quick: bool) -> list[Setting]:
     def part(n: int) -> tuple[torch.Tensor, torch.Tensor]:
         return x[:n].clone(), labels[:n].clone()
 
-    some, few = part(10_000 if quick else 50_000), part(2_000 if quick else 10_000)
-    small = val[0][:2_000].clone(), val[1][:2_000].clone()
+    some, few = part(10_000 if quick else 50_000), part(1_000 if quick else 4_000)
+    small = val[0][:1_000].clone(), val[1][:1_000].clone()
     return [
         Setting("MLP 784-128-10", 64, some, val, epochs=1),
         Setting("MLP 784-128-10", 128, some, val, epochs=1),
