@@ -48,7 +48,7 @@ def mnist() -> Subject:
         "batch_size": choice(128, 256),
         "weight_decay": loguniform(1e-6, 1e-2),
         "dropout": uniform(0.0, 0.5),
-        "model.width": choice(64, 128, 256, 512),
+        "model.width": choice(128, 256, 512),
     }
     return Subject(task, poor, space)
 
