@@ -39,6 +39,11 @@ class Part(Frozen):
 
     name: str
 
+    def settings(self, brief: bool = False) -> dict[str, Any]:
+        """Everything but the name; brief: only what is not at its default."""
+        fields = type(self).model_fields
+        return {key: item for key, item in self if key != "name" and not (brief and item == fields[key].default)}
+
     def __repr_args__(self) -> Any:
         return [(key, value) for key, value in super().__repr_args__() if key != "name"]
 

@@ -155,14 +155,14 @@ class Recipe(Frozen):
         paths = dict.fromkeys([*mine, *others])
         return {path: (mine.get(path), others.get(path)) for path in paths if mine.get(path) != others.get(path)}
 
-    def flat(self) -> dict[str, Any]:
-        """All values by dotted path; a part appears as its name and its settings."""
+    def flat(self, brief: bool = False) -> dict[str, Any]:
+        """All values by dotted path; a part appears as name and settings (brief: those not at their default)."""
         values: dict[str, Any] = {}
         for field in Recipe.model_fields:
             value = getattr(self, field)
             if isinstance(value, Part):
                 values[field] = value.name
-                values.update({f"{field}.{name}": item for name, item in value if name != "name"})
+                values.update({f"{field}.{name}": item for name, item in value.settings(brief).items()})
             elif field == "model":
                 values.update({f"model.{name}": item for name, item in value.items()})
             else:

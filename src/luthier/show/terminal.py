@@ -133,25 +133,14 @@ def own_choices(recipe: Recipe) -> str:
     >>> own_choices(Recipe(lr=0.1, optimizer="adam"))
     'optimizer adam, lr 0.1'
     """
-    present = recipe.flat()
-    chosen = {path: mine for path, (_, mine) in Recipe().differences(recipe).items() if path in present}
-    plain = _defaults_of_parts(recipe)
+    plain = Recipe().flat()
+    chosen = recipe.flat(brief=True)
     return ", ".join(
         f"{path} {value_text(value)}" for path, value in chosen.items() if plain.get(path, _ABSENT) != value
     )
 
 
 _ABSENT = object()
-
-
-def _defaults_of_parts(recipe: Recipe) -> dict[str, Any]:
-    """Settings that the recipe's parts have when only their names are given."""
-    defaults: dict[str, Any] = {}
-    for path in recipe.flat():
-        field, _, setting = path.partition(".")
-        if setting and field != "model":
-            defaults[path] = type(getattr(recipe, field)).model_fields[setting].default
-    return defaults
 
 
 def _grouped(changes: Any) -> list[str]:

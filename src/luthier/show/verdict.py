@@ -105,11 +105,13 @@ def spread_text(metric: str, values: Sequence[float]) -> str:
 def recipe_changes(baseline: Recipe, winner: Recipe) -> dict[str, tuple[Any, Any]]:
     """What the winner changes, by dotted path with (baseline's, winner's); the seed does not count.
 
-    A setting of a part that one of the two does not have counts as None, and is told only for the winner.
+    A setting of a part that one of the two does not have counts as None, and is told only for the winner, and only
+    where it is not that part's default.
     """
-    theirs = winner.flat()
+    ours, theirs, brief = baseline.flat(), winner.flat(), winner.flat(brief=True)
     changes = baseline.differences(winner)
-    return {path: pair for path, pair in changes.items() if path != "seed" and path in theirs}
+    told = {path for path in theirs if path in ours or path in brief} - {"seed"}
+    return {path: pair for path, pair in changes.items() if path in told}
 
 
 def headline(study: Study) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from luthier.parts import Function
+from luthier.parts import Function, Part
 
 _SHARES = {"accuracy", "binary_accuracy", "f1", "multilabel_f1", "auroc", "average_precision"}
 
@@ -71,6 +71,9 @@ def value_text(value: Any) -> str:
         return ", ".join(value_text(item) for item in value)
     if isinstance(value, Function):
         return value.function
+    if isinstance(value, Part):
+        settings = value_text(value.settings(brief=True)) if value.settings(brief=True) else ""
+        return f"{value.name} ({settings})" if settings else value.name
     if isinstance(value, dict):
         return ", ".join(f"{name} {value_text(item)}" for name, item in value.items())
     return str(value)
