@@ -33,6 +33,7 @@ def train(run: Run, until: int | None = None) -> tuple[str, str]:
         run.hooks.epoch_start(run)
         for batch in run.batches():
             take_step(run, batch)
+            del batch  # the next one takes its place in memory, which is still in the cache
             run.hooks.step_end(run)
             if run.interrupted:
                 return "interrupted", f"interrupted at step {run.step}"
@@ -77,7 +78,8 @@ def backward(run: Run, batch: Any) -> tuple[Tensor, int]:
     batch whatever the number of parts (but for batch norm, which sees the parts).
     """
     parts = [batch] if run.recipe.accumulate == 1 else split_batch(batch, run.recipe.accumulate)
-    total, losses = 0, []
+    total = 0
+    losses: list[Tensor] = []
     for part in parts:
         step = forward(run, part)
         if not losses:
