@@ -34,7 +34,7 @@ def blobs(n=90, features=6, classes=3, seed=0):
     return centres[y] + torch.randn(n, features, generator=generator), y
 
 
-@pytest.fixture()
+@pytest.fixture
 def make_task():
     """A function that makes the small classification task; keywords go to Task."""
     from luthier.task import Task
@@ -46,7 +46,7 @@ def make_task():
     return make
 
 
-@pytest.fixture()
+@pytest.fixture
 def task(make_task):
     """The small classification task."""
     return make_task()

@@ -33,8 +33,9 @@ from luthier import Recipe, Task
 def task():
     x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
     y = (x[:, 0] > 0).long()
-    return Task(lambda width=8: torch.nn.Sequential(torch.nn.Linear(4, width), torch.nn.ReLU(), torch.nn.Linear(width, 2)),
-                (x, y), val=0.25, test=(x, y)), Recipe(lr=0.01, batch_size=16, epochs=2)
+    def net(width=8):
+        return torch.nn.Sequential(torch.nn.Linear(4, width), torch.nn.ReLU(), torch.nn.Linear(width, 2))
+    return Task(net, (x, y), val=0.25, test=(x, y)), Recipe(lr=0.01, batch_size=16, epochs=2)
 
 def number():
     return 3
@@ -44,7 +45,7 @@ def fails():
 """
 
 
-@pytest.fixture()
+@pytest.fixture
 def task_file(tmp_path):
     (tmp_path / "mine.py").write_text(TASK_FILE)
     return "mine.py:task"
@@ -52,8 +53,8 @@ def task_file(tmp_path):
 
 def test_fit_takes_every_recipe_field_and_dotted_settings(capsys, task_file, tmp_path):
     code, _, errors = run(
-        capsys, "fit", task_file, "--folder", "out", "--quiet", "--lr", "0.1", "--schedule", "step", "--schedule.gamma=0.5",
-        "--model.width", "6", "--dropout", "0.1", "--optimizer.betas", "0.8,0.9", "--clip-norm", "1", "--zero-last",
+        capsys, "fit", task_file, "--folder", "out", "--quiet", "--lr", "0.1", "--schedule", "step",
+        "--schedule.gamma=0.5", "--model.width", "6", "--dropout", "0.1", "--optimizer.betas", "0.8,0.9", "--clip-norm", "1", "--zero-last",
     )  # fmt: skip
     assert (code, errors) == (0, "")
     recipe = Record(tmp_path / "out").recipe
@@ -88,7 +89,7 @@ def test_fit_resumes(capsys, task_file, tmp_path):
         (["fit", "mine.py"], "which function"),
         (["fit", "mine.py:taks"], "did you mean 'task'"),
         (["fit", "mine.py:number"], "must return a Task"),
-        (["fit", "mine.py:fails"], "RuntimeError: no data today (line 15 of mine.py)"),
+        (["fit", "mine.py:fails"], "RuntimeError: no data today (line 16 of mine.py)"),
         (["fit", "broken.py:task"], "SyntaxError"),
         (["fit", "mine.py:task", "--epochs", "0"], "greater than or equal to 1"),
         (["fit", "mine.py:task", "--lr", "fast"], "expected a valid number"),
