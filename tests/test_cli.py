@@ -53,9 +53,27 @@ def task_file(tmp_path):
 
 def test_fit_takes_every_recipe_field_and_dotted_settings(capsys, task_file, tmp_path):
     code, _, errors = run(
-        capsys, "fit", task_file, "--folder", "out", "--quiet", "--lr", "0.1", "--schedule", "step",
-        "--schedule.gamma=0.5", "--model.width", "6", "--dropout", "0.1", "--optimizer.betas", "0.8,0.9", "--clip-norm", "1", "--zero-last",
-    )  # fmt: skip
+        capsys,
+        "fit",
+        task_file,
+        "--folder",
+        "out",
+        "--quiet",
+        "--lr",
+        "0.1",
+        "--schedule",
+        "step",
+        "--schedule.gamma=0.5",
+        "--model.width",
+        "6",
+        "--dropout",
+        "0.1",
+        "--optimizer.betas",
+        "0.8,0.9",
+        "--clip-norm",
+        "1",
+        "--zero-last",
+    )
     assert (code, errors) == (0, "")
     recipe = Record(tmp_path / "out").recipe
     assert (recipe.lr, recipe.schedule.gamma, recipe.model, recipe.zero_last) == (0.1, 0.5, {"width": 6}, True)
