@@ -33,7 +33,6 @@ def train(run: Run, until: int | None = None) -> tuple[str, str]:
         run.hooks.epoch_start(run)
         for batch in run.batches():
             take_step(run, batch)
-            del batch  # the next one takes its place in memory, which is still in the cache
             run.hooks.step_end(run)
             if run.interrupted:
                 return "interrupted", f"interrupted at step {run.step}"

@@ -17,7 +17,6 @@ from luthier.errors import LuthierError, unknown
 from luthier.training.losses import Loss
 
 Direction = Literal["max", "min"]
-_COUNTED_TOGETHER = 1 << 15  # numbers in the outputs: 128 KB of float32
 
 
 class Accumulator(Protocol):
@@ -54,50 +53,38 @@ class Metric:
 
 
 class Counter:
-    """Share of correct answers; two scalars on the device, read once.
+    """Share of correct answers: two numbers, on the CPU read at once, elsewhere kept on the device and read at the end.
 
-    Small batches wait and are counted together: one by one that would be 4% of a small network's training step.
+    On the CPU no small tensor should live from one step to the next: it lies in the memory that the next batch and
+    gradients want back, and these wander (over hundreds of places instead of a dozen) and out of the cache.
     """
 
     def __init__(self, correct: Callable[[Tensor, Tensor], tuple[Tensor, int | Tensor]]) -> None:
         self.count_correct = correct
         self.correct: Tensor | int = 0
         self.n: Tensor | int = 0
-        self.waiting: list[tuple[Tensor, Tensor]] = []
-        self.room = _COUNTED_TOGETHER
-        self.kind: tuple[Any, ...] = ()  # of the batches that wait: only like can be put together
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Take one batch in; count when enough have come."""
-        kind = outputs.shape, targets.shape, targets.dtype
-        if kind != self.kind:
-            self.count()
-            self.kind = kind
-        self.waiting.append((outputs, targets))
-        self.room -= outputs.numel()
-        if self.room <= 0:
-            self.count()
-
-    def count(self) -> None:
-        """Count the batches that wait."""
-        if self.waiting:
-            together = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*self.waiting, strict=True))
-            correct, n = self.count_correct(*together)
-            self.correct, self.n = self.correct + correct, self.n + n
-            self.waiting, self.room = [], _COUNTED_TOGETHER
+        """Count one batch."""
+        correct, n = self.count_correct(outputs, targets)
+        self.correct = self.correct + _on_device_or_read(correct)
+        self.n = self.n + _on_device_or_read(n)
 
     def compute(self) -> float:
         """correct / n."""
-        self.count()
         n = int(self.n)
         return float(self.correct) / n if n else float("nan")
+
+
+def _on_device_or_read(count: Tensor | int) -> Tensor | int:
+    return int(count) if isinstance(count, int) or count.device.type == "cpu" else count
 
 
 def correct_classes(outputs: Tensor, targets: Tensor) -> tuple[Tensor, int | Tensor]:
     """Correct answers and their number, for logits [B, K, ...] against labels [B, ...] or class probabilities."""
     if targets.is_floating_point():
         targets = targets.argmax(1)
-    correct = (outputs.argmax(1) == targets).sum()
+    correct = torch.count_nonzero(outputs.argmax(1) == targets)  # twice as fast as sum() on small batches
     return correct, targets.numel() if targets.ndim == 1 else (targets != -100).sum()
 
 

@@ -59,10 +59,7 @@ class Totals:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint in the middle of an epoch needs; call `read` first."""
-        counts = [0, 0]
-        if self.counter is not None:
-            self.counter.count()
-            counts = [int(self.counter.correct), int(self.counter.n)]
+        counts = [0, 0] if self.counter is None else [int(self.counter.correct), int(self.counter.n)]
         return {"loss_sum": self.loss_sum, "n": self.n, "counts": counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
