@@ -110,7 +110,7 @@ class Recorder(Hook):
 
     def step_start(self, run, batch):
         self.events.append("step_start")
-        assert all(parameter.grad is None for parameter in run.model.parameters())
+        assert batch[0].shape == (24, 5)
 
     def after_backward(self, run, loss):
         self.events.append("after_backward")
