@@ -292,7 +292,7 @@ def build_optimizer(
             group["weight_decay"], group["hooked_decay"] = 0.0, group["weight_decay"]
     if hooked:
         optimizer.register_step_pre_hook(step_hooks.decay_decoupled if decoupled else step_hooks.decay_l2)
-    if kernel.get("fused"):
+    if kernel.get("fused") and any(parameter.ndim > 2 for parameter in model.parameters()):  # memory formats differ
         optimizer.register_step_pre_hook(step_hooks.align_gradients)
         optimizer.register_load_state_dict_post_hook(step_hooks.align_state)
     return optimizer
