@@ -81,6 +81,17 @@ def test_fit_takes_every_recipe_field_and_dotted_settings(capsys, task_file, tmp
     assert recipe.batch_size == 16
 
 
+def test_fit_starts_from_a_recipe_file(capsys, task_file, tmp_path):
+    assert run(capsys, "fit", task_file, "--folder", "first", "--quiet", "--lr", "0.2", "--model.width", "5")[0] == 0
+    again = ["fit", task_file, "--folder", "again", "--quiet", "--recipe", "first/recipe.json", "--epochs", "1"]
+    assert run(capsys, *again)[0] == 0
+    recipe = Record(tmp_path / "again").recipe
+    assert (recipe.lr, recipe.model, recipe.epochs) == (0.2, {"width": 5}, 1)
+    code, _, errors = run(capsys, "fit", task_file, "--recipe", "nowhere.json")
+    assert code == 2
+    assert "nowhere.json cannot be read" in errors
+
+
 def test_fit_prints_plain_lines_and_the_test_reading(capsys, task_file):
     code, out, _ = run(capsys, "fit", task_file, "--test")
     assert code == 0

@@ -15,7 +15,7 @@ from luthier.errors import LuthierError
 from luthier.parts import Part
 from luthier.recipe import Recipe
 from luthier.show.console import open_console
-from luthier.tasks import TASKS, load
+from luthier.tasks import TASKS, Subject, load
 
 
 def _recipe_options() -> type:
@@ -48,6 +48,9 @@ Settings = Annotated[
         help="any dotted setting: --set model.width=256; in short --model.width 256, --schedule.gamma 0.5",
     ),
 ]
+RecipeFile = Annotated[
+    Path | None, Parameter(name="--recipe", help="start from the recipe in this file, not from the task's own")
+]
 Folder = Annotated[Path | None, Parameter(help="where the result goes; default: a new one under runs/ or studies/")]
 
 
@@ -55,6 +58,7 @@ def fit(
     task: str,
     /,
     *,
+    recipe_file: RecipeFile = None,
     folder: Folder = None,
     resume: Annotated[bool, Parameter(negative=(), help="go on with the training in --folder")] = False,
     test: Annotated[bool, Parameter(negative=(), help="measure the best weights on the test data at the end")] = False,
@@ -68,7 +72,7 @@ def fit(
     if resume and folder is None:
         raise LuthierError("--resume needs the folder of the training to go on with: --folder runs/...")
     subject = load(task)
-    recipe = subject.recipe.replace(recipe_values(options, settings))
+    recipe = start_from(recipe_file, subject).replace(recipe_values(options, settings))
     record = train(subject.task, recipe, folder=folder, resume=resume, test=test, console=not quiet)
     if record.test is not None:
         from luthier.show.words import named_values
@@ -93,6 +97,7 @@ def tune(
     strategy: Annotated[str | None, Parameter(help="full or halving")] = None,
     workers: Annotated[int | None, Parameter(help="worker processes; default: one per core")] = None,
     repeats: Annotated[int, Parameter(help="further seeds that winner and baseline are trained with")] = 3,
+    recipe_file: RecipeFile = None,
     folder: Folder = None,
     report: Annotated[
         Path | None, Parameter(help="path of the HTML report; default: report.html in the folder")
@@ -107,7 +112,7 @@ def tune(
     from luthier.tuning.tune import tune as search
 
     subject = load(task)
-    recipe = subject.recipe.replace(recipe_values(options, settings))
+    recipe = start_from(recipe_file, subject).replace(recipe_values(options, settings))
     ranges = {name: parse_range(text) for name, text in map(_assignment, space)}
     chosen: dict[str, Any] = {} if strategy is None else {"strategy": strategy}
     study = search(
@@ -203,6 +208,11 @@ def fetch(name: str, /) -> None:
     data = load_data(name)
     shapes = ", ".join(f"{part} {len(getattr(data, part)[1]):,}" for part in ("train", "test"))
     open_console().print(f"{name}: {shapes} examples, verified")
+
+
+def start_from(recipe_file: Path | None, subject: Subject) -> Recipe:
+    """The recipe that options change: that of the file, else the task's own."""
+    return subject.recipe if recipe_file is None else Recipe.load(recipe_file)
 
 
 def recipe_values(options: Any, settings: list[str]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from luthier.files import from_json
-from luthier.recipe import Recipe
 from luthier.show.html import cell, chart, code, facts, section, table, text, tile, tiles
 from luthier.show.report_data import best_over_time, finite, full_values, role, winner_number
 from luthier.show.verdict import comparison_text, gain_text, headline, recipe_changes, spread_text, verdict
@@ -226,26 +225,20 @@ def _reproduce(study: Study) -> str:
     return section(
         "Train it again",
         code(
-            "Command line, beside the options that `luthier tune` was given",
-            fit_command(study.name, study.baseline, winner),
+            "Command line",
+            fit_command(study.settings.get("reference") or study.name, study.trials[number].folder / "recipe.json"),
         ),
         code(f"Recipe of trial {number}, for luthier.Recipe.load", winner.to_json()),
     )
 
 
-def fit_command(task: str, baseline: Recipe, winner: Recipe) -> str:
-    """The command that trains the winner: the task's own recipe with what the winner changes.
+def fit_command(reference: str, recipe: Path) -> str:
+    """The command that trains the winner again.
 
-    >>> fit_command("mnist", Recipe(), Recipe(lr=0.01, augment=["flip"] if False else ()))
-    'luthier fit mnist --lr 0.01'
+    >>> fit_command("mnist", Path("studies/mnist/trials/0029/recipe.json"))
+    'luthier fit mnist --recipe studies/mnist/trials/0029/recipe.json'
     """
-    changes = recipe_changes(baseline, winner)
-    return " ".join(["luthier fit", shlex.quote(task), *(_option(path, new) for path, (_, new) in changes.items())])
-
-
-def _option(path: str, value: Any) -> str:
-    written = repr(value) if isinstance(value, float) else value_text(value).replace(", ", ",")
-    return f"--{path.replace('_', '-')} {shlex.quote(written)}"
+    return shlex.join(["luthier", "fit", reference, "--recipe", str(recipe)])
 
 
 def environment_section(folders: list[Path]) -> str:

@@ -110,7 +110,7 @@ def forward(run: Run, part: Any) -> Step:
 
 
 def clear_gradients(optimizer: torch.optim.Optimizer) -> None:
-    """What `optimizer.zero_grad()` does, without its entry in torch's profiler, which costs 1% of a small step."""
+    """What `optimizer.zero_grad()` does, without its entry in torch's profiler, which costs about 8 us."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = None

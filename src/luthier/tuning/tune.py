@@ -123,6 +123,7 @@ def tune(
         "workers": plan.workers,
         "seed": seed,
         "repeats": repeats,
+        "reference": subject.reference,
     }
     path = Path(folder) if folder is not None else Path("studies") / subject.task.name
     ledger = open_ledger(path, description, resume)
