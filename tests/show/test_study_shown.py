@@ -141,7 +141,7 @@ def test_the_report_tells_the_key_figures(tmp_path: Path) -> None:
     assert "Changing lr and dropout took validation accuracy from 85.05% to 94.47%" in text
     for figure in ("+9.42 points", "95% interval 9.00 to 9.80 over 2 seeds: certain", "93.77%", "84.12%", "0.01"):
         assert figure in text
-    assert "luthier fit toy --lr 0.01 --dropout 0.1" in text
+    assert "luthier fit toy --recipe " in text
 
 
 def test_the_data_holds_every_search_trial(tmp_path: Path) -> None:
