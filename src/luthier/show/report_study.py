@@ -226,19 +226,19 @@ def _reproduce(study: Study) -> str:
         "Train it again",
         code(
             "Command line",
-            fit_command(study.settings.get("reference") or study.name, study.trials[number].folder / "recipe.json"),
+            fit_command(study.settings.get("reference") or study.name, f"{study.trials[number].folder}/recipe.json"),
         ),
         code(f"Recipe of trial {number}, for luthier.Recipe.load", winner.to_json()),
     )
 
 
-def fit_command(reference: str, recipe: Path) -> str:
+def fit_command(reference: str, recipe: str) -> str:
     """The command that trains the winner again.
 
-    >>> fit_command("mnist", Path("studies/mnist/trials/0029/recipe.json"))
+    >>> fit_command("mnist", "studies/mnist/trials/0029/recipe.json")
     'luthier fit mnist --recipe studies/mnist/trials/0029/recipe.json'
     """
-    return shlex.join(["luthier", "fit", reference, "--recipe", str(recipe)])
+    return shlex.join(["luthier", "fit", reference, "--recipe", recipe])
 
 
 def environment_section(folders: list[Path]) -> str:
