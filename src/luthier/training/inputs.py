@@ -36,10 +36,13 @@ class InputPipeline:
         self.mixes = recipe.mixup > 0 or recipe.cutmix > 0
         self.n_classes: int | None = None  # learnt from the first forward pass
         self.changes_training = self.augment is not None or self.mixes
+        self.plain = not self.changes_training and self.scale is None and not self.channels_last
 
     def for_training(self, batch: Any) -> Any:
         """A training batch on its device, augmented, scaled and mixed."""
         batch = to_device(batch, self.device)
+        if self.plain and not (_is_pair(batch) and batch[0].dtype == torch.uint8):
+            return batch
         if not _is_pair(batch):
             self._refuse_changes(batch)
             return batch

@@ -49,7 +49,8 @@ def take_step(run: Run, batch: Any) -> None:
     """One optimizer step: forward, backward, penalties, clipping, update, averaging."""
     recipe = run.recipe
     seed_global(derive(recipe.seed, Stream.STEP, run.step), run.device)
-    run.set_lr()
+    if run.lr_moves or run.factor is None:
+        run.set_lr()
     batch = run.inputs.for_training(batch)
     run.hooks.step_start(run, batch)
     loss, n = backward(run, batch)
@@ -71,26 +72,34 @@ def take_step(run: Run, batch: Any) -> None:
 
 
 def backward(run: Run, batch: Any) -> tuple[Tensor, int]:
-    """Gradients of the mean loss over a batch, in micro-batches where the recipe accumulates.
+    """Gradients of the mean loss over a batch; returns the loss and what it was the mean over."""
+    if run.recipe.accumulate > 1:
+        return accumulate(run, split_batch(batch, run.recipe.accumulate))
+    step = forward(run, batch)
+    clear_gradients(run.optimizer)  # only now, so that the new gradients come to lie where the old ones did
+    scaled(run, step.loss).backward()  # type: ignore[no-untyped-call]
+    return step.loss.detach(), step.n
+
+
+def accumulate(run: Run, parts: list[Any]) -> tuple[Tensor, int]:
+    """The same from micro-batches.
 
     Each part's loss is weighted by its size and the sum divided at the end, so the gradient is that of the whole
     batch whatever the number of parts (but for batch norm, which sees the parts).
     """
-    parts = [batch] if run.recipe.accumulate == 1 else split_batch(batch, run.recipe.accumulate)
-    total = 0
-    losses: list[Tensor] = []
+    clear_gradients(run.optimizer)
+    total, loss_sum = 0, torch.zeros((), device=run.device)
     for part in parts:
         step = forward(run, part)
-        if not losses:
-            clear_gradients(run.optimizer)  # only now, so that the new gradients come to lie where the old ones did
-        weighted = step.loss if len(parts) == 1 else step.loss * step.n
-        (weighted if run.scaler is None else run.scaler.scale(weighted)).backward()  # type: ignore[no-untyped-call]
-        total += step.n
-        losses.append(weighted.detach())
-    if len(parts) == 1:
-        return losses[0], total
+        scaled(run, step.loss * step.n).backward()  # type: ignore[no-untyped-call]
+        total, loss_sum = total + step.n, loss_sum + step.loss.detach() * step.n
     divide_gradients(run.model, total)
-    return torch.stack(losses).sum() / total, total
+    return loss_sum / total, total
+
+
+def scaled(run: Run, loss: Tensor) -> Tensor:
+    """The loss as backward takes it: scaled up in float16, so that small gradients do not vanish."""
+    return loss if run.scaler is None else run.scaler.scale(loss)
 
 
 def forward(run: Run, part: Any) -> Step:

@@ -20,7 +20,7 @@ from luthier.training.hooks import Hook, Hooks
 from luthier.training.inputs import InputPipeline
 from luthier.training.optimizers import build_optimizer, set_lr
 from luthier.training.randomness import Stream, derive
-from luthier.training.schedules import Progress, lr_factor, momentum_at
+from luthier.training.schedules import Constant, Progress, lr_factor, momentum_at
 from luthier.training.totals import Totals
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ class Run:
         self.best_weights: dict[str, Tensor] | None = None  # not yet on disk
         self.interrupted = False
         self.factor: float | None = None
+        self.lr_moves = recipe.warmup_frac > 0 or not isinstance(recipe.schedule, Constant)
 
     def batch_size(self, epoch: int) -> int:
         """Examples per step in an epoch; the recipe may let it grow."""
