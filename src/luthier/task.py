@@ -166,7 +166,8 @@ def fingerprint(data: Any, rows: int = 1024) -> str:
     for path, tensor in named_leaves(as_tensors(tree)[0], ""):
         digest.update(f"{path}{tensor.dtype}{tuple(tensor.shape)}".encode())
         chosen = tensor[:: max(1, len(tensor) // rows)].detach().cpu().contiguous()
-        digest.update(chosen.reshape(-1).view(torch.uint8).numpy().tobytes())
+        flat = chosen.as_strided((chosen.numel(),), (1,))  # a dimension of size 1 may have any stride
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

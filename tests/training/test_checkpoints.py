@@ -416,3 +416,11 @@ def test_tied_weights_stay_tied(tmp_path: Path) -> None:
     load_into(target, state)
     assert target[1].weight is target[0].weight
     assert target[0].weight.equal(source[0].weight)
+
+
+def test_a_single_number_with_an_odd_stride_survives(tmp_path: Path) -> None:
+    value = torch.arange(4, dtype=torch.float64)[::2][:1]
+    assert value.stride() == (2,)
+    save(tmp_path / "c.safetensors", {"value": value, "copy": value.clone()}, {})
+    tree, _ = load(tmp_path / "c.safetensors")
+    assert torch.equal(tree["value"], value)

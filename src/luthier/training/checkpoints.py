@@ -129,7 +129,10 @@ def load_into(model: nn.Module, state: Mapping[str, Any]) -> None:
 
 def _bytes(tensor: Tensor) -> memoryview:
     """The memory of a contiguous tensor on the CPU (an empty one may have any strides)."""
-    return torch.empty(0).numpy().data if tensor.numel() == 0 else tensor.reshape(-1).view(torch.uint8).numpy().data
+    if tensor.numel() == 0:
+        return torch.empty(0).numpy().data
+    flat = tensor.as_strided((tensor.numel(),), (1,))  # a dimension of size 1 may have any stride
+    return flat.view(torch.uint8).numpy().data
 
 
 def _digest(tensors: Tensors, content: str) -> str:
