@@ -333,6 +333,18 @@ def test_a_wrong_task_is_refused_when_it_is_made(make_task, keywords, error, mes
         make_task(**keywords)
 
 
+def test_something_else_than_a_task_is_refused():
+    with pytest.raises(LuthierError, match=r"expected a luthier\.Task, got 3"):
+        fit(3)
+
+
+def test_a_step_that_fails_on_the_first_batch_is_told_with_its_shapes(make_task, tmp_path):
+    task = make_task(step=lambda model, batch: {}["label"])
+    with pytest.raises(LuthierError, match=r"cannot take the first batch .*KeyError: 'label'"):
+        fit(task, Recipe(batch_size=30), folder=tmp_path / "run", **QUIET)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_in_use_and_another_recipe_are_refused(task, make_task, tmp_path):
     fit(task, Recipe(epochs=1, batch_size=30), folder=tmp_path / "run", **QUIET)
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()

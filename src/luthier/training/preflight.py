@@ -57,7 +57,7 @@ def _outputs(run: Run, batch: Any) -> tuple[Any, Any]:
             return outputs, targets
     except LuthierError:
         raise
-    except (RuntimeError, TypeError, IndexError, ValueError, AttributeError) as error:
+    except (RuntimeError, TypeError, LookupError, ValueError, AttributeError) as error:
         raise LuthierError(
             f"the model {type(run.model).__name__} or the loss {run.task.loss.name!r} cannot take the first batch "
             f"({shapes}): {type(error).__name__}: {error}"
