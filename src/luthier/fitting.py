@@ -78,9 +78,7 @@ def fit(
         Interrupted: Ctrl-C (a KeyboardInterrupt); SystemExit(143) after SIGTERM.
     """
     if not isinstance(task, Task):
-        raise LuthierError(
-            f"expected a luthier.Task, got {task!r}; built-in ones: luthier.tasks.load('mnist').task"
-        )
+        raise LuthierError(f"expected a luthier.Task, got {task!r}; built-in ones: luthier.tasks.load('mnist').task")
     recipe = Recipe() if recipe is None else recipe
     if test and task.test is None:
         raise LuthierError("test=True needs a task with test data: pass Task(test=...) or leave test out")
