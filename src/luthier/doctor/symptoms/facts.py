@@ -1,0 +1,89 @@
+"""Derived numbers that many rules share: the training loss, what a constant answer costs, metrics in pairs."""
+
+from __future__ import annotations
+
+import math
+
+from luthier.doctor.symptoms.baselines import (
+    LOSSES,
+    VIEWS,
+    Baseline,
+    baseline,
+    class_counts,
+    is_classification,
+    loss_name,
+    loss_node,
+    node_of,
+    target_mean,
+    target_std,
+)
+from luthier.doctor.symptoms.losses import LossCurve, loss_curve, slope
+from luthier.doctor.symptoms.readings import (
+    accuracies,
+    batch_size,
+    known,
+    metric,
+    middle,
+    side_and_kind,
+    steps_per_epoch,
+)
+from luthier.doctor.vitals import Vitals
+
+__all__ = [
+    "LOSSES",
+    "VIEWS",
+    "Baseline",
+    "LossCurve",
+    "accuracies",
+    "baseline",
+    "batch_size",
+    "class_counts",
+    "epoch_losses",
+    "is_classification",
+    "known",
+    "loss_curve",
+    "loss_name",
+    "loss_node",
+    "metric",
+    "middle",
+    "node_of",
+    "progress",
+    "progress_at",
+    "side_and_kind",
+    "slope",
+    "steps_per_epoch",
+    "target_mean",
+    "target_std",
+]
+
+
+def progress(vitals: Vitals) -> float | None:
+    """How far the training loss came: 0 = no better than a constant answer, 1 = perfect; None when unknown."""
+    curve, base = loss_curve(vitals), baseline(vitals)
+    return None if curve is None or base is None else base.progress(curve.end)
+
+
+def progress_at(vitals: Vitals, step: int) -> float | None:
+    """`progress` around one step."""
+    curve, base = loss_curve(vitals), baseline(vitals)
+    if curve is None or base is None:
+        return None
+    nearest = min(range(len(curve.steps)), key=lambda i: abs(curve.steps[i] - step))
+    return base.progress(curve.smooth[nearest])
+
+
+def epoch_losses(vitals: Vitals) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
+    """Training and validation loss at the same steps; the training one from the steps when no metric holds it."""
+    val = metric(vitals, "val", "loss")
+    train = dict(metric(vitals, "train", "loss"))
+    curve = loss_curve(vitals)
+    pairs = []
+    begin = -1
+    for step, value in val:
+        seen = train.get(step)
+        if seen is None and curve is not None:
+            seen = middle([v for s, v in zip(curve.steps, curve.values, strict=True) if begin < s <= step], math.nan)
+        begin = step
+        if seen is not None and math.isfinite(seen):
+            pairs.append((step, seen, value))
+    return [(step, seen) for step, seen, _ in pairs], [(step, value) for step, _, value in pairs]

@@ -1,0 +1,92 @@
+"""Metrics by side (training, validation) and kind (loss, accuracy, ...), however they were spelt."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from statistics import median
+
+from luthier.doctor.vitals import Vitals
+
+_SIDES = {"train": "train", "training": "train", "tr": "train"} | dict.fromkeys(
+    ("val", "valid", "validation", "dev", "test", "eval", "holdout"), "val"
+)
+_KINDS = {
+    "loss": "loss",
+    "acc": "accuracy",
+    "accuracy": "accuracy",
+    "top1": "accuracy",
+    "f1": "f1",
+    "auc": "auc",
+    "r2": "r2",
+    "mse": "mse",
+    "mae": "mae",
+    "rmse": "rmse",
+    "error": "error",
+    "ppl": "perplexity",
+    "perplexity": "perplexity",
+}
+
+
+def known(values: Sequence[float | None]) -> list[float]:
+    """The finite numbers of a sequence that may hold None, NaN and infinities."""
+    return [float(value) for value in values if value is not None and math.isfinite(value)]
+
+
+def middle(values: Sequence[float | None], default: float = 0.0) -> float:
+    """Median of the finite numbers; `default` when there is none."""
+    numbers = known(values)
+    return median(numbers) if numbers else default
+
+
+def side_and_kind(name: str) -> tuple[str, str] | None:
+    """What a metric's name says; a name without a side belongs to training.
+
+    >>> side_and_kind("valid_acc"), side_and_kind("loss"), side_and_kind("lr")
+    (('val', 'accuracy'), ('train', 'loss'), None)
+    """
+    words = name.lower().replace("/", "_").replace(".", "_").replace("-", "_").split("_")
+    sides = [_SIDES[word] for word in words if word in _SIDES]
+    kinds = [_KINDS[word] for word in words if word in _KINDS]
+    if len(kinds) != 1 or len(sides) > 1 or len(words) > len(sides) + 1 + ("epoch" in words) + ("mean" in words):
+        return None
+    return (sides[0] if sides else "train"), kinds[0]
+
+
+def metric(vitals: Vitals, side: str, kind: str) -> list[tuple[int, float]]:
+    """(step, value) of the first metric of this side ("train", "val") and kind ("loss", "accuracy", ...)."""
+    names = sorted({name for row in vitals.metrics for name in row.values}, key=lambda name: ("test" in name, name))
+    spelt = [name for name in names if side_and_kind(name) == (side, kind)]
+    return vitals.named(spelt[0]) if spelt else []
+
+
+def accuracies(vitals: Vitals) -> tuple[float | None, float | None]:
+    """Final accuracy (0-1) in training and validation; from batches and evaluations seen when no metric holds them."""
+    train = metric(vitals, "train", "accuracy")
+    val = metric(vitals, "val", "accuracy")
+    seen = [look.predictions for look in vitals.looks if look.predictions is not None and look.predictions.n]
+    last = seen[-max(len(seen) // 4, 1) :] if seen else []
+    batches = sum(item.correct for item in last) / sum(item.n for item in last) if last else None
+    evaluated = [row.predictions for row in vitals.evaluations if row.predictions is not None and row.predictions.n]
+    evaluation = evaluated[-1].correct / evaluated[-1].n if evaluated else None
+    return (_share(train) if train else batches), (_share(val) if val else evaluation)
+
+
+def _share(points: Sequence[tuple[int, float]]) -> float:
+    """Median of the last (up to 3) values, percentages as fractions."""
+    value = middle([value for _, value in points[-3:]], math.nan)
+    return value / 100 if value > 1.5 else value
+
+
+def steps_per_epoch(vitals: Vitals) -> float | None:
+    """Steps between rows of metrics, taken as epochs; None below 2 rows."""
+    steps = sorted({row.step for row in vitals.metrics})
+    gaps = [later - earlier for earlier, later in itertools.pairwise(steps)]
+    return float(median(gaps)) if gaps else None
+
+
+def batch_size(vitals: Vitals) -> int | None:
+    """Usual number of examples of a batch."""
+    sizes = [look.batch_size for look in vitals.looks if look.batch_size] or [row.n for row in vitals.targets if row.n]
+    return int(median(sizes)) if sizes else None
