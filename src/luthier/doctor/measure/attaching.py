@@ -1,0 +1,108 @@
+"""Where a watch touches a training: hooks of the watched models, and torch's global optimizer step hooks.
+
+The models' hooks hold the watch, so it lives as long as they do; the global hooks hold it weakly. A model that is copied
+or pickled while it is watched takes along an inert hook, never the watch.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+
+class Observer(Protocol):
+    """What the hooks call."""
+
+    def before_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None: ...
+
+    def after_forward(self, model: nn.Module, output: Any) -> None: ...
+
+    def before_step(self, optimizer: torch.optim.Optimizer) -> None: ...
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None: ...
+
+
+class Inert:
+    """What becomes of a hook in a copy of the model: it does nothing."""
+
+    def __call__(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+class ModelHook:
+    """A forward hook that calls the observer in this process and thread only, and never while a graph is compiled."""
+
+    def __init__(self, observer: Observer, before: bool) -> None:
+        self.observer = observer
+        self.before = before
+        self.process = os.getpid()
+        self.thread = threading.get_ident()
+
+    def __call__(self, model: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
+        if torch.compiler.is_compiling() or threading.get_ident() != self.thread or os.getpid() != self.process:
+            return
+        if self.before:
+            self.observer.before_forward(model, args, rest[0])
+        else:
+            self.observer.after_forward(model, rest[-1])
+
+    def __deepcopy__(self, _: Any) -> Inert:
+        return Inert()
+
+    def __reduce__(self) -> tuple[type[Inert], tuple[()]]:
+        return Inert, ()
+
+
+class Attachment:
+    """All hooks of one watch; `remove` leaves nothing behind."""
+
+    def __init__(self, observer: Observer, models: Sequence[nn.Module]) -> None:
+        before, after = ModelHook(observer, before=True), ModelHook(observer, before=False)
+        self._handles: list[Any] = []
+        for model in models:
+            self._handles.append(model.register_forward_pre_hook(before, with_kwargs=True))
+            self._handles.append(model.register_forward_hook(after))
+        weak = weakref.ref(observer)
+        process = os.getpid()
+
+        def before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            alive = weak()
+            if alive is not None and os.getpid() == process:
+                alive.before_step(optimizer)
+
+        def after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            alive = weak()
+            if alive is not None and os.getpid() == process:
+                alive.after_step(optimizer)
+
+        self._handles.append(register_optimizer_step_pre_hook(before_step))
+        self._handles.append(register_optimizer_step_post_hook(after_step))
+        for handle in self._handles[-2:]:
+            weakref.finalize(observer, handle.remove)
+
+    def remove(self) -> None:
+        """Take all hooks away."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+
+def first_tensor(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+    """The first tensor with a batch dimension among (nested) arguments."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, torch.Tensor):
+            if value.dim() >= 1:
+                return value
+        elif isinstance(value, Mapping):
+            if (found := first_tensor((), value)) is not None:
+                return found
+        elif isinstance(value, (list, tuple)) and (found := first_tensor(value, {})) is not None:
+            return found
+    return None

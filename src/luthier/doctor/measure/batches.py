@@ -1,0 +1,100 @@
+"""Losses and targets of the latest steps, kept on the device until one transfer brings many of them at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from luthier.doctor.measure.journal import COLUMNS
+from luthier.doctor.measure.looking import transfer
+
+EVERY = 64
+ALL_TARGETS_UNTIL = 400
+MOST_TARGETS = 65536
+MOST_CLASSES = 256
+
+
+class Recent:
+    """The steps since the last transfer."""
+
+    def __init__(self) -> None:
+        self.columns = _empty()
+        self._targets: list[tuple[int, Tensor]] = []
+
+    def __len__(self) -> int:
+        return len(self.columns["step"])
+
+    def add(self, step: int, lr: float, wait_s: float, busy_s: float) -> None:
+        """A step ended; its loss may follow."""
+        for name, value in (("step", step), ("loss", None), ("lr", lr), ("wait_s", wait_s), ("busy_s", busy_s)):
+            self.columns[name].append(value)
+
+    def set_loss(self, loss: Any) -> None:
+        """The loss of the last step."""
+        if self.columns["loss"]:
+            self.columns["loss"][-1] = loss
+
+    def add_targets(self, step: int, targets: Tensor) -> None:
+        """The targets of a step (copied: the user may change them in place)."""
+        if 0 < targets.numel() <= MOST_TARGETS:
+            self._targets.append((step, targets.detach().clone()))
+
+    def take(self) -> tuple[dict[str, list[Any]], list[dict[str, Any]]]:
+        """Columns and rows `targets` of all steps so far, with a transfer for each; starts anew."""
+        columns, targets = self.columns, self._targets
+        self.columns, self._targets = _empty(), []
+        columns["loss"] = _numbers(columns["loss"])
+        return columns, _target_rows(targets)
+
+
+def _empty() -> dict[str, list[Any]]:
+    return {name: [] for name in COLUMNS}
+
+
+def _numbers(losses: list[Any]) -> list[float]:
+    tensors = [loss for loss in losses if isinstance(loss, Tensor)]
+    values = iter(transfer([loss.mean() if loss.dim() else loss for loss in tensors]))
+    numbers = []
+    for loss in losses:
+        if isinstance(loss, Tensor):
+            numbers.append(next(values))
+        else:
+            numbers.append(float("nan") if loss is None else float(loss))
+    return numbers
+
+
+def _target_rows(targets: list[tuple[int, Tensor]]) -> list[dict[str, Any]]:
+    if not targets:
+        return []
+    if len({str(values.device) for _, values in targets}) == 1 and targets[0][1].device.type != "cpu":
+        together = torch.cat([values.flatten().double() for _, values in targets]).cpu()
+        sizes = [values.numel() for _, values in targets]
+        targets = [
+            (step, part.view(values.shape).to(values.dtype))
+            for (step, values), part in zip(targets, together.split(sizes), strict=True)
+        ]
+    return [_target_row(step, values) for step, values in targets]
+
+
+def _target_row(step: int, values: Tensor) -> dict[str, Any]:
+    row: dict[str, Any] = {"kind": "targets", "step": step, "n": len(values) if values.dim() else 1}
+    if values.is_floating_point():
+        flat = values.double()
+        row["mean"], row["std"] = float(flat.mean()), float(flat.std(correction=0))
+        if values.dim() == 1 or values.shape[-1] == 1:
+            whole = flat.flatten()
+            if bool((whole == whole.round()).all()):
+                row["counts"] = _counts(whole.long())
+        return row
+    if not values.is_complex():
+        row["counts"] = _counts(values.long().flatten())
+    return row
+
+
+def _counts(values: Tensor) -> dict[str, int] | None:
+    found, counts = values.unique(return_counts=True)
+    if len(found) > MOST_CLASSES:
+        return None
+    return {str(int(value)): int(count) for value, count in zip(found, counts, strict=True)}

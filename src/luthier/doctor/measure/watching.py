@@ -1,0 +1,251 @@
+"""luthier.watch: attach to anyone's training loop."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from luthier.doctor.measure.attaching import Attachment
+from luthier.doctor.measure.directions import direction_of
+from luthier.doctor.measure.journal import Journal
+from luthier.doctor.measure.loop import Loop
+from luthier.doctor.measure.pace import Pace
+from luthier.errors import LuthierError
+
+if TYPE_CHECKING:
+    from luthier.doctor.findings import Diagnosis, Finding
+    from luthier.doctor.vitals import Vitals
+
+OnFinding = Literal["print", "raise"] | Callable[["Finding"], None]
+
+_WATCHED: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Watch]] = weakref.WeakKeyDictionary()
+
+
+class SickTraining(LuthierError):
+    """Raised by `watch(..., on_finding="raise")` at the first warning or critical finding.
+
+    Attributes:
+        finding: what was found.
+    """
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(f"{finding.symptom}: {finding.cause}")
+        self.finding = finding
+
+
+class Watch:
+    """Watches a training; made by `luthier.watch`. Leaving the `with` block or `close()` removes every trace of it."""
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        optimizers: Sequence[torch.optim.Optimizer],
+        loss_fn: Any,
+        overhead: float,
+        on_finding: OnFinding | None,
+        path: Path | None = None,
+    ) -> None:
+        for model in models:
+            earlier = _WATCHED.get(model, lambda: None)()
+            if earlier is not None and not earlier.closed:
+                raise LuthierError(
+                    f"this {type(model).__name__} is watched already: use that watch, or close() it before a new one"
+                )
+        self.models, self.on_finding, self.closed = tuple(models), on_finding, False
+        self._pace = Pace(overhead)
+        self._journal = Journal(path)
+        self._idle = _is_follower()
+        self._reported: set[str] = set()
+        self._next_report = 5
+        self._loop = Loop(models, optimizers, loss_fn, self._pace, self._journal, self._after_iteration)
+        self._attachment = Attachment(self._loop, () if self._idle else models)
+        for model in models:
+            _WATCHED[model] = weakref.ref(self)
+
+    def step(self, loss: Tensor | float | None = None, inputs: Any = None, targets: Any = None) -> None:
+        """Tell of one training step, after optimizer.step(); optional, but it sharpens the diagnosis.
+
+        Args:
+            loss: scalar; it stays on its device and is detached.
+            inputs: what the model was given, first dimension the batch.
+            targets: what the loss compared with.
+        """
+        if self.closed or self._idle:
+            return
+        if loss is not None and not isinstance(loss, (Tensor, float, int)):
+            raise LuthierError(f"watch.step expects the loss as a tensor or a number, got {type(loss).__name__}")
+        self._loop.told(loss, inputs, targets)
+
+    def metrics(self, directions: Mapping[str, str] | None = None, /, **values: Any) -> None:
+        """Tell the numbers of an evaluation, such as `watch.metrics(train_loss=0.3, val_loss=0.4, val_accuracy=0.9)`.
+
+        Args:
+            directions: "min" or "max" for names that do not tell (loss, error, perplexity: min; accuracy, f1: max).
+            values: numbers or scalar tensors by name; train_... and val_... belong together.
+
+        Raises:
+            LuthierError: a value that is no number, or an unknown direction.
+        """
+        if self.closed or self._idle:
+            return
+        numbers = {name: _number(name, value) for name, value in values.items()}
+        known = dict(directions or {})
+        for name, direction in known.items():
+            if direction not in ("min", "max"):
+                raise LuthierError(f"expected 'min' or 'max' as the direction of {name}, got {direction!r}")
+        self._loop.measured(numbers, {name: known.get(name) or direction_of(name) for name in numbers})
+
+    @property
+    def vitals(self) -> Vitals:
+        """Everything measured so far."""
+        if not self.closed:
+            self._loop.settle()
+        return self._journal.vitals(*self._last_rows())
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Warnings and critical findings so far."""
+        return tuple(finding for finding in self.diagnose().findings if finding.severity != "info")
+
+    def diagnose(self) -> Diagnosis:
+        """What is wrong, root cause first; what is healthy; what could not be looked at."""
+        from luthier.doctor.diagnosing import diagnose
+
+        return diagnose(self.vitals)
+
+    def close(self) -> None:
+        """Stop watching; the diagnosis stays available."""
+        if self.closed:
+            return
+        self._loop.stop()
+        self._attachment.remove()
+        for row in self._last_rows():
+            self._journal.add(row)
+        self.closed = True
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is not None:
+            self._journal.add(
+                {
+                    "kind": "event",
+                    "step": self._loop.step,
+                    "name": "exception",
+                    "details": {"type": type(error).__name__, "text": str(error)[:500]},
+                }
+            )
+        self.close()
+        if error is not None and not isinstance(error, SickTraining):
+            error.add_note(f"Luthier's diagnosis up to here:\n{self.diagnose()}")
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Watch:
+        return self
+
+    def _last_rows(self) -> list[dict[str, Any]]:
+        if self.closed:
+            return []
+        pace = self._pace
+        spent = {
+            "kind": "spent",
+            "steps": self._loop.step,
+            "elapsed_s": time.perf_counter() - self._loop.began_at,
+            "spent_s": pace.spent_s,
+            "spent_later_s": pace.spent_later_s,
+            "looks": pace.looks,
+            "norms": pace.norms,
+        }
+        return [{"kind": "data", **self._loop.samples.examine()}, spent]
+
+    def _after_iteration(self, step: int) -> None:
+        """Report what shows early, at steps in geometric progression."""
+        if self.on_finding is None or step < self._next_report:
+            return
+        self._next_report = step + 3 if step < 12 else int(step * 1.5)
+        from luthier.doctor.diagnosing import diagnose_early
+
+        for finding in diagnose_early(self.vitals).findings:
+            if finding.severity != "info" and finding.symptom not in self._reported:
+                self._reported.add(finding.symptom)
+                self._report(finding)
+
+    def _report(self, finding: Finding) -> None:
+        if self.on_finding == "raise":
+            raise SickTraining(finding)
+        if self.on_finding == "print":
+            print(f"luthier, step {self._loop.step}: {finding.severity}: {finding.symptom}: {finding.cause}")
+        elif callable(self.on_finding):
+            self.on_finding(finding)
+
+
+def watch(
+    model: nn.Module | Sequence[nn.Module],
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+    loss_fn: Any = None,
+    *,
+    overhead: float = 0.01,
+    on_finding: OnFinding | None = None,
+) -> Watch:
+    """Watch a training for its health: `with luthier.watch(model, optimizer, loss_fn) as watch:` around any loop.
+
+    The training's results stay bitwise the same. Hooks count every step; gradients, weights, activations and updates are
+    measured at some of them, chosen so that the whole stays within `overhead` of the time (after an examination of the
+    first 20 steps).
+
+    Args:
+        model: what is trained; several for a GAN and the like.
+        optimizer: what steps it; optimizers that the loop creates later are noticed.
+        loss_fn: the loss, module or function; optional.
+        overhead: share of the training's time that watching may take, above 0 and at most 1.
+        on_finding: "print", "raise" or a callable: called with each warning and critical finding as soon as it shows.
+
+    Returns:
+        The watch: `step`, `metrics`, `findings`, `diagnose()`, `close()`.
+
+    Raises:
+        LuthierError: arguments of the wrong type, or a model that is watched already.
+    """
+    models = _sequence(model, nn.Module, "model")
+    optimizers = _sequence(optimizer, torch.optim.Optimizer, "optimizer")
+    if loss_fn is not None and not callable(loss_fn):
+        raise LuthierError(f"expected loss_fn as a module or function, got {loss_fn!r}; leave it out if there is none")
+    if isinstance(overhead, bool) or not isinstance(overhead, (int, float)) or not 0 < overhead <= 1:
+        raise LuthierError(
+            f"expected overhead as a share above 0 and at most 1 (0.01 is one percent), got {overhead!r}"
+        )
+    if not (on_finding is None or on_finding in ("print", "raise") or callable(on_finding)):
+        raise LuthierError(f"expected on_finding 'print', 'raise' or a callable, got {on_finding!r}")
+    return Watch(models, optimizers, loss_fn, overhead, on_finding)
+
+
+def _sequence(value: Any, kind: type, name: str) -> list[Any]:
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    wrong = next((item for item in values if not isinstance(item, kind)), None)
+    if not values or wrong is not None:
+        wanted = "torch.nn.Module" if kind is nn.Module else "torch.optim.Optimizer"
+        got = "nothing" if not values else type(wrong).__name__
+        raise LuthierError(f"watch expects {name} as a {wanted} or a sequence of them, got {got}")
+    return values
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise LuthierError(
+            f"watch.metrics expects numbers, got {name}={value!r}: pass each as a number or scalar tensor"
+        ) from None
+
+
+def _is_follower() -> bool:
+    """In distributed training only the process of rank 0 watches."""
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_rank() != 0
