@@ -1,0 +1,121 @@
+"""Remedies for faults of the training loop and of what the optimizer holds."""
+
+from __future__ import annotations
+
+from luthier.doctor.findings import Finding, Remedy
+from luthier.doctor.remedies.cures import as_python, first_module, places, written
+
+
+def missing_zero_grad(_: Finding) -> tuple[Remedy, ...]:
+    """Clear before every backward."""
+    return (
+        written(
+            "Clear the gradients once per step: without it every step repeats all earlier gradients.",
+            "  loss = loss_fn(model(x), y)\n+ optimizer.zero_grad()\n  loss.backward()\n  optimizer.step()",
+        ),
+    )
+
+
+def optimizer_reset(_: Finding) -> tuple[Remedy, ...]:
+    """Create it once."""
+    return (
+        written(
+            "Create the optimizer (and its schedule) once, before the loop: momentum and Adam's averages start at "
+            "zero again with every new one.",
+            "+ optimizer = ...(model.parameters(), lr=lr)\n  for epoch in range(epochs):\n"
+            "-     optimizer = ...(model.parameters(), lr=lr)\n      for x, y in loader:",
+        ),
+    )
+
+
+def stale_optimizer(finding: Finding) -> tuple[Remedy, ...]:
+    """Optimizer after the model is complete."""
+    layer = first_module(finding, "head")
+    return (
+        written(
+            f"Create the optimizer after the last change of the model ({places(finding, 'replaced layers')}): it "
+            "still steps the old tensors, the new ones never learn.",
+            f"- optimizer = ...(model.parameters(), lr=lr)\n  model.{layer} = nn.Linear(features, classes)\n"
+            "+ optimizer = ...(model.parameters(), lr=lr)",
+        ),
+        written(
+            "Or hand the new parameters over.",
+            f"+ optimizer.add_param_group({{'params': model.{layer}.parameters()}})",
+        ),
+    )
+
+
+def frozen_params(finding: Finding) -> tuple[Remedy, ...]:
+    """Unfreeze, or hand over to the optimizer."""
+    layer = first_module(finding, "")
+    target = f"model.{layer}" if layer else "model"
+    return (
+        written(
+            f"Let {places(finding, 'the frozen parameters')} learn: switch requires_grad on and give them to the "
+            "optimizer.",
+            f"+ {target}.requires_grad_(True)\n+ optimizer = ...(model.parameters(), lr=lr)",
+        ),
+        written(
+            "If it is meant (fine-tuning), say so: diagnose with allow=('frozen_params',), or unfreeze later.",
+            "+ luthier.assert_healthy(watch, allow=('frozen_params',))",
+        ),
+    )
+
+
+def disconnected_params(finding: Finding) -> tuple[Remedy, ...]:
+    """Keep the graph whole."""
+    layer = first_module(finding, "encoder")
+    return (
+        written(
+            f"Let the loss reach {places(finding, 'these parameters')}: take detach(), .data, torch.no_grad() or the "
+            "way through NumPy out of forward and loss.",
+            f"- x = self.{layer}(x).detach()\n+ x = self.{layer}(x)",
+        ),
+        written("Or use the layer in forward; if it is not needed, remove it.", f"+ x = self.{layer}(x)"),
+    )
+
+
+def unregistered_params(finding: Finding) -> tuple[Remedy, ...]:
+    """nn.ModuleList and friends."""
+    place = finding.where[0].partition("[")[0].partition(" ")[0] if finding.where else ""
+    name = as_python(place) or "layers"
+    return (
+        written(
+            "Keep layers in nn.ModuleList (by name: nn.ModuleDict; tensors: nn.Parameter): a plain list hides them "
+            "from parameters(), to() and state_dict().",
+            f"- self.{name} = [nn.Linear(width, width) for _ in range(depth)]\n"
+            f"+ self.{name} = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))",
+        ),
+    )
+
+
+def train_eval_slip(_: Finding) -> tuple[Remedy, ...]:
+    """train() before training, eval() before evaluation."""
+    return (
+        written(
+            "Call model.train() before every epoch and model.eval() before every evaluation: evaluation leaves its "
+            "mode behind.",
+            "  for epoch in range(epochs):\n+     model.train()\n      for x, y in loader:\n          ...\n"
+            "+     model.eval()\n      with torch.no_grad():\n          ...",
+        ),
+        written(
+            "Where forward calls dropout itself, tell it the mode.",
+            "- x = F.dropout(x, 0.5)\n+ x = F.dropout(x, 0.5, training=self.training)",
+        ),
+    )
+
+
+def input_bottleneck(_: Finding) -> tuple[Remedy, ...]:
+    """Load beside the computation."""
+    return (
+        written(
+            "Load batches in processes beside the training.",
+            "- loader = DataLoader(data, batch_size)\n"
+            "+ loader = DataLoader(data, batch_size, num_workers=4, persistent_workers=True, pin_memory=True)",
+        ),
+        written(
+            "Decode and transform once and keep the tensors in memory when they fit.",
+            "+ x = torch.stack([transform(image) for image in images])\n+ data = TensorDataset(x, y)",
+        ),
+        written("Transform whole batches instead of single examples, on the device."),
+    )
