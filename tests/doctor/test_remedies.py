@@ -12,7 +12,7 @@ from luthier.errors import LuthierError
 from luthier.patch import NotApplicable, Patch
 from luthier.recipe import Recipe
 
-SYMPTOMS = """
+LISTED = """
 vanishing_gradient exploding_gradient exploding_activation nan_inf nan_input dead_relu saturated_activation
 bad_activation overfitting underfitting oscillating_loss plateau no_learning lr_too_high lr_too_low too_few_epochs
 batch_too_small batch_too_large bad_init symmetric_init unnormalised_input unscaled_target output_range_mismatch
@@ -21,7 +21,8 @@ missing_zero_grad optimizer_reset stale_optimizer lr_schedule_collapse grad_clip
 disconnected_params unregistered_params unshuffled_data class_imbalance label_noise label_misaligned
 degenerate_labels data_leakage train_val_mismatch train_eval_slip small_batch_bn too_much_regularisation
 input_bottleneck precision_loss
-""".split()
+"""
+# the ids that the design lists
 RICH_RECIPE = Recipe(
     optimizer="sgd",
     lr=0.1,
@@ -64,7 +65,7 @@ def fields(request):
 
 
 def test_every_symptom_has_remedies():
-    assert set(SYMPTOMS) <= set(REMEDIES)
+    assert set(LISTED.split()) <= set(REMEDIES)
 
 
 @pytest.mark.parametrize("symptom", sorted(REMEDIES))

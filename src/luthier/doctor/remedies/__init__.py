@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from luthier.doctor.findings import Finding, Remedy
@@ -71,4 +71,15 @@ def prescribe(finding: Finding) -> Finding:
     """
     if finding.symptom not in REMEDIES:
         raise unknown("symptom", finding.symptom, REMEDIES)
-    return replace(finding, remedies=(*finding.remedies, *REMEDIES[finding.symptom](finding)))
+    remedies = (*finding.remedies, *REMEDIES[finding.symptom](finding))
+    return replace(finding, remedies=tuple(_different(remedies)))
+
+
+def _different(remedies: Iterable[Remedy]) -> Iterator[Remedy]:
+    """The remedies without those whose patch does the same as an earlier one's."""
+    seen: list[object] = []
+    for remedy in remedies:
+        does = remedy.text if remedy.patch is None else remedy.patch.operations
+        if does not in seen:
+            seen.append(does)
+            yield remedy

@@ -121,12 +121,10 @@ def oscillating_loss(finding: Finding) -> tuple[Remedy, ...]:
 
 def lr_too_high(finding: Finding) -> tuple[Remedy, ...]:
     """Lower, by as much as was measured; warm-up; clipping."""
-    first = cures.lower_lr(finding)
-    gentle = cures.scale_lr(finding, 0.3, "the smallest change that may be enough")
-    strong = cures.scale_lr(finding, 0.01, "when the training still diverges")
     return (
-        first,
-        *(each for each in (gentle, strong) if each.patch != first.patch and each.text != first.text),
+        cures.lower_lr(finding),
+        cures.scale_lr(finding, 0.3, "the smallest change that may be enough"),
+        cures.scale_lr(finding, 0.01, "when the training still diverges"),
         cures.warm_up(),
         cures.clip(finding),
         cures.schedule("cosine", "a high start is fine when it comes down"),
@@ -136,12 +134,10 @@ def lr_too_high(finding: Finding) -> tuple[Remedy, ...]:
 
 def lr_too_low(finding: Finding) -> tuple[Remedy, ...]:
     """Higher, by as much as was measured."""
-    first = cures.raise_lr(finding)
-    further = cures.scale_lr(finding, 100.0, "when ten times is not enough")
-    gentle = cures.scale_lr(finding, 3.0, "the smallest change that may be enough")
     return (
-        first,
-        *(each for each in (further, gentle) if each.text != first.text),
+        cures.raise_lr(finding),
+        cures.scale_lr(finding, 100.0, "when ten times is not enough"),
+        cures.scale_lr(finding, 3.0, "the smallest change that may be enough"),
         cures.adaptive("it makes steps of about lr whatever the gradient's size"),
         patched(
             "Use one cycle up to ten times the learning rate.",
