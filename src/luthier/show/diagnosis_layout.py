@@ -139,9 +139,7 @@ def _finding(finding: Finding, width: int, n_remedies: int) -> Iterator[Line]:
 
 def _circumstances(finding: Finding, room: int) -> str:
     """Where, since when and how surely it was seen, the places cut to the room there is."""
-    since = (
-        [] if finding.onset is None else ["from the start" if finding.onset == 0 else f"from step {finding.onset:,}"]
-    )
+    onset = "from the start" if finding.onset == 0 else f"from step {finding.onset:,}" if finding.onset else ""
     sure = "seen directly" if finding.certainty >= 0.95 else "measured" if finding.certainty >= 0.7 else "likely"
     tail = f"{onset}, {sure}" if onset else sure
     return f"in {named(finding.where, room - len(tail) - 5)}, {tail}" if finding.where else tail
