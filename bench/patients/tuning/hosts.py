@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache, partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -137,7 +138,7 @@ def mlp(
 ) -> nn.Sequential:
     """Linear layers with an activation (and dropout) between them, and `last` after the last."""
     layers: list[nn.Module] = []
-    for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (a, b) in enumerate(pairwise(sizes)):
         layers.append(nn.Linear(a, b))
         if i < len(sizes) - 2:
             layers.append(act())
@@ -157,7 +158,7 @@ class FunctionalMLP(nn.Module):
         last: Callable[[Tensor], Tensor] | None = None,
     ):
         super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)])
+        self.layers = nn.ModuleList([nn.Linear(a, b) for a, b in pairwise(sizes)])
         self.act, self.dropout, self.last = act, dropout, last
 
     def forward(self, x: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ def model_made_again(watch: Watch, seed: int) -> None:
     model = mlp((64, 64, 32, 10))
     loss_fn = nn.CrossEntropyLoss()
     with watch(model, optimizer, loss_fn) as w:
-        for epoch in range(10):
+        for _epoch in range(10):
             for index in torch.randperm(len(x)).split(64):
                 optimizer.zero_grad()
                 loss = loss_fn(model(x[index]), y[index])
@@ -98,7 +98,7 @@ def adam_in_loop(watch: Watch, seed: int) -> None:
         return loss
 
     w = watch(model, torch.optim.Adam(model.parameters(), lr=2e-3))
-    for epoch in range(15):
+    for _epoch in range(15):
         for index in torch.randperm(len(x)).split(64):
             loss = train_step(x[index], y[index])
             w.step(loss, inputs=x[index], targets=y[index])
@@ -128,7 +128,7 @@ def slow_batches(watch: Watch, seed: int) -> None:
     model = mlp((64, 32, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     w = watch(model, optimizer, F.cross_entropy)
-    for epoch in range(6):
+    for _epoch in range(6):
         for index in torch.randperm(len(x)).split(64):
             rows = []
             for i in index.tolist():
@@ -153,7 +153,7 @@ def train_mode_left(watch: Watch, seed: int) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     loss_fn = nn.CrossEntropyLoss()
     w = watch(model, optimizer, loss_fn)
-    for epoch in range(12):
+    for _epoch in range(12):
         for index in torch.randperm(len(x)).split(64):
             optimizer.zero_grad()
             loss = loss_fn(model(x[index]), y[index])
