@@ -1,0 +1,145 @@
+"""Shapes of noisy waves: an LSTM of modules with a head on its last state, Adam, clipped gradients, batches of 64."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from patients.case import Case
+from patients.scoring import sets
+from patients.scoring.program import Batches, Data, Host, Program, clipped, multiclass, zero_last
+
+
+class Net(nn.Module):
+    """A recurrent layer and a head."""
+
+    def __init__(self, hidden: int = 32) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(1, hidden, batch_first=True)
+        self.head = nn.Linear(hidden, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, _ = self.rnn(x)
+        return self.head(out[:, -1])
+
+
+class NoGradBody(Net):
+    """The recurrent layer under no_grad, left from a test of speed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            out, _ = self.rnn(x)
+        return self.head(out[:, -1])
+
+
+class FirstState(Net):
+    """Reads the state that went in instead of the one that came out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.zeros(1, len(x), self.rnn.hidden_size)
+        self.rnn(x, (h, torch.zeros_like(h)))
+        return self.head(h[0])
+
+
+class ReluRnn(Net):
+    """A plain recurrent layer with ReLU and recurrent weights somewhat too strong."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.rnn = nn.RNN(1, 32, nonlinearity="relu", batch_first=True)
+        nn.init.eye_(self.rnn.weight_hh_l0)
+        with torch.no_grad():
+            self.rnn.weight_hh_l0.mul_(gain)
+
+
+def all_constant() -> nn.Module:
+    model = Net()
+    for weights in model.parameters():
+        nn.init.constant_(weights, 0.05)
+    return model
+
+
+def adam(model: nn.Module, lr: float = 1e-2) -> Optimizer:
+    return torch.optim.Adam(model.parameters(), lr=lr)
+
+
+HOST = Host("waves-lstm", "rnn")
+HEALTHY = Program(
+    data=sets.waves,
+    model=Net,
+    setup=adam,
+    loss=nn.CrossEntropyLoss(),
+    correct=multiclass,
+    epochs=15,
+    batch=64,
+    update=clipped,
+)
+
+
+def padded(seed: int) -> Data:
+    """Waves filled up with zeros at their end; the last step is always padding."""
+    data = sets.waves(seed)
+
+    def longer(x: Tensor) -> Tensor:
+        return torch.cat([x, torch.zeros(len(x), 40, 1)], 1)
+
+    return replace(data, x=longer(data.x), x_val=longer(data.x_val))
+
+
+def cleared_too_early(model: nn.Module, optimizer: Optimizer, loss: Tensor) -> None:
+    loss.backward()
+    optimizer.zero_grad()
+    optimizer.step()
+
+
+def copied_after(model: nn.Module) -> Optimizer:
+    """The layers are built anew, larger context and all, after the optimizer was made."""
+    optimizer = adam(model)
+    model.rnn, model.head = Net().rnn, Net().head
+    return optimizer
+
+
+class Parsed:
+    """Every batch is read from text again."""
+
+    def __init__(self, data: Data, batch: int) -> None:
+        self.data, self.batch = data, batch
+
+    def __iter__(self):
+        for rows in torch.randperm(len(self.data.x)).split(self.batch):
+            time.sleep(0.04)
+            yield self.data.x[rows], self.data.y[rows]
+
+
+def parsed(data: Data, batch: int) -> Batches:
+    return Parsed(data, batch)
+
+
+# The tide-table variant: a plain recurrent layer whose state neither grows nor fades.
+PLAIN = replace(HEALTHY, model=partial(ReluRnn, 0.9), setup=partial(adam, lr=2e-3), update=zero_last)
+
+CASES: tuple[Case, ...] = (
+    HOST.healthy(HEALTHY),
+    HOST.healthy(PLAIN, "healthy-plain"),
+    HOST.sick("no_learning", "cleared-too-early", replace(HEALTHY, update=cleared_too_early)),
+    HOST.sick("constant_output", "first-state", replace(HEALTHY, model=FirstState)),
+    HOST.sick("disconnected_params", "no-grad-body", replace(HEALTHY, model=NoGradBody)),
+    HOST.sick("stale_optimizer", "built-anew-after", replace(HEALTHY, setup=copied_after)),
+    HOST.sick("symmetric_init", "all-constant", replace(HEALTHY, model=all_constant)),
+    # Recurrent weights above one let state and gradient grow with every step of time.
+    HOST.sick(
+        "exploding_gradient",
+        "relu-rnn",
+        replace(PLAIN, model=partial(ReluRnn, 1.5)),
+        ("exploding_activation", "bad_init"),
+    ),
+    HOST.sick("too_few_epochs", "two-epochs", replace(HEALTHY, epochs=3)),
+    HOST.sick("input_bottleneck", "parsed-each-time", replace(HEALTHY, loader=parsed, epochs=2)),
+    HOST.sick("lr_too_low", "lr-1e-6", replace(HEALTHY, setup=partial(adam, lr=1e-6), epochs=8)),
+    HOST.sick("batch_too_large", "whole-set", replace(HEALTHY, batch=1200, epochs=20)),
+)
