@@ -1,0 +1,310 @@
+"""What the units put out: dead, saturated, exploding or always the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from luthier.doctor.findings import Finding, NotSeen, Severity
+from luthier.doctor.symptoms.facts import (
+    batch_size,
+    is_classification,
+    loss_curve,
+    middle,
+    node_of,
+    progress,
+    progress_at,
+    target_mean,
+    target_std,
+)
+from luthier.doctor.symptoms.harm import FITTED
+from luthier.doctor.symptoms.layers import ACTIVATIONS, MULTIPLYING, RECTIFIERS, SQUASHING, names, output_indices
+from luthier.doctor.vitals import Look, Node, Stats, Vitals
+
+_UNSEEN = "no activations were seen: watch a model that is not compiled"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One operation at one look."""
+
+    look: Look
+    node: Node
+
+    @property
+    def stats(self) -> Stats:
+        """Its numbers."""
+        return self.node.stats or Stats()
+
+
+def readings(vitals: Vitals, wanted: Callable[[Node], bool]) -> dict[tuple[str, str, int], list[Reading]]:
+    """Operations of the model over all looks, by (module, operation, how manieth of these)."""
+    found: dict[tuple[str, str, int], list[Reading]] = {}
+    for look in vitals.looks:
+        seen: dict[tuple[str, str], int] = {}
+        for node in look.nodes:
+            if node.module is None or node.stats is None or not wanted(node):
+                continue
+            count = seen[(node.module, node.op)] = seen.get((node.module, node.op), -1) + 1
+            found.setdefault((node.module, node.op, count), []).append(Reading(look, node))
+    return found
+
+
+def place_of(reading: Reading) -> str:
+    """The module's name; for a functional call "relu after fc1"."""
+    node: Node | None = reading.node
+    if reading.node.module and reading.node.op not in ("add", "matmul"):
+        return reading.node.module
+    for _ in range(8):
+        node = node_of(reading.look, node.arguments[0].source) if node and node.arguments else None
+        if node is not None and node.op in MULTIPLYING and node.module:
+            return f"{reading.node.op} after {node.module}"
+    return f"{reading.node.op} (operation {reading.node.index})"
+
+
+def _late(series: Sequence[Reading]) -> Sequence[Reading]:
+    """The last third of the looks, at least 2 where there are."""
+    return series[-max(len(series) // 3, 2) :]
+
+
+def _graphs(vitals: Vitals) -> bool:
+    return any(look.nodes for look in vitals.looks)
+
+
+# --- dead ------------------------------------------------------------------------------------------------------------
+
+
+def dead_relu(vitals: Vitals) -> list[Finding] | NotSeen:
+    """Units behind a ReLU that are zero for every example, and so get no gradient.
+
+    A third of dead units is common in nets that work; half of a layer is not.
+    """
+    if not _graphs(vitals):
+        return NotSeen(_UNSEEN)
+    few = 4 * (batch_size(vitals) or 16) < 32
+    sick: list[tuple[float, list[Reading]]] = []
+    for series in readings(vitals, _rectifies).values():
+        dead = middle([reading.stats.dead for reading in _late(series)])
+        if dead >= (0.9 if few else 0.5):
+            sick.append((dead, series))
+    return [_dead(vitals, sick)] if sick else []
+
+
+def _rectifies(node: Node) -> bool:
+    return node.op in RECTIFIERS or (node.op in ("clamp", "clamp_min") and node.attrs.get("min") == 0)
+
+
+def _dead(vitals: Vitals, sick: Sequence[tuple[float, list[Reading]]]) -> Finding:
+    worst, series = max(sick, key=lambda pair: pair[0])
+    learnt = progress(vitals)
+    severity: Severity = "critical" if worst >= 0.9 and (learnt or 0.0) < 0.5 else "warning"
+    if learnt is not None and learnt > (0.9 if worst >= 0.9 else FITTED):
+        severity = "info"
+    onset = next(reading.look.step for reading in series if (reading.stats.dead or 0.0) >= 0.5)
+    at_start = series[0].stats.dead or 0.0
+    places = [place_of(items[0]) for _, items in sick]
+    born = "were so from the start" if at_start >= 0.5 else f"died in training, by step {onset}"
+    return Finding(
+        "dead_relu",
+        severity,
+        f"{worst:.0%} of the units of {place_of(series[0])} put out zero for every example and get no gradient; "
+        f"they {born}.",
+        (
+            f"dead units at the first look: {at_start:.0%}, at the last looks: {worst:.0%}",
+            f"layers with half or more dead: {names(places)}",
+        ),
+        tuple(dict.fromkeys(places)),
+        0 if at_start >= 0.5 else onset,
+        0.8,
+        {"dead": worst, "at_start": at_start},
+        source="Lu et al., Dying ReLU and initialization, 2019",
+    )
+
+
+# --- saturated -------------------------------------------------------------------------------------------------------
+
+
+def saturated_activation(vitals: Vitals) -> list[Finding] | NotSeen:
+    """Hidden sigmoid, tanh or attention softmax units that sit on their flat parts while the loss is not fitted."""
+    if not _graphs(vitals):
+        return NotSeen(_UNSEEN)
+    sick: list[tuple[float, int, list[Reading]]] = []
+    for series in readings(vitals, lambda node: node.op in SQUASHING or node.op == "softmax").values():
+        hidden = [reading for reading in series if reading.node.index not in output_indices(reading.look)]
+        found = _flat(vitals, hidden)
+        if found is not None:
+            sick.append((*found, hidden))
+    return [_saturated(vitals, sick)] if sick else []
+
+
+def _flat(vitals: Vitals, series: Sequence[Reading]) -> tuple[float, int] | None:
+    """Fraction on the flat part and first step of it, if it holds at 2 looks or more while the loss is not fitted."""
+    unfitted = [reading for reading in series if (progress_at(vitals, reading.look.step) or 0.0) < FITTED]
+    softmax = bool(series) and series[0].node.op == "softmax"
+    if softmax and not any(reading.look.step < 20 for reading in unfitted[:5]):
+        return None
+    if softmax:  # attention that became sharp by learning is no fault
+        unfitted = [reading for reading in unfitted if reading.look.step < 20]
+        unfitted = [reading for reading in unfitted if reading.node.shape[-1:] and reading.node.shape[-1] > 2]
+    high = [reading for reading in unfitted if (reading.stats.flat or 0.0) > (0.7 if softmax else 0.5)]
+    if len(high) < 2 or len(high) < 0.3 * len(unfitted):
+        return None
+    return middle([reading.stats.flat for reading in high]), high[0].look.step
+
+
+def _saturated(vitals: Vitals, sick: Sequence[tuple[float, int, list[Reading]]]) -> Finding:
+    worst, onset, series = max(sick, key=lambda item: item[0])
+    learnt = progress(vitals)
+    severity: Severity = "info" if learnt is not None and learnt > FITTED else "warning"
+    if worst > 0.9 and learnt is not None and learnt < 0.3:
+        severity = "critical"
+    places = [place_of(items[0]) for _, _, items in sick]
+    return Finding(
+        "saturated_activation",
+        severity,
+        f"{worst:.0%} of what {place_of(series[0])} ({series[0].node.op}) puts out lies on the flat part, "
+        "where almost no gradient passes.",
+        (f"from step {onset} on; layers: {names(places)}",),
+        tuple(dict.fromkeys(places)),
+        0 if onset <= 1 else onset,
+        0.8 if worst > 0.7 else 0.7,
+        {"flat": worst},
+        source="Glorot and Bengio, Understanding the difficulty of training deep feedforward neural networks, 2010",
+    )
+
+
+# --- exploding -------------------------------------------------------------------------------------------------------
+
+
+def exploding_activation(vitals: Vitals) -> list[Finding] | NotSeen:
+    """Activations or logits that grow far beyond the scale of inputs and targets."""
+    if not _graphs(vitals):
+        return NotSeen(_UNSEEN)
+    ordinary = _scale(vitals)
+    sick: list[tuple[float, Reading, Reading]] = []
+    for series in readings(vitals, _carries).values():
+        finite = [reading for reading in series if reading.stats.std is not None and math.isfinite(reading.stats.std)]
+        if not finite:
+            continue
+        first, last = finite[0], max(finite[-2:], key=_std)
+        grown = _std(last) > 100 * max(_std(first), 1e-12) and _std(last) > 100 * ordinary
+        if grown or _std(last) > 1e4 * ordinary or _std(first) > 1e4 * ordinary:
+            sick.append((max(_std(last), _std(first)), first, last))
+    return [_exploded(vitals, sick, ordinary)] if sick else []
+
+
+def _std(reading: Reading) -> float:
+    return reading.stats.std or 0.0
+
+
+def _carries(node: Node) -> bool:
+    return node.op in MULTIPLYING or node.op in ACTIVATIONS
+
+
+def _scale(vitals: Vitals) -> float:
+    """Largest of the root mean squares of inputs and targets, at least 1."""
+    found = [1.0]
+    for look in vitals.looks[:5]:
+        stats = look.inputs.stats if look.inputs is not None else None
+        if stats is not None:
+            found.append(math.hypot(stats.mean or 0.0, stats.std or 0.0))
+        for node in look.nodes:
+            for argument in node.arguments:
+                if argument.source.startswith("input:") and argument.stats is not None:
+                    found.append(math.hypot(argument.stats.mean or 0.0, argument.stats.std or 0.0))
+    if not is_classification(vitals):
+        found.append(math.hypot(target_mean(vitals) or 0.0, target_std(vitals) or 0.0))
+    return max(value for value in found if math.isfinite(value))
+
+
+def _exploded(vitals: Vitals, sick: Sequence[tuple[float, Reading, Reading]], ordinary: float) -> Finding:
+    largest, first, last = max(sick, key=lambda item: item[0])
+    learnt = progress(vitals)
+    severity: Severity = "info" if learnt is not None and learnt > FITTED else "warning"
+    if largest > 1e6 * ordinary and severity == "warning":
+        severity = "critical"
+    born = _std(first) > 0.1 * largest and first.look.step == 0
+    return Finding(
+        "exploding_activation",
+        severity,
+        f"The activations of {place_of(last)} have a standard deviation of {largest:.2g}, "
+        f"{largest / ordinary:.0e} times the scale of the data.",
+        (f"step {first.look.step}: {_std(first):.3g}; step {last.look.step}: {_std(last):.3g}",),
+        tuple(dict.fromkeys(place_of(item[2]) for item in sick))[:8],
+        0 if born else last.look.step if first is last else _first_above(vitals, sick, ordinary),
+        0.7,
+        {"std": largest},
+    )
+
+
+def _first_above(vitals: Vitals, sick: Sequence[tuple[float, Reading, Reading]], ordinary: float) -> int:
+    """First look at which a sick operation was 100 times the scale of the data."""
+    modules = {item[2].node.module for item in sick}
+    for look in vitals.looks:
+        for node in look.nodes:
+            if node.module in modules and _carries(node) and node.stats and (node.stats.std or 0.0) > 100 * ordinary:
+                return look.step
+    return sick[0][2].look.step
+
+
+# --- constant --------------------------------------------------------------------------------------------------------
+
+
+def constant_output(vitals: Vitals) -> list[Finding] | NotSeen:
+    """The net answers (nearly) the same to every example although the examples differ."""
+    looks = [look for look in vitals.looks if look.outputs and look.step > 0]
+    spreads = [(look, spread) for look in looks if (spread := _spread(look)) is not None]
+    if len(spreads) < 3:
+        return NotSeen("the model's outputs were seen at fewer than 3 looks: train for more steps")
+    limit = _limit(vitals)
+    late = spreads[-max(len(spreads) // 3, 3) :]
+    learnt = progress(vitals)
+    if any(spread >= limit for _, spread in late) or (learnt is not None and learnt > 0.3):
+        return []
+    inputs = middle([_input_spread(look) for look, _ in late], 1.0)
+    if inputs < 1e-3:
+        return []
+    first = next(i for i in range(len(spreads)) if all(spread < limit for _, spread in spreads[i:]))
+    onset = 0 if first == 0 else spreads[first][0].step
+    value = middle([spread for _, spread in late])
+    curve = loss_curve(vitals)
+    level = f"; the loss is {curve.end:.3g}" if curve is not None else ""
+    return [
+        Finding(
+            "constant_output",
+            "critical" if value < 1e-4 and len(spreads) >= 5 else "warning",
+            f"The outputs differ between examples by only {value:.1e} of their size: every input gets the same answer.",
+            (f"at {len(late)} looks up to step {late[-1][0].step}, while the inputs differ by {inputs:.2g}{level}",),
+            (),
+            onset,
+            0.8,
+            {"across": value},
+        )
+    ]
+
+
+def _spread(look: Look) -> float | None:
+    """Spread over the batch of the first output that has one."""
+    for index in look.outputs:
+        node = look.nodes[index] if 0 <= index < len(look.nodes) else None
+        for _ in range(10):  # views carry no numbers: what they view does
+            if node is None or node.stats is not None or not node.arguments:
+                break
+            node = node_of(look, node.arguments[0].source)
+        if node is not None and node.stats is not None and node.stats.across is not None:
+            return node.stats.across
+    return None
+
+
+def _input_spread(look: Look) -> float | None:
+    stats = look.inputs.stats if look.inputs is not None else None
+    return stats.across if stats is not None else None
+
+
+def _limit(vitals: Vitals) -> float:
+    """Below this spread outputs count as constant: 1e-3, or a twentieth of what the targets need if that is less."""
+    mean, std = target_mean(vitals), target_std(vitals)
+    if is_classification(vitals) or mean is None or std is None or std == 0:
+        return 1e-3
+    return min(1e-2, 0.05 * std / math.hypot(mean, std))

@@ -1,0 +1,279 @@
+"""What the curves of loss and metrics say; never more than a warning, since a curve shows no mechanism."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median, pstdev
+
+from luthier.doctor.findings import Finding, NotSeen, Severity
+from luthier.doctor.symptoms.facts import (
+    Baseline,
+    LossCurve,
+    accuracies,
+    baseline,
+    batch_size,
+    epoch_losses,
+    is_classification,
+    loss_curve,
+    metric,
+    middle,
+    steps_per_epoch,
+)
+from luthier.doctor.symptoms.layers import first_look, layers, names
+from luthier.doctor.vitals import Vitals
+
+_FEW = NotSeen("fewer than 30 training losses were seen: pass the loss to watch.step and train longer")
+
+
+@dataclass(frozen=True)
+class _Course:
+    """Loss curve, baseline and where the curve begins and ends between a constant answer (0) and perfect (1)."""
+
+    curve: LossCurve
+    base: Baseline
+    begin: float
+    end: float
+
+    @property
+    def flat(self) -> bool:
+        """The last third falls by less than 3% of the way, or by no more than its noise explains."""
+        span = self.base.value - self.base.floor
+        return self.curve.drop < 0.03 * span or (not self.curve.falls and self.curve.drop < 0.1 * span)
+
+    @property
+    def stable(self) -> bool:
+        """It stayed finite and never shot up."""
+        return self.curve.lost_at is None and self.curve.peak < 1.5 * max(self.curve.start, self.base.value)
+
+
+def _course(vitals: Vitals, least: int = 30) -> _Course | None:
+    curve, base = loss_curve(vitals), baseline(vitals)
+    several = vitals.anatomy is not None and len(vitals.anatomy.model_types) > 1
+    if curve is None or base is None or len(curve.values) < least or several:
+        return None
+    return _Course(curve, base, base.progress(curve.start), base.progress(curve.end))
+
+
+def _accurate(vitals: Vitals, limit: float = 0.8) -> bool:
+    """Training or validation accuracy says that it has learnt, whatever the loss says."""
+    return any(value is not None and value > limit for value in accuracies(vitals))
+
+
+# --- too little learnt -----------------------------------------------------------------------------------------------
+
+
+def _validation_follows(vitals: Vitals, base: Baseline) -> bool:
+    """Validation is not much worse than training (else it is no underfitting)."""
+    train, val = epoch_losses(vitals)
+    if not val:
+        return True
+    return base.progress(train[-1][1]) - base.progress(val[-1][1]) < 0.2
+
+
+def underfitting(vitals: Vitals) -> list[Finding] | NotSeen:
+    """Flat, stable, and still near the loss of a constant answer in training and validation."""
+    course = _course(vitals, 60)
+    if course is None:
+        return _FEW
+    limit = 0.5 if is_classification(vitals) else 0.25
+    poor = course.end < limit and not _accurate(vitals, 0.75)
+    if course.base.assumed or not poor or not course.flat or not course.stable:
+        return []
+    if course.end < -0.1 or not _validation_follows(vitals, course.base):
+        return []
+    narrow = _narrow(vitals)
+    return [
+        Finding(
+            "underfitting",
+            "warning",
+            f"The training loss settled at {course.curve.end:.3g}, only {max(course.end, 0):.0%} of the way from a "
+            f"constant answer ({course.base.value:.3g}) to {course.base.floor:.2g}.",
+            (
+                f"the last third of the {vitals.n_steps} steps brought {course.curve.drop:.2g}",
+                *([f"layers with few units: {names(narrow)}"] if narrow else []),
+            ),
+            tuple(narrow),
+            certainty=0.6 if narrow else 0.5,
+            numbers={"progress": course.end, "narrow": len(narrow)},
+        )
+    ]
+
+
+def _narrow(vitals: Vitals) -> list[str]:
+    """Hidden layers with fewer units than outputs, or fewer than 4."""
+    look = first_look(vitals) or (vitals.looks[0] if vitals.looks else None)
+    chain = layers(vitals, look) if look is not None else []
+    if len(chain) < 2:
+        return []
+    outputs = chain[-1].parameter.shape[0]
+    return [
+        f"{layer.place} ({layer.parameter.shape[0]})"
+        for layer in chain[:-1]
+        if layer.parameter.shape[0] < max(min(outputs, 16), 4)
+    ]
+
+
+def no_learning(vitals: Vitals) -> list[Finding] | NotSeen:
+    """The loss has not moved beyond its noise, or never got below that of a constant answer."""
+    course = _course(vitals)
+    if course is None:
+        return _FEW
+    curve, base = course.curve, course.base
+    best = base.progress(curve.best)
+    tail = max(len(curve.values) // 10, 3)
+    moved = curve.start - curve.end
+    still = abs(moved) < max(3 * curve.noise / math.sqrt(tail), 0.03 * curve.start)
+    stuck = still if base.assumed else course.end < 0.04 and best < 0.1
+    if not stuck or _above_chance(vitals, base):
+        return []
+    return [
+        Finding(
+            "no_learning",
+            "warning",
+            f"After {vitals.n_steps} steps the loss is {curve.end:.3g} (start {curve.start:.3g}); a constant answer "
+            f"would cost {base.value:.3g}: nothing about the inputs was learnt.",
+            (f"noise of the loss from step to step: {curve.noise:.2g}; lowest smoothed loss: {curve.best:.3g}",),
+            onset=0,
+            certainty=0.5,
+            numbers={"start": curve.start, "end": curve.end, "baseline": base.value},
+        )
+    ]
+
+
+def _above_chance(vitals: Vitals, base: Baseline) -> bool:
+    """Accuracy far above what the loss of a constant answer allows; or fitted from the first step on."""
+    if base.assumed and is_classification(vitals) and base.value < 0.3:
+        return True
+    return _accurate(vitals, 0.9 if base.loss.startswith("binary") else 0.6)
+
+
+def plateau(vitals: Vitals) -> list[Finding] | NotSeen:
+    """The loss moved, then stood still early and far from a good value."""
+    course = _course(vitals, 60)
+    if course is None:
+        return _FEW
+    curve, base = course.curve, course.base
+    limit = 0.5 if is_classification(vitals) else 0.25
+    moved = max(course.end - course.begin, 0.0)
+    if base.assumed or not course.flat or moved < 0.05 or not 0.02 < course.end < limit or _accurate(vitals, 0.75):
+        return []
+    since = next(i for i, value in enumerate(curve.smooth) if base.progress(value) > course.end - 0.1 * moved - 0.02)
+    early = since < 0.4 * len(curve.smooth)
+    return [
+        Finding(
+            "plateau",
+            "warning" if early else "info",
+            f"The loss fell to {curve.end:.3g} by step {curve.steps[since]} and has stood still since, "
+            f"{course.end:.0%} of the way from a constant answer to a perfect one.",
+            (f"the last third of the steps brought {curve.drop:.2g}, the noise is {curve.noise:.2g}",),
+            onset=curve.steps[since],
+            certainty=0.4,
+            numbers={"level": curve.end, "progress": course.end},
+        )
+    ]
+
+
+# --- swings ----------------------------------------------------------------------------------------------------------
+
+
+def oscillating_loss(vitals: Vitals) -> list[Finding] | NotSeen:
+    """Swings that do not die out and are larger than mini-batches of this size explain."""
+    course = _course(vitals)
+    if course is None:
+        return _FEW
+    curve, span = course.curve, course.base.value - course.base.floor
+    late = curve.values[len(curve.values) // 2 :]
+    swing = min(curve.noise, _detrended(late))
+    expected = _expected_noise(vitals, median(late))
+    epochs = _swinging_epochs(vitals, span)
+    by_step = swing > 3 * expected and swing > 0.15 * span
+    if not by_step and not epochs:
+        return []
+    size = f"{swing:.2g} from step to step where batches explain {expected:.2g}" if by_step else epochs
+    return [
+        Finding(
+            "oscillating_loss",
+            "warning",
+            f"The loss goes on swinging in the second half of the training: {size}.",
+            (f"level there {median(late):.3g}, highest {max(late):.3g}, lowest {min(late):.3g}",),
+            onset=curve.steps[len(curve.steps) // 2],
+            certainty=0.5,
+            numbers={"swing": swing, "expected": expected},
+        )
+    ]
+
+
+def _detrended(values: Sequence[float]) -> float:
+    """Standard deviation without the highest and lowest twentieth, so that single spikes do not count."""
+    cut = len(values) // 20
+    kept = sorted(values)[cut : len(values) - cut]
+    return pstdev(kept) if len(kept) > 1 else 0.0
+
+
+def _expected_noise(vitals: Vitals, level: float) -> float:
+    """Standard deviation of a mini-batch loss: that of single examples divided by sqrt(batch size)."""
+    spreads = [
+        max((look.predictions.loss[5] - look.predictions.loss[1]) / 2.56, look.predictions.loss[6] / 5)
+        for look in vitals.looks
+        if look.predictions is not None and len(look.predictions.loss) == 7
+    ]
+    late = spreads[-max(len(spreads) // 3, 1) :]
+    single = max(middle(late), 1.2 * abs(level))
+    return single / math.sqrt(batch_size(vitals) or 16)
+
+
+def _swinging_epochs(vitals: Vitals, span: float) -> str:
+    """Metrics of whole epochs that jump up and down; "" when they do not."""
+    for side in ("train", "val"):
+        points = [value for _, value in metric(vitals, side, "loss")]
+        late = points[len(points) // 3 :]
+        jumps = [b - a for a, b in itertools.pairwise(late)]
+        turns = sum(a * b < 0 for a, b in itertools.pairwise(jumps))
+        if len(jumps) >= 4 and turns >= 0.6 * (len(jumps) - 1) and median(map(abs, jumps)) > 0.25 * span:
+            return f"the {side} loss of whole epochs jumps by {median(map(abs, jumps)):.2g}"
+    return ""
+
+
+# --- stopped too early -----------------------------------------------------------------------------------------------
+
+
+def too_few_epochs(vitals: Vitals) -> list[Finding] | NotSeen:
+    """Loss and validation still fall steadily, far from fitted, at full learning rate, when training ends."""
+    course = _course(vitals)
+    if course is None:
+        return _FEW
+    curve, base = course.curve, course.base
+    span = base.value - base.floor
+    steep = curve.falls and curve.drop > 0.08 * span and curve.drop > 0.1 * curve.end
+    if not steep or course.end > 0.6 or _accurate(vitals) or _decayed(vitals) or not course.stable:
+        return []
+    if not _validation_falls(vitals):
+        return []
+    epoch = steps_per_epoch(vitals)
+    epochs = f" ({vitals.n_steps / epoch:.0f} epochs)" if epoch else ""
+    severity: Severity = "warning" if not base.assumed else "info"
+    return [
+        Finding(
+            "too_few_epochs",
+            severity,
+            f"Training ended after {vitals.n_steps} steps{epochs} while the loss was still falling steadily "
+            f"({curve.drop:.2g} over the last third, now {curve.end:.3g}).",
+            (f"{max(course.end, 0):.0%} of the way from a constant answer to a perfect one; the lr had not decayed",),
+            certainty=0.45,
+            numbers={"drop": curve.drop, "end": curve.end, "steps": vitals.n_steps},
+        )
+    ]
+
+
+def _decayed(vitals: Vitals) -> bool:
+    rates = [lr for lr in vitals.steps.lr if lr is not None and math.isfinite(lr)]
+    return bool(rates) and rates[-1] < 0.3 * max(rates)
+
+
+def _validation_falls(vitals: Vitals) -> bool:
+    """The last validation loss is its lowest, or close to it."""
+    values = [value for _, value in metric(vitals, "val", "loss")]
+    return len(values) < 3 or values[-1] <= min(values) + 0.05 * abs(min(values))

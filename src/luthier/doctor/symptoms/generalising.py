@@ -1,0 +1,74 @@
+"""Training against validation: what was learnt by heart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+from luthier.doctor.findings import Finding, NotSeen
+from luthier.doctor.symptoms.facts import accuracies, baseline, epoch_losses, middle
+from luthier.doctor.vitals import Vitals
+
+_PRECHELT = "Prechelt, Early stopping, but when?, 1998"
+
+
+def overfitting(vitals: Vitals) -> list[Finding] | NotSeen:
+    """Training goes on improving while validation worsens or stays far behind."""
+    train, val = epoch_losses(vitals)
+    train_accuracy, val_accuracy = accuracies(vitals)
+    if len(val) < 2 and (train_accuracy is None or val_accuracy is None):
+        return NotSeen("no validation was seen: pass train_loss and val_loss to watch.metrics after every epoch")
+    by_accuracy = None
+    if train_accuracy is not None and val_accuracy is not None:
+        by_accuracy = train_accuracy - val_accuracy
+    found = _overfit_losses(vitals, train, val, by_accuracy) if len(val) >= 2 else None
+    if found is None and by_accuracy is not None and train_accuracy is not None:
+        found = _overfit_accuracies(train_accuracy, by_accuracy, len(val) < 2)
+    return [found] if found is not None else []
+
+
+def _overfit_losses(
+    vitals: Vitals, train: Sequence[tuple[int, float]], val: Sequence[tuple[int, float]], by_accuracy: float | None
+) -> Finding | None:
+    base = baseline(vitals)
+    if base is None or len(val) < 3 or (by_accuracy is not None and by_accuracy < 0.02):
+        return None
+    span = base.value - base.floor
+    tail = min(3, max(len(val) // 4, 1))
+    end_train, end_val = median(v for _, v in train[-tail:]), median(v for _, v in val[-tail:])
+    at = min(range(len(val)), key=lambda i: val[i][1])
+    lowest, gap = val[at][1], (end_val - end_train) / span
+    shaky = middle([abs(b[1] - a[1]) for a, b in zip(val[at:], val[at + 1 :], strict=False)])
+    rises = end_val > 1.1 * lowest and end_val - lowest > max(0.05 * span, shaky) and end_train < 0.9 * train[at][1]
+    memorised = base.progress(end_train) > 0.9 and gap > 0.3 and (by_accuracy is None or by_accuracy > 0.08)
+    if not (rises and gap > 0.15) and not memorised:
+        return None
+    risen = f"; validation was lowest ({lowest:.3g}) at step {val[at][0]}" if rises else ""
+    return Finding(
+        "overfitting",
+        "warning",
+        f"The training loss fell to {end_train:.3g} while the validation loss ended at {end_val:.3g}{risen}: "
+        "the net learns its examples by heart.",
+        (
+            f"gap between validation and training loss: {gap:.0%} of the loss of a constant answer",
+            *([f"accuracy is {by_accuracy:.1%} points higher in training"] if by_accuracy is not None else []),
+        ),
+        onset=val[at][0] if rises else val[0][0],
+        certainty=0.6,
+        numbers={"gap": gap, "best_step": val[at][0]},
+        source=_PRECHELT,
+    )
+
+
+def _overfit_accuracies(train: float, gap: float, alone: bool) -> Finding | None:
+    if train < 0.97 or gap < (0.12 if alone else 0.15):
+        return None
+    return Finding(
+        "overfitting",
+        "warning",
+        f"Accuracy is {train:.1%} in training, {train - gap:.1%} in validation: the net learns its examples by heart.",
+        (f"gap of {gap:.1%} points",),
+        certainty=0.55,
+        numbers={"gap": gap},
+        source=_PRECHELT,
+    )

@@ -1,0 +1,28 @@
+"""Did the training suffer? Many numbers are only sick when the loss shows it."""
+
+from __future__ import annotations
+
+from luthier.doctor.symptoms.facts import baseline, loss_curve
+from luthier.doctor.vitals import Vitals
+
+FITTED = 0.8  # this far from the constant answer towards 0, a training has plainly learnt
+
+
+def harm(vitals: Vitals) -> str:
+    """What the loss suffered, as a clause with numbers; "" when nothing is seen.
+
+    In order of gravity: not finite, ends above the constant answer, shot up on the way, never left the constant answer.
+    """
+    curve, base = loss_curve(vitals), baseline(vitals)
+    if curve is None or base is None:
+        return ""
+    if curve.lost_at is not None:
+        return f"the loss is not finite from step {curve.lost_at} on"
+    level = max(curve.start, base.value)
+    if curve.end > 1.1 * level + 2 * curve.noise / len(curve.values) ** 0.5:
+        return f"the loss ends at {curve.end:.3g}, above its start ({curve.start:.3g}) and above a constant answer"
+    if curve.peak > 1.5 * level and len(curve.values) >= 10:
+        return f"the loss shot up from {curve.start:.3g} to {curve.peak:.3g}"
+    if len(curve.values) >= 30 and base.progress(curve.end) < 0.1:
+        return f"the loss ({curve.end:.3g}) never got clearly below a constant answer ({base.value:.3g})"
+    return ""

@@ -1,0 +1,238 @@
+"""Weights as they were before any of them moved: scale against depth, and units that are copies of each other."""
+
+from __future__ import annotations
+
+import math
+
+from luthier.doctor.findings import Finding, NotSeen
+from luthier.doctor.symptoms.activations import place_of, readings
+from luthier.doctor.symptoms.facts import baseline, loss_curve, middle, progress
+from luthier.doctor.symptoms.harm import FITTED, harm
+from luthier.doctor.symptoms.layers import (
+    ACTIVATIONS,
+    MULTIPLYING,
+    SQUASHING,
+    Layer,
+    biases,
+    first_look,
+    layers,
+    names,
+    normalised,
+)
+from luthier.doctor.vitals import Look, Vitals
+
+_HE = "He et al., Delving deep into rectifiers, 2015, section 2.2"
+
+
+def _gain(layer: Layer) -> float | None:
+    """Root mean square of the weights times sqrt(fan_in): 1 keeps variance, 1.41 is Kaiming, 0.58 PyTorch's default."""
+    rms, fan_in = layer.parameter.rms, layer.parameter.fan_in
+    return None if rms is None or not fan_in else rms * math.sqrt(fan_in)
+
+
+def bad_init(vitals: Vitals) -> list[Finding] | NotSeen:
+    """The scale of the initial weights makes activations grow or shrink from layer to layer, and the loss suffers."""
+    look = first_look(vitals)
+    if look is None:
+        return NotSeen("the first training step was not seen: attach the watch before training starts")
+    found = _too_large(vitals, look) or _too_small(vitals, look) or _shifted(vitals, look)
+    return [found] if found is not None else []
+
+
+def _free(vitals: Vitals, look: Look) -> list[tuple[Layer, float]]:
+    """Layers whose scale matters (no norm layer follows), with their gain."""
+    found = [(layer, _gain(layer)) for layer in layers(vitals, look) if not normalised(look, layer)]
+    return [(layer, gain) for layer, gain in found if gain is not None]
+
+
+def _too_large(vitals: Vitals, look: Look) -> Finding | None:
+    large = [(layer, gain) for layer, gain in _free(vitals, look) if gain > 4]
+    if not large:
+        return None
+    effects = [told for told in (_loss_above(vitals), _growth(look), _stuck_at_start(vitals)) if told]
+    if not effects:
+        return None
+    worst = max(gain for _, gain in large)
+    learnt = progress(vitals)
+    fine = learnt is not None and learnt > 0.9
+    return Finding(
+        "bad_init",
+        "info" if fine else "critical" if worst > 30 else "warning",
+        f"The initial weights of {names([layer.place for layer, _ in large])} are too large: their rms times "
+        f"sqrt(fan_in) is {worst:.3g} where about 1 keeps the scale.",
+        (*effects, f"{len(large)} layers with a gain above 4 (PyTorch's default 0.58, Kaiming 1.4)"),
+        tuple(layer.place for layer, _ in large),
+        0,
+        0.9 if worst > 8 or len(effects) > 1 else 0.75,
+        {"gain": worst, "direction": "large"},
+        source=_HE,
+    )
+
+
+def _loss_above(vitals: Vitals) -> str:
+    """The first loss is far above that of a constant answer."""
+    curve, base = loss_curve(vitals), baseline(vitals)
+    if curve is None or base is None or base.assumed or curve.values[0] < 2.5 * base.value:
+        return ""
+    return f"the first loss is {curve.values[0]:.3g}, that of a constant answer {base.value:.3g}"
+
+
+def _signals(look: Look) -> list[float]:
+    """Size of what differs between examples, after every weight layer: across * rms."""
+    found = []
+    for node in look.nodes:
+        stats = node.stats
+        if node.module is None or node.op not in MULTIPLYING or stats is None or stats.std is None:
+            continue
+        size = math.hypot(stats.mean or 0.0, stats.std)
+        found.append(size if stats.across is None else size * stats.across)
+    return found
+
+
+def _growth(look: Look) -> str:
+    signals = [size for size in _signals(look) if size > 0]
+    scale = look.inputs.stats.std if look.inputs is not None and look.inputs.stats is not None else None
+    if len(signals) >= 2 and max(signals) > 30 * max(scale or 1.0, 1e-3):
+        return f"step 0: activations grow to {max(signals):.3g} from inputs of {scale or 1.0:.3g}"
+    return ""
+
+
+def _stuck_at_start(vitals: Vitals) -> str:
+    """Squashing units on their flat parts before any weight moved."""
+    flat = [
+        (series[0].stats.flat or 0.0, place_of(series[0]))
+        for series in readings(vitals, lambda node: node.op in SQUASHING).values()
+        if series[0].look.step == 0
+    ]
+    worst = max(flat, default=(0.0, ""))
+    return f"step 0: {worst[0]:.0%} of {worst[1]} lies on the flat part" if worst[0] > 0.5 else ""
+
+
+def _too_small(vitals: Vitals, look: Look) -> Finding | None:
+    """The part of the signal that differs between examples fades with depth, and the loss does not move."""
+    learnt, signals = progress(vitals), _signals(look)
+    hidden = signals[:-1] if len(signals) > 1 else signals
+    free = _free(vitals, look)
+    inner = free[:-1]
+    if learnt is None or learnt > 0.5 or not inner or len(hidden) < 2 or hidden[0] <= 0:
+        return None
+    shrink = hidden[-1] / hidden[0]
+    small = [(layer, gain) for layer, gain in inner if gain < 0.1]
+    squashed = any(node.op in ("sigmoid", "hardsigmoid") for node in look.nodes if node.module is not None)
+    fades = shrink < 1e-3 and not squashed
+    tiny = len(small) >= max(len(inner) // 2, 1) and shrink < 0.1 and learnt < 0.3
+    if not fades and not tiny:
+        return None
+    gains = [gain for _, gain in inner]
+    blamed = small or inner
+    return Finding(
+        "bad_init",
+        "critical" if learnt < 0.05 and shrink < 1e-4 else "warning",
+        f"The initial weights are too small for this depth: rms times sqrt(fan_in) is {middle(gains):.2g}, and what "
+        f"differs between examples shrinks to {shrink:.1e} over {len(hidden)} layers.",
+        (
+            f"step 0: what differs is {hidden[0]:.2g} after the first layer, {hidden[-1]:.2g} after the last hidden",
+            f"the training loss came only {learnt:.0%} of the way from a constant answer to 0",
+        ),
+        tuple(layer.place for layer, _ in blamed)[:8],
+        0,
+        0.85 if small else 0.65,
+        {"gain": middle(gains), "shrink": shrink, "direction": "small"},
+        source=_HE,
+    )
+
+
+def _shifted(vitals: Vitals, look: Look) -> Finding | None:
+    """Weights or hidden biases so far from zero on one side that units are dead or stuck from the start."""
+    learnt = progress(vitals)
+    if learnt is not None and learnt > FITTED:
+        return None
+    effects = [told for told in (_dead_at_start(vitals), _stuck_at_start(vitals)) if told]
+    if not effects:
+        return None
+    found = layers(vitals, look)
+    held = biases(vitals, look)
+    sick = [
+        (layer.place, "weights", layer.parameter.mean or 0.0)
+        for layer in found
+        if layer.parameter.rms
+        and abs(layer.parameter.mean or 0.0) > 0.6 * layer.parameter.rms
+        and layer.parameter.fan_in != 1
+    ]
+    for layer in found[:-1]:
+        bias = held.get(layer.place)
+        if bias is not None and (bias[1].rms or 0.0) > 2:
+            sick.append((layer.place, "biases", bias[1].mean or 0.0))
+    if not sick:
+        return None
+    place, kind, mean = sick[0]
+    return Finding(
+        "bad_init",
+        "critical" if (learnt or 0.0) < 0.3 else "warning",
+        f"The initial {kind} of {place} lie on one side of zero (mean {mean:.2g}), which puts its units out of their "
+        "working range before training begins.",
+        (*effects, f"layers with such values: {names([item[0] for item in sick])}"),
+        tuple(dict.fromkeys(item[0] for item in sick)),
+        0,
+        0.85,
+        {"mean": mean, "direction": "shifted"},
+        source=_HE,
+    )
+
+
+def _dead_at_start(vitals: Vitals) -> str:
+    dead = [
+        (series[0].stats.dead or 0.0, place_of(series[0]))
+        for series in readings(vitals, lambda node: node.op in ACTIVATIONS).values()
+        if series[0].look.step == 0
+    ]
+    worst = max(dead, default=(0.0, ""))
+    return f"step 0: {worst[0]:.0%} of the units of {worst[1]} are dead" if worst[0] > 0.5 else ""
+
+
+# --- identical units -------------------------------------------------------------------------------------------------
+
+
+def symmetric_init(vitals: Vitals) -> list[Finding] | NotSeen:
+    """Units of a hidden layer start identical and stay so, since they get the same gradient.
+
+    A last layer or a residual branch that starts at zero is healthy: its rows part after the first steps.
+    """
+    look = first_look(vitals)
+    if look is None:
+        return NotSeen("the first training step was not seen: attach the watch before training starts")
+    inner = [layer for layer in layers(vitals, look)[:-1] if layer.parameter.shape[0] > 1]
+    same = [layer for layer in inner if _same(look, layer)]
+    later = [other for other in vitals.looks if other.step >= 2][-5:]
+    stuck = [layer for layer in same if later and all(_same(other, layer) for other in later)]
+    if not stuck:
+        return []
+    zero = [layer for layer in stuck if (layer.parameter.absmax or 0.0) == 0.0]
+    learnt = progress(vitals)
+    what = "all zero" if zero else "identical to each other"
+    severity = "info" if learnt is not None and learnt > FITTED and len(stuck) < len(inner) else "critical"
+    return [
+        Finding(
+            "symmetric_init",
+            severity,  # type: ignore[arg-type]
+            f"The units of {names([layer.place for layer in stuck])} started {what} and stayed so: they get the same "
+            "gradient, so each layer works as a single unit.",
+            (
+                f"spread of the units around their mean: 0 at step 0 and still at step {later[-1].step}",
+                *([told] if (told := harm(vitals)) else []),
+            ),
+            tuple(layer.place for layer in stuck),
+            0,
+            0.95,
+            {"layers": len(stuck)},
+            source="Goodfellow, Bengio and Courville, Deep learning, 2016, section 8.4",
+        )
+    ]
+
+
+def _same(look: Look, layer: Layer) -> bool:
+    """All rows of a weight are alike (or all zero) at this look."""
+    if layer.at(look.weight) == 0:
+        return True
+    spread = layer.at(look.row_spread)
+    return spread is not None and spread < 1e-4

@@ -1,0 +1,168 @@
+"""Regularisation so strong that training cannot fit: dropout, weight decay, penalties, smoothed labels."""
+
+from __future__ import annotations
+
+import math
+
+from luthier.doctor.findings import Finding, NotSeen
+from luthier.doctor.symptoms.facts import baseline, known, loss_curve, loss_node, middle, progress
+from luthier.doctor.symptoms.layers import is_matrix, layers, names, total
+from luthier.doctor.vitals import Look, Node, Vitals
+
+_DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
+
+
+def too_much_regularisation(vitals: Vitals) -> list[Finding] | NotSeen:
+    """A regulariser of a strength that hinders, and a training loss that stays poor."""
+    learnt = _learnt(vitals)
+    if learnt is None or not vitals.looks:
+        return NotSeen("no training loss was seen: pass the loss to watch.step")
+    for look_for in (_dropout, _penalty, _weight_decay, _smoothing):
+        found = look_for(vitals, learnt)
+        if found is not None:
+            return [found]
+    return []
+
+
+def _learnt(vitals: Vitals) -> float | None:
+    """Progress of the loss without penalty terms, where its operation was seen."""
+    base = baseline(vitals)
+    late = vitals.looks[-max(len(vitals.looks) // 4, 1) :]
+    values = [node.stats.mean for look in late if (node := loss_node(look)) is not None and node.stats is not None]
+    if base is None or base.assumed or not known(values) or _penalty_share(vitals) < 0.1:
+        return progress(vitals)
+    return base.progress(middle(values))
+
+
+def _finding(
+    cause: str, evidence: tuple[str, ...], where: tuple[str, ...], certainty: float, **numbers: float
+) -> Finding:
+    return Finding("too_much_regularisation", "warning", cause, evidence, where, 0, certainty, numbers)
+
+
+def _poor(learnt: float) -> str:
+    return f"the training loss came only {max(learnt, 0):.0%} of the way from a constant answer to a perfect one"
+
+
+def _dropout(vitals: Vitals, learnt: float) -> Finding | None:
+    look = vitals.looks[-1]
+    strong = [(node, p) for node in look.nodes if (p := _p(node)) >= 0.6]
+    settings = vitals.anatomy.module_settings if vitals.anatomy is not None else {}
+    places = [node.module or "a functional dropout" for node, _ in strong]
+    highest = max((p for _, p in strong), default=0.0)
+    if not look.nodes:
+        found = [(name, float(given["p"])) for name, given in settings.items() if (given.get("p") or 0) >= 0.6]
+        places, highest = [name for name, _ in found], max((p for _, p in found), default=0.0)
+    if not places or learnt > (0.8 if highest >= 0.75 else 0.6):
+        return None
+    return _finding(
+        f"Dropout with p = {highest:.2g} at {names(places)} leaves too little of the signal to fit the training data.",
+        (_poor(learnt),),
+        tuple(dict.fromkeys(places)),
+        0.8 if highest >= 0.75 else 0.65,
+        p=highest,
+    )
+
+
+def _p(node: Node) -> float:
+    p = node.attrs.get("p")
+    at_work = node.op in _DROPOUTS and node.attrs.get("training", True) is not False
+    return float(p) if at_work and isinstance(p, int | float) else 0.0
+
+
+def _penalty_share(vitals: Vitals) -> float:
+    """Share of the reported loss that its own operation does not explain, median of the late looks."""
+    reported = dict(zip(vitals.steps.step, vitals.steps.loss, strict=False))
+    shares = []
+    for look in vitals.looks[len(vitals.looks) // 2 :]:
+        node, value = loss_node(look), reported.get(look.step)
+        mean = node.stats.mean if node is not None and node.stats is not None else None
+        if mean is not None and value is not None and math.isfinite(value) and value > 0 and _added_to(look, node):
+            shares.append(1 - mean / value)
+    return middle(shares)
+
+
+def _added_to(look: Look, node: Node | None) -> bool:
+    """Something is added to this loss on its way to backward()."""
+    return node is not None and any(
+        later.op == "add" and len(later.arguments) > 1 and later.module is None
+        for later in look.nodes[node.index + 1 :]
+    )
+
+
+def _penalty(vitals: Vitals, learnt: float) -> Finding | None:
+    share = _penalty_share(vitals)
+    if share < 0.5 or learnt > 0.7:
+        return None
+    return _finding(
+        f"A penalty added to the loss makes up {share:.0%} of it, so training serves the penalty instead of the task.",
+        (_poor(learnt),),
+        (),
+        0.8,
+        share=share,
+    )
+
+
+def _weight_decay(vitals: Vitals, learnt: float) -> Finding | None:
+    """Weight decay pulls as strongly as the gradient (L2) or the whole update (decoupled), or the weights collapse."""
+    decay = max([float(group.get("weight_decay") or 0) for row in vitals.optimizers for group in row.groups] or [0.0])
+    if decay <= 0 or learnt > 0.7:
+        return None
+    decoupled = any(row.type.lower() in ("adamw", "nadamw", "lion") for row in vitals.optimizers)
+    pulls = [pull for look in vitals.looks[len(vitals.looks) // 3 :] if (pull := _pull(vitals, look, decay, decoupled))]
+    pull, left = middle(pulls), _left(vitals)
+    if not (pull > 0.7 and left < 0.9) and not (left < 0.4 and pull > 0.2):
+        return None
+    return _finding(
+        f"Weight decay of {decay:.3g} pulls the weights towards zero as strongly as the loss moves them "
+        f"({pull:.0%} of it).",
+        (f"norm of the weights at the end: {left:.0%} of that at the start", _poor(learnt)),
+        (),
+        0.8 if left < 0.5 else 0.65,
+        weight_decay=decay,
+        left=left,
+    )
+
+
+def _pull(vitals: Vitals, look: Look, decay: float, decoupled: bool) -> float | None:
+    """Size of the decay relative to the gradient, or to the update where it is decoupled from the gradient."""
+    weight = total(_matrices(vitals, look, look.weight))
+    other = total(_matrices(vitals, look, look.update if decoupled else look.grad))
+    if not weight or not other:
+        return None
+    return decay * weight * (max(known(list(look.lr)), default=0.0) if decoupled else 1.0) / other
+
+
+def _matrices(vitals: Vitals, look: Look, numbers: tuple[float | None, ...]) -> list[float | None]:
+    return [numbers[layer.position] for layer in layers(vitals, look) if layer.position < len(numbers)]
+
+
+def _left(vitals: Vitals) -> float:
+    """Norm of the weight matrices at the last look relative to the first."""
+    parameters = vitals.anatomies[-1].parameters if vitals.anatomies else ()
+    rows = [(look.step, look.weight) for look in vitals.looks] + [(row.step, row.weight) for row in vitals.norms]
+    positions = [i for i, item in enumerate(parameters) if is_matrix(item)]
+    sizes = [(step, total([weight[i] for i in positions if i < len(weight)])) for step, weight in sorted(rows)]
+    finite = [size for _, size in sizes if size]
+    return finite[-1] / finite[0] if len(finite) > 1 else 1.0
+
+
+def _smoothing(vitals: Vitals, learnt: float) -> Finding | None:
+    """Label smoothing that leaves the true class hardly above the others."""
+    given = [
+        float(node.attrs["label_smoothing"])
+        for look in vitals.looks[-1:]
+        for node in look.nodes
+        if isinstance(node.attrs.get("label_smoothing"), int | float)
+    ]
+    smoothing = max(given, default=0.0)
+    curve = loss_curve(vitals)
+    if smoothing < 0.4 or curve is None:
+        return None
+    return _finding(
+        f"Label smoothing of {smoothing:.2g} leaves only {1 - smoothing:.0%} of the weight to the true class.",
+        (f"the loss cannot fall far: it is {curve.end:.3g} now", _poor(learnt)),
+        (),
+        0.75,
+        label_smoothing=smoothing,
+    )

@@ -1,0 +1,278 @@
+"""The size of the steps: learning rate and batch size against weights, noise and number of updates."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from luthier.doctor.findings import Finding, NotSeen
+from luthier.doctor.symptoms.activations import place_of, readings
+from luthier.doctor.symptoms.facts import (
+    LossCurve,
+    baseline,
+    batch_size,
+    known,
+    loss_curve,
+    middle,
+    progress,
+    steps_per_epoch,
+)
+from luthier.doctor.symptoms.harm import FITTED, harm
+from luthier.doctor.symptoms.layers import RECTIFIERS, SQUASHING, ratios, total, update_ratio
+from luthier.doctor.vitals import Optimizer, Vitals
+
+_RATIO = "Karpathy, CS231n notes, ratio of weights:updates, usually about 1e-3"
+_GOOD_RATIO = 3e-3
+
+
+def optimizer_at_work(vitals: Vitals) -> Optimizer | None:
+    """The optimizer that holds the parameters at the end."""
+    given = [row for row in vitals.optimizers if row.given] or vitals.optimizers
+    return given[-1] if given else None
+
+
+def learning_rate(vitals: Vitals) -> float | None:
+    """The largest learning rate that was used."""
+    rates = known(list(vitals.steps.lr)) + [lr for look in vitals.looks for lr in known(list(look.lr))]
+    if rates:
+        return max(rates)
+    row = optimizer_at_work(vitals)
+    found = known([group.get("lr") for group in row.groups]) if row is not None else []
+    return max(found) if found else None
+
+
+def _update_ratios(vitals: Vitals) -> list[tuple[int, float]]:
+    """(step, median over weight matrices of update over weight) of all looks after the first step."""
+    found = [(look.step, update_ratio(vitals, look)) for look in vitals.looks if look.step > 0]
+    return [(step, ratio) for step, ratio in found if ratio is not None]
+
+
+# --- too high --------------------------------------------------------------------------------------------------------
+
+
+def lr_too_high(vitals: Vitals) -> list[Finding] | NotSeen:
+    """Steps too large for the weights (update ratios far above 1e-2) together with the harm that they do."""
+    series = _update_ratios(vitals)
+    curve = loss_curve(vitals)
+    lr = learning_rate(vitals)
+    if not series or curve is None:
+        return NotSeen("no update of a weight was seen: watch the optimizer too, and pass the loss to watch.step")
+    early = sorted(ratio for step, ratio in series if step <= 20) or sorted(ratio for _, ratio in series)
+    high = early[int(0.75 * (len(early) - 1))]
+    runs_away = _runs_away(curve)
+    hurt = _hurt(vitals, curve, high)
+    if not hurt or (high < 0.03 and not runs_away):
+        return []
+    certainty = (0.85 if high > 0.3 else 0.8 if high > 0.1 else 0.55) if not runs_away else 0.85
+    certainty -= 0.2 * _explained(vitals)
+    row = optimizer_at_work(vitals)
+    numbers: dict[str, Any] = {"update_ratio": high}
+    if lr is not None:
+        numbers |= {"lr": lr, "suggested_lr": lr * min(_GOOD_RATIO / max(high, _GOOD_RATIO), 0.3)}
+    worst = curve.lost_at is not None or curve.end > 1.1 * curve.start or high > 0.3
+    return [
+        Finding(
+            "lr_too_high",
+            "critical" if worst else "warning",
+            f"The learning rate{f' {lr:.3g}' if lr is not None else ''} is too high: a step changes the weights by "
+            f"{high:.1%} of their size (0.1% to 1% is usual), and {hurt}.",
+            (
+                f"update over weight norm, upper quartile of the first steps: {high:.2g}",
+                *([f"optimizer: {row.type}"] if row is not None else []),
+                *([f"the loss grew step by step from step {runs_away} on"] if runs_away else []),
+            ),
+            onset=runs_away or next((step for step, ratio in series if ratio >= 0.5 * high), series[0][0]),
+            certainty=certainty,
+            numbers=numbers,
+            source=_RATIO,
+        )
+    ]
+
+
+def _hurt(vitals: Vitals, curve: LossCurve, high: float) -> str:
+    """The harm as a clause; a loss that merely never fell counts only with units that died or a loss that jumped."""
+    told = harm(vitals)
+    if told and "never got" not in told:
+        return told
+    broken = _broken_units(vitals)
+    base = baseline(vitals)
+    learnt = base.progress(curve.end) if base is not None else None
+    if learnt is not None and learnt < 0.6 and broken:
+        return broken
+    if told and high > 0.1 and curve.peak > 1.25 * max(curve.start, base.value if base else 0.0):
+        return told
+    if learnt is not None and base is not None and learnt < 0.5 and high > 0.05 and _late_ratio(vitals) > 0.03:
+        span = base.value - base.floor
+        if curve.noise > 0.2 * span:
+            return f"the loss swings by {curve.noise:.2g} from step to step without getting better"
+    return ""
+
+
+def _late_ratio(vitals: Vitals) -> float:
+    return middle([ratio for _, ratio in _update_ratios(vitals)[-5:]])
+
+
+def _broken_units(vitals: Vitals) -> str:
+    """Units that worked at step 0 and died or saturated in training."""
+    for series in readings(vitals, lambda node: node.op in RECTIFIERS | SQUASHING).values():
+        first, last = series[0].stats, series[-1].stats
+        if (first.dead or 0.0) < 0.3 and (last.dead or 0.0) > 0.7:
+            return f"{last.dead:.0%} of the units of {place_of(series[-1])} died"
+        if (first.flat or 0.0) < 0.3 and (last.flat or 0.0) > 0.8:
+            return f"{last.flat:.0%} of {place_of(series[-1])} became saturated"
+    return ""
+
+
+def _runs_away(curve: LossCurve) -> int:
+    """Step from which the loss at least doubles over 4 successive steps each higher than the last; 0 when it does not.
+
+    The sign of gradient descent beyond its limit of stability, lr > 2 / curvature: errors grow geometrically.
+    """
+    values = curve.values[:200]
+    for i in range(len(values) - 4):
+        run = values[i : i + 5]
+        if all(b > 1.15 * a for a, b in itertools.pairwise(run)) and run[-1] > 2 * run[0] and run[-1] > 2 * curve.start:
+            return max(curve.steps[i], 1)
+    return 0
+
+
+def _explained(vitals: Vitals) -> bool:
+    """Something else makes the gradient large: inputs or targets far from unit scale, summed losses, kept gradients."""
+    for look in vitals.looks[:3]:
+        for argument in (look.inputs, look.targets):
+            stats = argument.stats if argument is not None else None
+            if stats is not None and not stats.integral and math.hypot(stats.mean or 0, stats.std or 0) > 10:
+                return True
+    return any(look.cleared is False for look in vitals.looks[1:4]) or any(
+        node.attrs.get("reduction") == "sum" for look in vitals.looks[:1] for node in look.nodes
+    )
+
+
+# --- too low ---------------------------------------------------------------------------------------------------------
+
+
+def lr_too_low(vitals: Vitals) -> list[Finding] | NotSeen:
+    """Steps so small that the weights cannot get anywhere in this training, though their gradients are sound."""
+    series = _update_ratios(vitals)
+    learnt = progress(vitals)
+    if not series or learnt is None:
+        return NotSeen("no update of a weight was seen: watch the optimizer too, and pass the loss to watch.step")
+    moved = _path(series, vitals.n_steps)
+    usual = middle([ratio for _, ratio in series])
+    if vitals.n_steps < 20 or learnt > 0.5 or moved > 0.05 or usual > 1e-3 or not _sound(vitals):
+        return []
+    lr = learning_rate(vitals)
+    row = optimizer_at_work(vitals)
+    curve = loss_curve(vitals)
+    fall = f"the loss went from {curve.start:.3g} to {curve.end:.3g}" if curve is not None else ""
+    numbers: dict[str, Any] = {"update_ratio": usual, "moved": moved}
+    if lr is not None:
+        numbers |= {"lr": lr, "suggested_lr": lr * min(_GOOD_RATIO / max(usual, 1e-9), 1e5)}
+    return [
+        Finding(
+            "lr_too_low",
+            "critical" if moved < 1e-3 and learnt < 0.05 else "warning",
+            f"The learning rate{f' {lr:.3g}' if lr is not None else ''} is too low: a step changes the weights by "
+            f"{usual:.1e} of their size, all {vitals.n_steps} steps together by at most {moved:.1%}.",
+            (
+                fall,
+                f"update over weight norm: {usual:.2g} where about 1e-3 is usual",
+                *([f"optimizer: {row.type}"] if row is not None else []),
+            ),
+            onset=0,
+            certainty=0.8 if moved < 0.02 else 0.65,
+            numbers=numbers,
+            source=_RATIO,
+        )
+    ]
+
+
+def _path(series: Sequence[tuple[int, float]], n_steps: int) -> float:
+    """Length of the way of the weights relative to their size: the sum of the update ratios over all steps.
+
+    Looks are dense at first and sparse later, so that the gaps between them are filled with trapezes.
+    """
+    way = series[0][1] * (series[0][0] + 1)
+    for (begin, first), (end, last) in itertools.pairwise(series):
+        way += (end - begin) * (first + last) / 2
+    return way + max(n_steps - 1 - series[-1][0], 0) * series[-1][1]
+
+
+def _sound(vitals: Vitals) -> bool:
+    """Gradients are there, not clipped to nothing, and no schedule has taken the learning rate away."""
+    rates = known(list(vitals.steps.lr))
+    if rates and rates[-1] < 0.05 * max(rates):
+        return False
+    sizes = [middle(ratios(vitals, look, "grad")) for look in vitals.looks]
+    if middle(sizes) < 1e-5:
+        return False
+    cuts = []
+    for look in vitals.looks:
+        before, after = total(look.grad_before_clip), total(look.grad)
+        if before and after:
+            cuts.append(after / before)
+    return not cuts or middle(cuts) > 0.2
+
+
+# --- batch size ------------------------------------------------------------------------------------------------------
+
+
+def batch_too_small(vitals: Vitals) -> list[Finding] | NotSeen:
+    """Batches of a few examples whose noise drowns the trend of the loss."""
+    size, curve, base = batch_size(vitals), loss_curve(vitals), baseline(vitals)
+    if size is None or curve is None or base is None:
+        return NotSeen("the batch size was not seen: pass inputs= and targets= to watch.step")
+    learnt = base.progress(curve.end)
+    noisy = curve.noise > 0.25 * (base.value - base.floor) or curve.noise > 0.5 * abs(curve.start - curve.end)
+    if size > 4 or len(curve.values) < 30 or learnt > 0.7 or not noisy:
+        return []
+    ratio = _late_ratio(vitals)
+    return [
+        Finding(
+            "batch_too_small",
+            "warning",
+            f"With batches of {size} the noise of the loss ({curve.noise:.2g} from step to step) drowns its trend "
+            f"(from {curve.start:.2g} to {curve.end:.2g}).",
+            (f"{len(curve.values)} steps; update over weight norm late in training: {ratio:.2g}",),
+            onset=0,
+            certainty=0.6 if size <= 2 else 0.5,
+            numbers={"batch_size": size, "noise": curve.noise},
+            source="McCandlish et al., An empirical model of large-batch training, 2018",
+        )
+    ]
+
+
+def batch_too_large(vitals: Vitals) -> list[Finding] | NotSeen:
+    """So few updates, each over (nearly) all data, that the loss is still falling when training ends."""
+    size, curve = batch_size(vitals), loss_curve(vitals)
+    if size is None or curve is None:
+        return NotSeen("the batch size was not seen: pass inputs= and targets= to watch.step")
+    epoch = 1.0 if _same_batch(vitals) else steps_per_epoch(vitals)
+    if epoch is None:
+        return NotSeen("the number of steps in an epoch was not seen: call watch.metrics after every epoch")
+    base = baseline(vitals)
+    learnt = base.progress(curve.end) if base is not None else 0.0
+    falling = curve.falls and curve.drop > 0.05 * (base.value if base is not None else curve.start)
+    if epoch > 3 or size < 64 or vitals.n_steps > 300 or not falling or learnt > min(FITTED, 0.6):
+        return []
+    return [
+        Finding(
+            "batch_too_large",
+            "warning",
+            f"With batches of {size} an epoch has only {epoch:.0f} steps; after {vitals.n_steps} of them the loss "
+            f"({curve.end:.3g}) is still falling.",
+            (f"the last third of the steps brought {curve.drop:.2g}; {learnt:.0%} of the way to a perfect answer",),
+            onset=0,
+            certainty=0.55,
+            numbers={"batch_size": size, "steps_per_epoch": epoch, "suggested_batch_size": max(size // 8, 16)},
+            source="Keskar et al., On large-batch training for deep learning, 2017",
+        )
+    ]
+
+
+def _same_batch(vitals: Vitals) -> bool:
+    """Every batch holds the same targets: the whole data set at once."""
+    rows = {(row.n, tuple(sorted((row.counts or {}).items())), row.mean, row.std) for row in vitals.targets}
+    return len(vitals.targets) >= 3 and len(rows) == 1
