@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import field, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 from rich.table import Table
@@ -145,6 +145,29 @@ def report(
 
     source = Record(folder) if Record.exists(folder) else Study.open(folder)
     open_console().print(f"report     {write_report(source, to or folder / 'report.html')}", soft_wrap=True)
+
+
+def diagnose(
+    path: Path,
+    /,
+    *,
+    as_json: Annotated[bool, Parameter(name="--json", negative=(), help="print the diagnosis as JSON")] = False,
+    fail_on: Annotated[
+        Literal["warning", "critical"] | None, Parameter(help="exit with 1 at findings of this severity or worse")
+    ] = None,
+) -> None:
+    """Say what a training suffers from: the folder of a training, TensorBoard event files, or a CSV log at PATH."""
+    from luthier.doctor.verdicts import diagnosis_of, grave
+    from luthier.doctor.wording import to_json
+    from luthier.show.diagnosis_terminal import print_diagnosis
+
+    diagnosis = diagnosis_of(path)
+    if as_json:
+        open_console().print(to_json(diagnosis), soft_wrap=True)
+    else:
+        print_diagnosis(diagnosis)
+    if fail_on is not None and grave(diagnosis, fail_on):
+        raise SystemExit(1)
 
 
 def find_lr(task: str, /, *, settings: Settings = [], options: RecipeOptions = UNSET) -> None:  # noqa: B006
