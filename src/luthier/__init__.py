@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from luthier.doctor.findings import Diagnosis, Finding, Remedy
+    from luthier.doctor.measure.watching import SickTraining, Watch, watch
     from luthier.errors import LuthierError
     from luthier.fitting import evaluate_test, fit
     from luthier.patch import NotApplicable, Patch, Scale, Set
@@ -22,15 +24,20 @@ if TYPE_CHECKING:
     from luthier.tuning.tune import tune
 
 _HOMES = {
+    "Diagnosis": "luthier.doctor.findings",
+    "Finding": "luthier.doctor.findings",
     "LuthierError": "luthier.errors",
     "NotApplicable": "luthier.patch",
     "Patch": "luthier.patch",
     "Recipe": "luthier.recipe",
     "Record": "luthier.record",
+    "Remedy": "luthier.doctor.findings",
     "Scale": "luthier.patch",
     "Set": "luthier.patch",
+    "SickTraining": "luthier.doctor.measure.watching",
     "Step": "luthier.task",
     "Task": "luthier.task",
+    "Watch": "luthier.doctor.measure.watching",
     "choice": "luthier.tuning.space",
     "evaluate_test": "luthier.fitting",
     "find_batch_size": "luthier.training.finders",
@@ -40,18 +47,24 @@ _HOMES = {
     "loguniform": "luthier.tuning.space",
     "tune": "luthier.tuning.tune",
     "uniform": "luthier.tuning.space",
+    "watch": "luthier.doctor.measure.watching",
 }
 
 __all__ = [
+    "Diagnosis",
+    "Finding",
     "LuthierError",
     "NotApplicable",
     "Patch",
     "Recipe",
     "Record",
+    "Remedy",
     "Scale",
     "Set",
+    "SickTraining",
     "Step",
     "Task",
+    "Watch",
     "__version__",
     "choice",
     "evaluate_test",
@@ -62,6 +75,7 @@ __all__ = [
     "loguniform",
     "tune",
     "uniform",
+    "watch",
 ]
 
 

@@ -53,6 +53,7 @@ def fit(
     tensorboard: bool = True,
     test: bool = False,
     signals: bool = True,
+    watch: bool = True,
 ) -> Record:
     """Train a task by a recipe and leave a record.
 
@@ -68,6 +69,7 @@ def fit(
         tensorboard: write scalars for TensorBoard into the record.
         test: measure the best weights on the test data at the end; test data can be opened once only.
         signals: on Ctrl-C and SIGTERM save and leave after the current step.
+        watch: let the doctor watch, for about 1% of the time; `record.diagnose()` reads what it saw.
 
     Returns:
         The record: metrics, status, best weights.
@@ -87,7 +89,7 @@ def fit(
     with torch.random.fork_rng(enabled=True), deterministic(recipe.deterministic):
         record = reopen(path, task, recipe) if resumed else None
         writer = Writer(path, record)
-        run = Run(task, recipe, [writer, *listeners(path, console, tensorboard), *hooks])
+        run = Run(task, recipe, [writer, *listeners(path, console, tensorboard, watch), *hooks])
         preflight(run)
         record = record or Record.create(path, recipe, task.describe())
         writer.record = record
@@ -176,13 +178,17 @@ def position(run: Run) -> dict[str, Any]:
     }
 
 
-def listeners(path: Path, console: bool, tensorboard: bool) -> list[Hook]:
+def listeners(path: Path, console: bool, tensorboard: bool, watch: bool) -> list[Hook]:
     """The hooks that come with fit; imported only when asked for."""
     hooks: list[Hook] = []
     if tensorboard:
         from luthier.show.tensorboard import TensorBoardLog
 
         hooks.append(TensorBoardLog(path / "tensorboard"))
+    if watch:
+        from luthier.doctor.probe import Probe
+
+        hooks.append(Probe(path))
     if console:
         from luthier.show.terminal import FitConsole
 

@@ -19,6 +19,7 @@ from luthier.recipe import Recipe
 if TYPE_CHECKING:
     from torch import nn
 
+    from luthier.doctor.findings import Diagnosis
     from luthier.task import Task
 
 
@@ -124,6 +125,13 @@ class Record:
         if self.test is not None:
             raise LuthierError(f"{self.path} already has its test reading: {self.test}; test data is read once")
         write_atomic(self.path / "test.json", to_json(dict(values), indent=2))
+
+    def diagnose(self) -> Diagnosis:
+        """What is wrong with this training, root cause first, from its vitals and metrics."""
+        from luthier.doctor.diagnosing import diagnose
+        from luthier.doctor.logs import read_logs
+
+        return diagnose(read_logs(self.path))
 
     def load_best(self, task: Task) -> nn.Module:
         """The network of this record with its best weights, in evaluation mode on the CPU.

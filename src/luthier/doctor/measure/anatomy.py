@@ -147,7 +147,7 @@ def _parameter_rows(
     duplicates = _duplicates(models, parameters)
     rows = []
     for (name, parameter), values in zip(parameters, numbers, strict=True):
-        layer, _, last = name.rpartition(".")
+        layer = name.rpartition(".")[0]
         rows.append(
             {
                 "name": name,

@@ -1,7 +1,7 @@
 """Where a watch touches a training: hooks of the watched models, and torch's global optimizer step hooks.
 
-The models' hooks hold the watch, so it lives as long as they do; the global hooks hold it weakly. A model that is copied
-or pickled while it is watched takes along an inert hook, never the watch.
+The models' hooks hold the watch, so it lives as long as they do; the global hooks hold it weakly. A model that is
+copied or pickled while it is watched takes along an inert hook, never the watch.
 """
 
 from __future__ import annotations
@@ -20,20 +20,24 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 class Observer(Protocol):
     """What the hooks call."""
 
-    def before_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None: ...
+    def before_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A watched model is about to run."""
 
-    def after_forward(self, model: nn.Module, output: Any) -> None: ...
+    def after_forward(self, model: nn.Module, output: Any) -> None:
+        """It ran."""
 
-    def before_step(self, optimizer: torch.optim.Optimizer) -> None: ...
+    def before_step(self, optimizer: torch.optim.Optimizer, closure: bool) -> None:
+        """An optimizer is about to step; `closure`: it computes the gradients itself."""
 
-    def after_step(self, optimizer: torch.optim.Optimizer) -> None: ...
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """It stepped."""
 
 
 class Inert:
     """What becomes of a hook in a copy of the model: it does nothing."""
 
     def __call__(self, *_: Any, **__: Any) -> None:
-        return None
+        """Nothing."""
 
 
 class ModelHook:
@@ -46,6 +50,7 @@ class ModelHook:
         self.thread = threading.get_ident()
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
+        """Pass on what torch calls a hook with: (args, kwargs) before, (args, output) after."""
         if torch.compiler.is_compiling() or threading.get_ident() != self.thread or os.getpid() != self.process:
             return
         if self.before:
@@ -72,10 +77,10 @@ class Attachment:
         weak = weakref.ref(observer)
         process = os.getpid()
 
-        def before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        def before_step(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             alive = weak()
             if alive is not None and os.getpid() == process:
-                alive.before_step(optimizer)
+                alive.before_step(optimizer, any(callable(value) for value in (*args[1:], *kwargs.values())))
 
         def after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
             alive = weak()

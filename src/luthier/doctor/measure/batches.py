@@ -73,7 +73,7 @@ def _target_rows(targets: list[tuple[int, Tensor]]) -> list[dict[str, Any]]:
         sizes = [values.numel() for _, values in targets]
         targets = [
             (step, part.view(values.shape).to(values.dtype))
-            for (step, values), part in zip(targets, together.split(sizes), strict=True)
+            for (step, values), part in zip(targets, torch.split(together, sizes), strict=True)
         ]
     return [_target_row(step, values) for step, values in targets]
 
@@ -94,7 +94,7 @@ def _target_row(step: int, values: Tensor) -> dict[str, Any]:
 
 
 def _counts(values: Tensor) -> dict[str, int] | None:
-    found, counts = values.unique(return_counts=True)
+    found, counts = torch.unique(values, return_counts=True)
     if len(found) > MOST_CLASSES:
         return None
     return {str(int(value)): int(count) for value, count in zip(found, counts, strict=True)}

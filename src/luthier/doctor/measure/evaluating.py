@@ -1,4 +1,4 @@
-"""Evaluation as the watch sees it: forwards that no training step follows."""
+"""Evaluation as the watch sees it: forwards without gradients, gathered between two training steps."""
 
 from __future__ import annotations
 
@@ -7,71 +7,104 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-TRACED_EVALUATIONS = 4
-PROBED_FORWARDS = 2
+from luthier.doctor.measure.attaching import first_tensor
+from luthier.doctor.measure.patient import Patient
+from luthier.doctor.measure.samples import Samples
+from luthier.doctor.measure.stats import DeadUnits
+from luthier.doctor.measure.tracing import Trace
+
+TRACED = 4
+PROBED = 2
+SAMPLED = 16
 
 
 class Evaluating:
-    """Gathers the forwards between two training steps into one row `evaluation`.
+    """Gathers the forwards of one evaluation into a row.
 
     Whether dropout is at work shows in the random generator, whether batch norm learns in the version of its counters:
-    both are read on the host, without a wait for the device.
+    both are read on the host, without a wait for the device. The operations of the first forward of the first few
+    evaluations are traced.
+
+    Args:
+        patient: what is watched.
+        samples: keeps some of the examples.
     """
 
-    def __init__(self) -> None:
-        self.number = 0
+    def __init__(self, patient: Patient, samples: Samples) -> None:
+        self.patient, self.samples = patient, samples
         self.forwards = 0
+        self._number = 0
         self._row: dict[str, Any] = {}
+        self._trace: Trace | None = None
         self._generator: Tensor | None = None
-        self._versions: int | None = None
+        self._counters = 0
+        self._inputs: Tensor | None = None
 
-    def begin_forward(self, model: nn.Module, step: int, inputs: Tensor | None, grad: bool) -> None:
-        """A forward of an evaluation begins."""
+    def begin_forward(
+        self, model: nn.Module, step: int, args: tuple[Any, ...], kwargs: dict[str, Any], free: bool
+    ) -> None:
+        """A forward without gradients begins; `free`: no training step is being traced."""
+        self._finish_trace()
+        inputs = first_tensor(args, kwargs)
         if not self.forwards:
-            self._row = {"step": step, "training": model.training, "grad": grad, "n": 0, "stochastic": set()}
+            self._row = {"step": step, "training": model.training, "grad": False, "n": 0, "stochastic": set()}
+            if free and self.patient.traceable_evaluation and self._number < TRACED:
+                self._trace = Trace(self.patient.models, _Deaf(), DeadUnits())
+                self._trace.start()
+                self._trace.enter(model, args, kwargs)
         self.forwards += 1
         self._row["n"] += 0 if inputs is None else len(inputs)
-        if self.forwards <= PROBED_FORWARDS:
+        self._inputs = inputs if self.forwards <= SAMPLED else None
+        if self.forwards <= PROBED:
             self._generator = torch.default_generator.get_state()
-            self._versions = _counter_versions(model)
+            self._counters = _counted(model)
 
-    def end_forward(self, model: nn.Module) -> None:
+    def end_forward(self, model: nn.Module, step: int, output: Any) -> None:
         """It ended."""
         if self._generator is not None:
             drew = not torch.equal(self._generator, torch.default_generator.get_state())
-            moved = self._versions != _counter_versions(model)
+            moved = self._counters != _counted(model)
             self._row["random"] = bool(self._row.get("random")) or drew
             self._row["norm_statistics_moved"] = bool(self._row.get("norm_statistics_moved")) or moved
             self._generator = None
-
-    def saw(self, graph: dict[str, Any], predictions: dict[str, Any] | None) -> None:
-        """What a trace of the first forward showed: operations in training mode, predictions."""
-        for node in graph["nodes"]:
-            if node["op"] in ("dropout", "batch_norm") and node.get("attrs", {}).get("training"):
-                if node["op"] == "batch_norm" or node["attrs"].get("p", 0) > 0:
-                    self._row["stochastic"].add(node["op"])
-        self._row["predictions"] = predictions
-
-    def unseen(self, model_training: bool, step: int, forwards: int) -> dict[str, Any]:
-        """The row of forwards with gradients that turned out to belong to no training step."""
-        return {
-            "kind": "evaluation",
-            "step": step,
-            "training": model_training,
-            "grad": True,
-            "forwards": forwards,
-        }
+        if self._inputs is not None:
+            self.samples.add_eval(step, self.forwards - 1, self._inputs, first_tensor((output,), {}))
+            self._inputs = None
 
     def end(self) -> dict[str, Any] | None:
         """The row, when there was an evaluation."""
+        self._finish_trace()
         if not self.forwards:
             return None
         row = {"kind": "evaluation", **self._row, "forwards": self.forwards}
         row["stochastic"] = sorted(row["stochastic"])
-        self.forwards = 0
-        self.number += 1
+        self.forwards, self._number = 0, self._number + 1
         return row
 
+    def _finish_trace(self) -> None:
+        """What the traced forward (and the loss after it) showed: operations in training mode, predictions."""
+        if self._trace is None:
+            return
+        trace, self._trace = self._trace, None
+        trace.stop()
+        graph, _, extras = trace.read()
+        self._row["predictions"] = extras.get("predictions")
+        for node in graph["nodes"]:
+            attrs = node.get("attrs", {})
+            at_work = node["op"] == "batch_norm" or (node["op"] == "dropout" and attrs.get("p", 0) > 0)
+            if at_work and attrs.get("training"):
+                self._row["stochastic"].add(node["op"])
 
-def _counter_versions(model: nn.Module) -> int:
+
+def _counted(model: nn.Module) -> int:
     return sum(b._version for name, b in model.named_buffers() if name.endswith("num_batches_tracked"))
+
+
+class _Deaf:
+    """Listens to nothing: an evaluation has no backward."""
+
+    def before_backward(self, loss: Tensor) -> None:
+        """Never called."""
+
+    def after_backward(self, loss: Tensor) -> None:
+        """Never called."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.doctor.vitals import Vitals
-from luthier.files import to_json
+from luthier.files import from_json, to_json, write_atomic
 
 FULL = 8192
 CHUNK = 512
@@ -22,9 +22,10 @@ class Journal:
 
     Args:
         path: file to append to; None keeps all in memory only.
+        first_step: rows of an earlier file are kept up to this step (a resumed training writes the others again).
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, first_step: int = 0) -> None:
         self.path = path
         self.rows: list[dict[str, Any]] = []
         self.steps: dict[str, list[Any]] = {name: [] for name in COLUMNS}
@@ -32,7 +33,8 @@ class Journal:
         self._written = 0
         self._counts: dict[str, int] = {}
         if path is not None:
-            path.touch()
+            earlier = _rows_before(path, first_step) if path.exists() and first_step else []
+            write_atomic(path, "".join(to_json(row) + "\n" for row in earlier))
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Keep a row; of one kind at most `MOST_ROWS` are kept (looks and graphs are rare by themselves)."""
@@ -67,3 +69,16 @@ class Journal:
         if self.path is not None:
             with self.path.open("ab") as file:
                 file.write(to_json(dict(row)).encode() + b"\n")
+
+
+def _rows_before(path: Path, step: int) -> list[dict[str, Any]]:
+    """Rows of an earlier part of the training; a torn last line is left out."""
+    lines = path.read_bytes().split(b"\n")[:-1]
+    rows = []
+    for row in (from_json(line) for line in lines if line):
+        if row["kind"] == "steps":
+            keep = [position for position, each in enumerate(row["step"]) if each < step]
+            rows.append({"kind": "steps", **{name: [row[name][position] for position in keep] for name in COLUMNS}})
+        elif row.get("step", 0) <= step and row["kind"] not in ("data", "spent"):
+            rows.append(row)
+    return rows

@@ -1,4 +1,4 @@
-"""The parameter side of a look: gradients, weights and updates around one optimizer step, without a wait for the device.
+"""The parameter side of a look: gradients, weights, updates around one optimizer step, without a wait for the device.
 
 Everything stays on the device as scalars until `read`, which is called a step later and makes one transfer.
 """
@@ -23,6 +23,7 @@ class Column:
         self.values: list[Tensor | None] = [None] * size
 
     def put(self, positions: Sequence[int], scalars: Sequence[Tensor]) -> None:
+        """Set the numbers of some parameters."""
         for position, scalar in zip(positions, scalars, strict=True):
             self.values[position] = scalar
 
@@ -41,7 +42,7 @@ class ParameterLook:
         self.full = full
         self.suspects = suspects
         size = len(parameters)
-        names = ("grad", "weight")
+        names: tuple[str, ...] = ("grad", "weight")
         if full:
             names += ("grad_before_clip", "grad_zero", "grad_nonfinite", "update", "unmoved", "row_spread")
         self.columns = {name: Column(size) for name in names}
@@ -60,22 +61,27 @@ class ParameterLook:
         self.columns["grad_before_clip"].put(positions, norms(grads))
 
     @torch.no_grad()
-    def step_begins(self, positions: Sequence[int]) -> bool:
-        """Measure gradients and weights of the parameters that an optimizer is about to step.
-
-        Returns:
-            Whether there is any gradient.
-        """
+    def step_begins(self, positions: Sequence[int]) -> None:
+        """Measure the parameters that an optimizer is about to step, and keep them to see what it changes."""
         weights = [self.parameters[position].detach() for position in positions]
         self.columns["weight"].put(positions, norms(weights))
+        if self.full:
+            self._before = {position: weight.clone() for position, weight in zip(positions, weights, strict=True)}
+            near = [position for position in positions if position in self.suspects]
+            self.columns["row_spread"].put(near, [row_spread(self.parameters[position]) for position in near])
+
+    @torch.no_grad()
+    def measure_gradients(self, positions: Sequence[int]) -> bool:
+        """Measure the gradients as the optimizer uses them.
+
+        Returns:
+            Whether there is any.
+        """
         found, grads = gradients(self.parameters, positions)
         self.columns["grad"].put(found, norms(grads))
         if self.full:
             self.columns["grad_zero"].put(found, [(grad == 0).float().mean() for grad in grads])
             self.columns["grad_nonfinite"].put(found, [(~grad.isfinite()).float().mean() for grad in grads])
-            self._before = {position: weight.clone() for position, weight in zip(positions, weights, strict=True)}
-            near = [position for position in positions if position in self.suspects]
-            self.columns["row_spread"].put(near, [row_spread(self.parameters[position]) for position in near])
         return bool(grads)
 
     @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from luthier.doctor.measure.directions import direction_of
 from luthier.doctor.measure.journal import Journal
 from luthier.doctor.measure.loop import Loop
 from luthier.doctor.measure.pace import Pace
+from luthier.doctor.measure.patient import Patient
 from luthier.errors import LuthierError
 
 if TYPE_CHECKING:
@@ -51,20 +53,25 @@ class Watch:
         overhead: float,
         on_finding: OnFinding | None,
         path: Path | None = None,
+        first_step: int = 0,
     ) -> None:
+        self.closed: bool = False
         for model in models:
             earlier = _WATCHED.get(model, lambda: None)()
             if earlier is not None and not earlier.closed:
                 raise LuthierError(
                     f"this {type(model).__name__} is watched already: use that watch, or close() it before a new one"
                 )
-        self.models, self.on_finding, self.closed = tuple(models), on_finding, False
+        self.on_finding = on_finding
         self._pace = Pace(overhead)
-        self._journal = Journal(path)
+        self._journal = Journal(path, first_step)
         self._idle = _is_follower()
         self._reported: set[str] = set()
         self._next_report = 5
-        self._loop = Loop(models, optimizers, loss_fn, self._pace, self._journal, self._after_iteration)
+        patient = Patient(models, optimizers, loss_fn)
+        for row in patient.describe(first_step):
+            self._journal.add(row)
+        self._loop = Loop(patient, self._pace, self._journal, self._after_iteration, first_step)
         self._attachment = Attachment(self._loop, () if self._idle else models)
         for model in models:
             _WATCHED[model] = weakref.ref(self)
@@ -100,7 +107,14 @@ class Watch:
         for name, direction in known.items():
             if direction not in ("min", "max"):
                 raise LuthierError(f"expected 'min' or 'max' as the direction of {name}, got {direction!r}")
-        self._loop.measured(numbers, {name: known.get(name) or direction_of(name) for name in numbers})
+        self.evaluated()
+        directions = {name: known.get(name) or direction_of(name) for name in numbers}
+        self._journal.add({"kind": "metrics", "step": self._loop.step, "values": numbers, "directions": directions})
+
+    def evaluated(self) -> None:
+        """Tell that whatever the model computed since the last step was an evaluation; `metrics` includes it."""
+        if not (self.closed or self._idle):
+            self._loop.evaluated()
 
     @property
     def vitals(self) -> Vitals:
@@ -181,7 +195,8 @@ class Watch:
         if self.on_finding == "raise":
             raise SickTraining(finding)
         if self.on_finding == "print":
-            print(f"luthier, step {self._loop.step}: {finding.severity}: {finding.symptom}: {finding.cause}")
+            line = f"luthier, step {self._loop.step}: {finding.severity}: {finding.symptom}: {finding.cause}"
+            print(line, file=sys.stderr, flush=True)  # noqa: T201
         elif callable(self.on_finding):
             self.on_finding(finding)
 
@@ -196,9 +211,9 @@ def watch(
 ) -> Watch:
     """Watch a training for its health: `with luthier.watch(model, optimizer, loss_fn) as watch:` around any loop.
 
-    The training's results stay bitwise the same. Hooks count every step; gradients, weights, activations and updates are
-    measured at some of them, chosen so that the whole stays within `overhead` of the time (after an examination of the
-    first 20 steps).
+    The training's results stay bitwise the same. Hooks count every step; gradients, weights, activations and updates
+    are measured at some of them, chosen so that the whole stays within `overhead` of the time (after an examination of
+    the first 20 steps).
 
     Args:
         model: what is trained; several for a GAN and the like.

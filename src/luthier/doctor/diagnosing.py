@@ -1,0 +1,175 @@
+"""From vitals to a diagnosis: every rule looks, then roots are put before what they cause."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from luthier.doctor.findings import Diagnosis, Finding, NotSeen
+from luthier.doctor.remedies import prescribe
+from luthier.doctor.symptoms import EARLY, SYMPTOMS, Rule
+from luthier.doctor.vitals import Vitals
+
+STALLED = frozenset({"no_learning", "plateau", "underfitting", "oscillating_loss", "too_few_epochs"})
+SIGNALS = frozenset(
+    {
+        "vanishing_gradient",
+        "exploding_gradient",
+        "exploding_activation",
+        "dead_relu",
+        "saturated_activation",
+        "constant_output",
+        "nan_inf",
+    }
+)
+PACE = frozenset({"lr_too_high", "lr_too_low"})
+
+# What a fault can bring about. A finding whose cause was found too is hung under it.
+CAUSES: dict[str, frozenset[str]] = {
+    "nan_input": SIGNALS | STALLED | PACE | {"unnormalised_input", "train_val_mismatch"},
+    "degenerate_labels": STALLED
+    | {"overfitting", "class_imbalance", "label_noise", "label_misaligned", "constant_output", "data_leakage"}
+    | {"wrong_loss", "vanishing_gradient"},
+    "label_misaligned": STALLED | {"overfitting", "label_noise", "constant_output", "lr_too_low"},
+    "label_noise": STALLED | {"overfitting", "lr_too_low"},
+    "class_imbalance": frozenset({"constant_output", "underfitting", "plateau", "no_learning"}),
+    "unshuffled_data": STALLED
+    | {"class_imbalance", "overfitting", "train_val_mismatch", "constant_output", "lr_too_high", "degenerate_labels"},
+    "train_val_mismatch": frozenset({"overfitting"}),
+    "unnormalised_input": SIGNALS | STALLED | PACE | {"bad_init", "train_val_mismatch", "grad_clip_too_small"},
+    "unscaled_target": SIGNALS | STALLED | PACE | {"bad_init", "loss_scale", "grad_clip_too_small"},
+    "output_range_mismatch": SIGNALS | STALLED | {"lr_too_low", "overfitting", "bad_activation"},
+    "wrong_loss": SIGNALS | STALLED | PACE | {"class_imbalance", "overfitting", "output_range_mismatch"},
+    "softmax_before_ce": STALLED | PACE | {"vanishing_gradient", "saturated_activation", "constant_output"},
+    "softmax_wrong_dim": STALLED | PACE | SIGNALS | {"train_val_mismatch", "overfitting"},
+    "shape_broadcast": STALLED | PACE | {"constant_output", "vanishing_gradient", "overfitting"},
+    "missing_nonlinearity": STALLED | {"lr_too_low"},
+    "bad_activation": SIGNALS | STALLED | PACE | {"bad_init"},
+    "bad_init": SIGNALS | STALLED | PACE | {"overfitting"},
+    "symmetric_init": STALLED | PACE | {"constant_output", "vanishing_gradient", "dead_relu"},
+    "loss_scale": SIGNALS | STALLED | PACE | {"grad_clip_too_small"},
+    "missing_zero_grad": SIGNALS | STALLED | PACE | {"overfitting"},
+    "optimizer_reset": STALLED | PACE,
+    "stale_optimizer": STALLED | PACE | {"frozen_params", "constant_output", "vanishing_gradient"},
+    "lr_schedule_collapse": STALLED | {"lr_too_low"},
+    "grad_clip_too_small": STALLED | {"lr_too_low", "exploding_gradient"},
+    "frozen_params": STALLED | {"lr_too_low", "vanishing_gradient", "constant_output"},
+    "disconnected_params": STALLED | {"frozen_params", "vanishing_gradient", "lr_too_low", "constant_output"},
+    "unregistered_params": STALLED | {"frozen_params", "disconnected_params", "stale_optimizer", "lr_too_low"},
+    "train_eval_slip": STALLED
+    | {"overfitting", "small_batch_bn", "train_val_mismatch", "nan_inf", "exploding_activation"},
+    "small_batch_bn": STALLED | {"overfitting", "train_val_mismatch", "batch_too_small"},
+    "precision_loss": STALLED | {"nan_inf", "lr_too_low", "vanishing_gradient", "dead_relu"},
+    "lr_too_high": SIGNALS | STALLED | {"overfitting", "batch_too_small"},
+    "lr_too_low": STALLED,
+    "too_much_regularisation": STALLED | PACE | {"constant_output", "vanishing_gradient", "dead_relu"},
+    "batch_too_small": STALLED | {"small_batch_bn", "lr_too_high"},
+    "batch_too_large": STALLED | {"lr_too_low"},
+    "exploding_gradient": frozenset({"nan_inf", "oscillating_loss", "exploding_activation", "lr_too_high", "plateau"}),
+    "exploding_activation": frozenset({"nan_inf", "saturated_activation", "oscillating_loss", "exploding_gradient"}),
+    "dead_relu": STALLED | {"constant_output", "vanishing_gradient", "lr_too_low"},
+    "saturated_activation": STALLED | {"vanishing_gradient", "lr_too_low"},
+    "vanishing_gradient": STALLED | {"constant_output", "lr_too_low", "bad_activation"},
+    "constant_output": STALLED,
+    "nan_inf": STALLED | {"constant_output"},
+    "overfitting": frozenset({"plateau", "oscillating_loss"}),
+    "too_few_epochs": frozenset({"underfitting"}),
+    "no_learning": frozenset({"plateau", "underfitting"}),
+    "plateau": frozenset({"underfitting"}),
+}
+_SEVERITY = {"info": 0, "warning": 1, "critical": 2}
+
+
+def diagnose(vitals: Vitals) -> Diagnosis:
+    """Look at vitals with every rule.
+
+    Args:
+        vitals: of `watch.vitals`, a Record, or another tool's logs.
+    """
+    return _diagnose(vitals, SYMPTOMS)
+
+
+def diagnose_early(vitals: Vitals) -> Diagnosis:
+    """Only with the rules that can speak within some ten steps: faults of the loop, the graph, the numbers."""
+    return _diagnose(vitals, {name: SYMPTOMS[name] for name in EARLY})
+
+
+def _diagnose(vitals: Vitals, rules: Mapping[str, Rule]) -> Diagnosis:
+    found: list[Finding] = []
+    healthy: list[str] = []
+    not_seen: dict[str, str] = {}
+    for symptom, rule in rules.items():
+        answer = rule(vitals)
+        if isinstance(answer, NotSeen):
+            not_seen[symptom] = answer.reason
+        elif answer:
+            found.extend(answer)
+        else:
+            healthy.append(symptom)
+    return Diagnosis(order(found), tuple(healthy), not_seen, watched(vitals))
+
+
+def order(found: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Roots first, the surest and heaviest of them in front; then their consequences; then what is only worth knowing.
+
+    A finding is a consequence when a likelier one was found that can cause it (`CAUSES`) and did not begin after it.
+    """
+    serious = sorted((item for item in found if item.severity != "info"), key=weight, reverse=True)
+    roots: list[Finding] = []
+    under: dict[int, list[Finding]] = {}
+    for finding in serious:
+        root = next((other for other in serious if other is not finding and explains(other, finding)), None)
+        if root is None:
+            roots.append(finding)
+        else:
+            under.setdefault(id(_top(root, serious)), []).append(finding)
+    roots.sort(key=lambda root: weight(root) + 0.02 * min(5, len(under.get(id(root), ()))), reverse=True)
+    hung = [replace(root, consequences=tuple(under.get(id(root), ()))) for root in roots]
+    consequences = [finding for root in roots for finding in under.get(id(root), ())]
+    minor = [item for item in found if item.severity == "info"]
+    return tuple(prescribe(finding) for finding in (*hung, *consequences, *minor))
+
+
+def explains(cause: Finding, effect: Finding) -> bool:
+    """Whether one finding accounts for another."""
+    if effect.symptom not in CAUSES.get(cause.symptom, frozenset()):
+        return False
+    if cause.symptom in CAUSES.get(effect.symptom, frozenset()) and weight(cause) <= weight(effect):
+        return False
+    return not _began_after(cause, effect)
+
+
+def weight(finding: Finding) -> float:
+    """How much a finding deserves to be named first: certainty, a little for gravity and for an early onset."""
+    early = 0.03 if finding.onset is not None and finding.onset <= 1 else 0.0
+    return finding.certainty + 0.06 * _SEVERITY[finding.severity] + early
+
+
+def _top(finding: Finding, serious: list[Finding]) -> Finding:
+    """The root above a cause that is itself explained; ends since each finding is visited once."""
+    seen = {id(finding)}
+    while True:
+        above = next((o for o in serious if id(o) not in seen and explains(o, finding)), None)
+        if above is None:
+            return finding
+        seen.add(id(above))
+        finding = above
+
+
+def _began_after(cause: Finding, effect: Finding) -> bool:
+    """Whether the effect was there clearly before the cause (looks are some steps apart)."""
+    if cause.onset is None or effect.onset is None:
+        return False
+    return cause.onset > 2 * effect.onset + 10
+
+
+def watched(vitals: Vitals) -> str:
+    """One line on what a diagnosis rests on."""
+    if vitals.source != "watch":
+        return f"read from {vitals.source}"
+    steps = vitals.n_steps
+    text = f"{steps:,} step{'s' * (steps != 1)}, {len(vitals.looks)} looks"
+    spent = vitals.spent
+    if spent is not None and spent.elapsed_s > 0:
+        text += f", {spent.spent_s:.2f} s of {spent.elapsed_s:.1f} s spent watching"
+    return text

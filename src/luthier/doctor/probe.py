@@ -1,0 +1,64 @@
+"""The doctor's probe: a hook of `fit` that watches its training and leaves vitals.jsonl in the record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from luthier.doctor.measure.watching import Watch
+from luthier.training.hooks import Hook
+
+if TYPE_CHECKING:
+    from luthier.training.run import Run
+
+VITALS = "vitals.jsonl"
+
+
+class Probe(Hook):
+    """Watches one training.
+
+    Args:
+        path: folder of the record.
+        overhead: share of the training's time.
+    """
+
+    def __init__(self, path: Path, overhead: float = 0.01) -> None:
+        self.path = path
+        self.overhead = overhead
+        self.watch: Watch | None = None
+        self._batch: Any = None
+        self._loss: Tensor | None = None
+
+    def start(self, run: Run) -> None:
+        """Attach; a resumed training goes on in the same file."""
+        self.watch = Watch(
+            [run.model], [run.optimizer], None, self.overhead, None, path=self.path / VITALS, first_step=run.step
+        )
+
+    def step_start(self, run: Run, batch: Any) -> None:
+        """Keep the batch until the step's end."""
+        self._batch = batch
+
+    def after_backward(self, run: Run, loss: Tensor) -> None:
+        """Keep the loss until the step's end."""
+        self._loss = loss
+
+    def step_end(self, run: Run) -> None:
+        """Tell the watch."""
+        if self.watch is not None:
+            pair = self._batch if isinstance(self._batch, (tuple, list)) and len(self._batch) == 2 else (None, None)
+            self.watch.step(self._loss, targets=pair[1])
+            self._batch = self._loss = None
+
+    def evaluated(self, run: Run, row: dict[str, Any]) -> None:
+        """Whatever ran since the last step was an evaluation; its numbers are in metrics.jsonl."""
+        if self.watch is not None:
+            self.watch.evaluated()
+
+    def end(self, run: Run, state: str, reason: str) -> None:
+        """Detach."""
+        if self.watch is not None:
+            self.watch.close()
+            self.watch = None

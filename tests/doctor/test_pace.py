@@ -1,0 +1,46 @@
+"""When the watch looks, and what it may spend."""
+
+import pytest
+
+from luthier.doctor.measure.pace import DENSE, Pace
+
+
+def run(pace, steps, step_s=1e-3, look_s=1e-3, norms_s=5e-5, count_s=5e-6):
+    now, kinds = 0.0, []
+    for step in range(steps):
+        kind = pace.plan(step, now)
+        cost = {"look": look_s, "norms": norms_s, "count": count_s}[kind]
+        now += step_s + cost
+        pace.paid(kind, cost, step)
+        kinds.append(kind)
+    return kinds, now
+
+
+def test_the_first_steps_are_all_measured():
+    kinds, _ = run(Pace(0.01), DENSE)
+    assert "count" not in kinds
+    assert kinds[:6] == ["look"] * 6
+
+
+def test_short_trainings_are_seen_to_their_end():
+    kinds, _ = run(Pace(0.01), 300)
+    looks = [step for step, kind in enumerate(kinds) if kind == "look"]
+    assert max(after - before for before, after in zip(looks, looks[1:], strict=False)) <= 80
+    assert len(looks) <= 40
+
+
+@pytest.mark.parametrize("overhead", [0.01, 0.03, 0.1])
+@pytest.mark.parametrize("look_s", [5e-4, 5e-3])
+def test_long_trainings_stay_within_the_budget(overhead, look_s):
+    pace = Pace(overhead)
+    kinds, now = run(pace, 100_000, look_s=look_s)
+    assert pace.spent_later_s <= overhead * now
+    assert pace.spent_later_s >= 0.6 * overhead * now
+    assert pace.looks == kinds.count("look")
+    assert pace.norms == kinds.count("norms")
+
+
+def test_a_training_whose_counting_alone_costs_too_much_gets_the_granted_looks_only():
+    kinds, _ = run(Pace(0.001), 3000, count_s=5e-5)
+    assert kinds[DENSE:].count("norms") == 0
+    assert 5 <= kinds[DENSE:].count("look") <= 30
