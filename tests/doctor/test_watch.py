@@ -4,6 +4,7 @@ import copy
 import gc
 import io
 import pickle
+import sys
 import weakref
 
 import pytest
@@ -47,6 +48,7 @@ def evaluate(model, watch):
     watch.metrics(val_loss=loss)
 
 
+optimizers = sys.modules[torch.optim.Optimizer.__module__]
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
     "adam": lambda p: torch.optim.Adam(p, lr=1e-2),
@@ -76,7 +78,7 @@ def test_results_are_bitwise_the_same(name):
 def test_the_numbers_of_a_look_are_those_of_autograd():
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    x, y = data(n=32)
+    x, y = (part[:32] for part in data())
     before = [p.detach().clone() for p in model.parameters()]
     loss = nn.functional.cross_entropy(model(x), y)
     expected = torch.autograd.grad(loss, list(model.parameters()))
@@ -177,7 +179,7 @@ def test_frozen_missing_hidden_and_foreign_parameters_are_in_the_anatomy():
     by_name = {p.name: p for p in anatomy.parameters}
     assert not by_name["0.weight"].requires_grad
     assert [p.in_optimizer for p in anatomy.parameters] == [False, False, True, True]
-    assert anatomy.unregistered == ("hidden[0] (Linear)",) or list(anatomy.unregistered) == ["hidden[0] (Linear)"]
+    assert anatomy.unregistered == ("hidden[0] (Linear)",)
     assert [tuple(shape) for shape in anatomy.foreign] == [(2, 2), (2,)]
     assert by_name["0.weight"].initial == "uniform"
 
@@ -196,8 +198,8 @@ def test_nothing_is_left_behind():
     assert torch.overrides._get_current_function_mode_stack() == []
     assert not torch.nn.modules.module._global_forward_hooks
     assert not torch.nn.modules.module._global_forward_pre_hooks
-    assert not torch.optim.optimizer._global_optimizer_pre_hooks
-    assert not torch.optim.optimizer._global_optimizer_post_hooks
+    assert not optimizers._global_optimizer_pre_hooks
+    assert not optimizers._global_optimizer_post_hooks
 
 
 def test_a_forgotten_watch_goes_with_its_model():
@@ -207,7 +209,7 @@ def test_a_forgotten_watch_goes_with_its_model():
     del watch, model
     gc.collect()
     assert gone() is None
-    assert not torch.optim.optimizer._global_optimizer_pre_hooks
+    assert not optimizers._global_optimizer_pre_hooks
 
 
 def test_a_watched_model_can_be_copied_pickled_and_shared_with_no_trace_of_the_watch():

@@ -24,7 +24,12 @@ class Row:
     def of(cls, row: Mapping[str, Any]) -> Self:
         """The typed row of a plain one."""
         known = {item.name for item in fields(cls)}  # type: ignore[arg-type]
-        return cls(**{key: value for key, value in row.items() if key in known})
+        return cls(**{key: _frozen(value) for key, value in row.items() if key in known})
+
+
+def _frozen(value: Any) -> Any:
+    """JSON has lists only; rows hold tuples."""
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)

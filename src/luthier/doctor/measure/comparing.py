@@ -1,0 +1,152 @@
+"""Evaluation examples against training examples: the same ones, of the same kind, with the same labels?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from luthier.doctor.measure import learners
+from luthier.doctor.measure.labels import labels_of
+
+if TYPE_CHECKING:
+    from luthier.doctor.measure.examinations import Sample
+
+MOST_FORWARDS = 256
+COMPARED = 512
+COLUMNS = 256
+PERMUTATIONS = 12
+FEWEST = 12
+
+
+def compare(train: Sample, evaluation: Sample, forwards: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """What evaluation shares with training.
+
+    Args:
+        train, evaluation: samples of equal shape. forwards: (step, forward) of every block of `evaluation`.
+
+    Returns:
+        forwards: {"step", "n", "in_train"}: per evaluation forward its distinct examples and how many of them stand
+            in the training sample;
+        coverage: share of late training examples that had been sampled before (None below one epoch): how much of
+            the training set the sample holds, about;
+        compare: see `_difference`, over the forwards that do not look like a pass over the training set;
+        carried: accuracy or r2 on evaluation examples of the learner fitted to training examples (needs targets).
+    """
+    known = torch.isin(evaluation.keys, train.keys)
+    counts = []
+    for block in range(int(evaluation.block.max()) + 1):
+        inside = evaluation.block == block
+        keys = evaluation.keys[inside].unique()
+        counts.append((forwards[block][0], len(keys), int(torch.isin(keys, train.keys).sum())))
+    row: dict[str, Any] = {
+        "forwards": {
+            "step": [step for step, _, _ in counts[:MOST_FORWARDS]],
+            "n": [n for _, n, _ in counts[:MOST_FORWARDS]],
+            "in_train": [found for _, _, found in counts[:MOST_FORWARDS]],
+        },
+        "coverage": _coverage(train),
+    }
+    rows = _unseen(evaluation, known, counts)
+    if len(rows) >= FEWEST:
+        row["compare"] = _difference(train, evaluation.inputs[rows])
+        row["carried"] = _carried(train, evaluation, rows)
+    return row
+
+
+def _coverage(train: Sample) -> float | None:
+    """Share of the examples of the last quarter of the blocks that earlier blocks hold."""
+    n_blocks = int(train.block.max()) + 1
+    late = train.block >= n_blocks - max(n_blocks // 4, 1)
+    if n_blocks < 2 or not bool((~late).any()):
+        return None
+    share = float(torch.isin(train.keys[late], train.keys[~late]).float().mean())
+    return share or None
+
+
+def _unseen(evaluation: Sample, known: Tensor, counts: Sequence[tuple[int, int, int]]) -> Tensor:
+    """Rows of distinct examples, without forwards that look like a pass over the training set when others do not."""
+    shares = torch.tensor([found / max(n, 1) for _, n, found in counts])
+    highest = float(shares.max())
+    passes = shares >= max(0.5 * highest, 0.05)
+    first = evaluation.first
+    if bool(passes.all()) or not bool(passes.any()):
+        return first
+    return first[~passes[evaluation.block[first]] & ~known[first]]
+
+
+def _difference(train: Sample, inputs: Tensor) -> dict[str, Any]:
+    """Distance of two samples of inputs.
+
+    Returns:
+        n: (training, evaluation) examples; shift: root mean square over features of the difference of means by the
+        pooled standard deviation; log_spread: log2 of evaluation's spread by training's; each with its value under
+        random division (mean, std) in shift_null, spread_null; rms: of training and of evaluation inputs.
+    """
+    rows = train.first[~train.nonfinite[train.first]]
+    a, b = train.inputs[_thin(rows, COMPARED)], inputs[_thin(torch.arange(len(inputs)), COMPARED)]
+    if train.tokens:
+        both = learners.features(torch.cat([a, b]), True)
+        a, b = both[: len(a)], both[len(a) :]
+    step = -(-a.shape[1] // COLUMNS)
+    a, b = a[:, ::step].double(), b[:, ::step].double()
+    both = torch.cat([a, b])
+    moving = both.std(0, correction=0) > 1e-9 * both.abs().amax(0).clamp_min(1e-30)
+    if not bool(moving.any()) or len(a) < FEWEST:
+        return {}
+    a, b, both = a[:, moving], b[:, moving], both[:, moving]
+    generator = torch.Generator().manual_seed(4)
+    null = []
+    for _ in range(PERMUTATIONS):
+        order = torch.randperm(len(both), generator=generator)
+        null.append(_distances(both[order[: len(a)]], both[order[len(a) :]]))
+    shift, spread = _distances(a, b)
+    shifts, spreads = torch.tensor(null).T
+    return {
+        "n": [len(a), len(b)],
+        "shift": shift,
+        "shift_null": [float(shifts.mean()), float(shifts.std())],
+        "log_spread": spread,
+        "spread_null": [float(spreads.mean()), float(spreads.std())],
+        "rms": [float(a.square().mean().sqrt()), float(b.square().mean().sqrt())],
+    }
+
+
+def _distances(a: Tensor, b: Tensor) -> tuple[float, float]:
+    spread_a, spread_b = a.std(0, correction=0), b.std(0, correction=0)
+    pooled = ((spread_a.square() + spread_b.square()) / 2).sqrt().clamp_min(1e-30)
+    shift = float(((a.mean(0) - b.mean(0)) / pooled).square().mean().sqrt())
+    moving = (spread_a > 0) & (spread_b > 0)
+    if not bool(moving.any()):
+        return shift, 0.0
+    return shift, float((spread_b[moving] / spread_a[moving]).log2().median())
+
+
+def _carried(train: Sample, evaluation: Sample, rows: Tensor) -> dict[str, Any]:
+    """Does what a small learner finds in the training pairs hold for evaluation pairs?"""
+    if train.targets is None or evaluation.targets is None:
+        return {}
+    inside = _thin(train.first, COMPARED)
+    if train.targets.shape[1:] != evaluation.targets.shape[1:] or len(inside) < FEWEST:
+        return {}
+    labels = labels_of(torch.cat([train.targets[inside], evaluation.targets[rows].to(train.targets.dtype)]))
+    if labels is None or labels.summary_only:
+        return {}
+    X = learners.features(train.inputs[inside], train.tokens)
+    if train.tokens:
+        both = learners.features(torch.cat([train.inputs[inside], evaluation.inputs[rows]]), True)
+        X, other = both[: len(inside)], both[len(inside) :]
+    else:
+        other = learners.features(evaluation.inputs[rows], False, train.inputs[inside])
+    predicted = learners.carried_over(X, labels.columns[: len(inside)], other, "kernel")
+    actual = labels.columns[len(inside) :]
+    if labels.codes is not None:
+        return {"n": len(rows), "accuracy": float((predicted.argmax(1) == labels.codes[len(inside) :]).float().mean())}
+    total = (actual - actual.mean(0)).square().sum()
+    return {"n": len(rows), "r2": 1 - float((predicted - actual).square().sum() / total.clamp_min(1e-12))}
+
+
+def _thin(rows: Tensor, most: int) -> Tensor:
+    return rows if len(rows) <= most else rows[torch.linspace(0, len(rows) - 1, most).long()]

@@ -1,0 +1,323 @@
+"""The data under examination: what a sample of training and evaluation examples tells, as numbers only."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from luthier.doctor.measure import comparing, learners
+from luthier.doctor.measure.labels import Labels, labels_of
+
+LEARNT = 512
+FEWEST = 40
+CLEAR = 1e-4
+
+
+@dataclass
+class Block:
+    """Consecutive examples of one batch, inputs flattened to at most 1,024 features.
+
+    Attributes:
+        step, forward: optimizer step; number of the forward within its evaluation (0 in training).
+        inputs: (n, d). targets: (n, ...) or None. shape: of one example as given. tokens: inputs are whole numbers.
+        stride: every stride-th feature was kept.
+    """
+
+    step: int
+    forward: int
+    inputs: Tensor
+    targets: Tensor | None
+    shape: tuple[int, ...]
+    tokens: bool
+    stride: int = 1
+
+
+@dataclass
+class Sample:
+    """Blocks of one shape put together.
+
+    Attributes:
+        inputs: (n, d), what is not finite replaced by 0. targets: (n, ...) or None when some block has none.
+        block, place: (n,) number of the block, and the row within it. keys: (n,) equal for equal inputs.
+        nonfinite: (n,) whether the inputs held NaN or infinity. tokens: inputs are names, not quantities.
+    """
+
+    inputs: Tensor
+    targets: Tensor | None
+    block: Tensor
+    place: Tensor
+    keys: Tensor
+    nonfinite: Tensor
+    tokens: bool
+
+    @property
+    def first(self) -> Tensor:
+        """Rows of distinct inputs, each where it came first."""
+        _, inverse = self.keys.unique(return_inverse=True)
+        n = len(self.keys)
+        first = torch.full((int(inverse.max()) + 1,), n).scatter_reduce(0, inverse, torch.arange(n), "amin")
+        return first.sort().values
+
+
+def examine(train: Sequence[Block], evaluation: Sequence[Block]) -> dict[str, Any]:
+    """The row `data`. Every part is left out when there is too little to say it.
+
+    Args:
+        train: blocks of training batches on the CPU, in order of time.
+        evaluation: blocks of evaluation forwards.
+
+    Returns:
+        examples, distinct, blocks: of the training sample. shape, features, tokens: of one example.
+        nonfinite: {"inputs", "targets", "eval"}: shares of examples, and "columns" (first ten).
+        inputs: see `_columns`. repeats: see `_repeats`. order: see `_order`. targets: see `labels.labels_of`.
+        learn: see `_learn`. leading: see `_leading`.
+        forwards, compare, carried: evaluation against training, see `comparing`.
+    """
+    blocks = _of_common_shape(train)
+    if not blocks:
+        return {}
+    sample = gather(blocks)
+    row: dict[str, Any] = {
+        "examples": len(sample.inputs),
+        "distinct": len(sample.first),
+        "blocks": len(blocks),
+        "shape": list(blocks[0].shape),
+        "features": sample.inputs.shape[1],
+        "tokens": sample.tokens,
+        "nonfinite": _nonfinite(blocks, sample),
+        "inputs": _columns(sample),
+        "repeats": _repeats(sample),
+        "order": _order(sample),
+    }
+    labels = labels_of(sample.targets)
+    if labels is not None:
+        row["targets"] = labels.summary()
+        row["learn"] = _learn(sample, labels)
+        row["leading"] = _leading(sample, labels)
+    same = [block for block in evaluation if block.shape == blocks[0].shape and block.tokens == sample.tokens]
+    if same:
+        row |= comparing.compare(sample, gather(same), [(block.step, block.forward) for block in same])
+        row["nonfinite"]["eval"] = float(gather(same).nonfinite.float().mean())
+    return {key: value for key, value in row.items() if value != {}}
+
+
+def _of_common_shape(blocks: Sequence[Block]) -> list[Block]:
+    if not blocks:
+        return []
+    common = Counter((block.shape, block.tokens) for block in blocks).most_common(1)[0][0]
+    return [block for block in blocks if (block.shape, block.tokens) == common]
+
+
+def gather(blocks: Sequence[Block]) -> Sample:
+    """Put blocks of one shape together."""
+    inputs = torch.cat([block.inputs for block in blocks])
+    finite = inputs.isfinite()
+    nonfinite = ~finite.all(1)
+    if bool(nonfinite.any()):
+        inputs = torch.where(finite, inputs, torch.zeros((), dtype=inputs.dtype))
+    sizes = torch.tensor([len(block.inputs) for block in blocks])
+    given = [block.targets for block in blocks]
+    known = [t for t in given if t is not None]
+    whole = len(known) == len(given) and len({(t.shape[1:], t.dtype) for t in known}) == 1
+    return Sample(
+        inputs=inputs,
+        targets=torch.cat(known) if whole else None,
+        block=torch.arange(len(blocks)).repeat_interleave(sizes),
+        place=torch.cat([torch.arange(int(size)) for size in sizes]),
+        keys=_keys(inputs),
+        nonfinite=nonfinite,
+        tokens=blocks[0].tokens,
+    )
+
+
+def _keys(inputs: Tensor) -> Tensor:
+    """(n,) a 64-bit hash of every row: equal rows have equal keys, others practically never."""
+    bits = inputs if inputs.dtype == torch.int64 else (inputs + 0.0).view(torch.int32).long()
+    generator = torch.Generator().manual_seed(2)
+    odd = torch.randint(1 << 61, (inputs.shape[1],), generator=generator) * 2 + 1
+    return ((bits ^ (bits >> 15)) * odd).sum(1)
+
+
+def _nonfinite(blocks: Sequence[Block], sample: Sample) -> dict[str, Any]:
+    broken = torch.zeros(sample.inputs.shape[1], dtype=torch.bool)
+    for block in blocks:
+        broken |= ~block.inputs.isfinite().all(0)
+    targets = sample.targets
+    bad = ~targets.flatten(1).isfinite().all(1) if targets is not None and targets.dim() > 1 else None
+    if targets is not None and targets.dim() == 1:
+        bad = ~targets.isfinite()
+    return {
+        "inputs": float(sample.nonfinite.float().mean()),
+        "columns": broken.nonzero()[:10, 0].tolist(),
+        "targets": None if bad is None else float(bad.float().mean()),
+    }
+
+
+def _columns(sample: Sample) -> dict[str, Any]:
+    """Scale of the features (numbers only, not tokens).
+
+    Returns:
+        rms: of all; mean: of all; zero: fraction; constant: share of features that never change;
+        feature_rms, feature_std, offset (mean by std): least, 10%, median, 90%, largest over features that change.
+    """
+    if sample.tokens or len(sample.inputs) < 8:
+        return {}
+    X = sample.inputs[~sample.nonfinite].double()
+    if len(X) < 8:
+        return {}
+    mean, std = X.mean(0), X.std(0, correction=0)
+    rms = X.square().mean(0).sqrt()
+    moving = std > 1e-7 * rms.clamp_min(1e-30)
+    row = {
+        "rms": float(X.square().mean().sqrt()),
+        "mean": float(X.mean()),
+        "zero": float((X == 0).double().mean()),
+        "constant": float((~moving).double().mean()),
+    }
+    if not bool(moving.any()):
+        return row
+    parts = {"feature_rms": rms[moving], "feature_std": std[moving], "offset": (mean.abs() / std.clamp_min(1e-30))[moving]}
+    at = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0], dtype=torch.double)
+    return row | {name: values.quantile(at).tolist() for name, values in parts.items()}
+
+
+def _repeats(sample: Sample) -> dict[str, Any]:
+    """Equal inputs that came again, and whether their targets came with them.
+
+    Returns:
+        twins: share of the pairs within a batch that are equal inputs (0 for continuous data);
+        pairs: pairs of equal inputs in different batches;
+        conflict: how far their targets differ: 0 = the same, 1 = as if drawn anew (None without targets).
+    """
+    same_batch = sum(int(c) * (int(c) - 1) for c in sample.block.unique(return_counts=True)[1].tolist())
+    order = sample.keys.argsort(stable=True)
+    left, right = order[:-1], order[1:]
+    equal = sample.keys[left] == sample.keys[right]
+    left, right = left[equal], right[equal]
+    inside = sample.block[left] == sample.block[right]
+    left, right = left[~inside], right[~inside]
+    row: dict[str, Any] = {"twins": 2 * int(inside.sum()) / max(same_batch, 1), "pairs": len(left), "conflict": None}
+    labels = labels_of(sample.targets)
+    if labels is not None and len(left):
+        total = labels.columns.var(0, correction=0).sum()
+        apart = (labels.columns[left] - labels.columns[right]).square().sum(1).mean() / 2
+        row["conflict"] = float(apart / total) if float(total) > 0 else None
+    return row
+
+
+def _order(sample: Sample) -> dict[str, Any]:
+    """Are batches alike inside? Variance between batch means against that inside batches; 1 when drawn at random."""
+    n_blocks = int(sample.block.max()) + 1
+    n = len(sample.inputs)
+    if n_blocks < 5 or n < 4 * n_blocks:
+        return {}
+    X = learners.features(sample.inputs, sample.tokens, width=64)
+    sizes = torch.bincount(sample.block, minlength=n_blocks).float()
+    means = torch.zeros(n_blocks, X.shape[1]).index_add_(0, sample.block, X) / sizes[:, None]
+    between = (sizes[:, None] * (means - X.mean(0)).square()).sum(0) / (n_blocks - 1)
+    within = (X - means[sample.block]).square().sum(0) / max(n - n_blocks, 1)
+    ratio = float(between.sum() / within.sum().clamp_min(1e-12))
+    return {"inputs_f": ratio, "blocks": n_blocks, "rows": n / n_blocks}
+
+
+def _chosen(sample: Sample) -> Tensor:
+    """Rows of distinct, finite inputs for the learners, spread evenly."""
+    rows = sample.first[~sample.nonfinite[sample.first]]
+    return rows if len(rows) <= LEARNT else rows[torch.linspace(0, len(rows) - 1, LEARNT).long()]
+
+
+def _learn(sample: Sample, labels: Labels) -> dict[str, Any]:
+    """What small cross-validated learners make of the targets.
+
+    Returns:
+        n; learner; correlation, chance, spread, z (see `learners.Agreement`); for classes accuracy, majority (share)
+        and contradicted (see `learners.confidence`); for numbers r2, and tail, together (see `learners.outliers`);
+        shifts: shift -> [correlation, examples] with the targets that stand so much later in the batch.
+    """
+    rows = _chosen(sample)
+    Y = labels.columns[rows]
+    if len(rows) < FEWEST or float(Y.var(0).sum()) < CLEAR * float(Y.square().mean() + 1e-30) or labels.summary_only:
+        return {}
+    X = learners.features(sample.inputs[rows], sample.tokens)
+    found = learners.agreement(X, Y, _neighbours(sample, labels, rows))
+    row: dict[str, Any] = {
+        "n": len(rows),
+        "learner": found.learner,
+        "correlation": found.correlation,
+        "chance": found.chance,
+        "spread": found.spread,
+        "z": found.z,
+        "shifts": {str(shift): list(value) for shift, value in found.shifted.items()},
+    }
+    if labels.codes is not None:
+        codes = labels.codes[rows]
+        row |= learners.confidence(found.predicted, codes)
+        row["majority"] = float(codes.bincount().max()) / len(codes)
+    else:
+        residuals = Y - found.predicted
+        row["r2"] = 1 - float(residuals.square().sum() / (Y - Y.mean(0)).square().sum())
+        if Y.shape[1] == 1:
+            row |= learners.outliers(X, residuals[:, 0])
+    return row
+
+
+def _neighbours(sample: Sample, labels: Labels, rows: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
+    """Shift -> targets so much later in the same batch, and whether there are any."""
+    found = {}
+    n = len(sample.block)
+    for shift in learners.SHIFTS:
+        other = (rows + shift).clamp(0, n - 1)
+        there = (sample.block[other] == sample.block[rows]) & (other == rows + shift)
+        found[shift] = (labels.columns[other], there)
+    return found
+
+
+def _leading(sample: Sample, labels: Labels) -> dict[str, Any]:
+    """Does one feature alone give the target away? Share of variance of every feature that the target explains.
+
+    For classes the share of a feature's variance between the classes; for numbers the squared correlation.
+
+    Returns:
+        index of the best feature, first, second, median (shares), neighbours (mean correlation of adjacent features:
+        high for series and images), n.
+    """
+    rows = sample.first
+    if sample.tokens or labels.summary_only or len(rows) < FEWEST or sample.inputs.shape[1] < 3:
+        return {}
+    if labels.codes is None and labels.columns.shape[1] != 1:
+        return {}
+    X = sample.inputs[rows].double()
+    X = X - X.mean(0)
+    total = X.square().sum(0)
+    moving = total > 1e-12 * total.max().clamp_min(1e-30)
+    if int(moving.sum()) < 3:
+        return {}
+    share = torch.where(moving, _explained(X, rows, labels) / total.clamp_min(1e-300), 0.0)
+    best = share.argsort(descending=True)
+    size = X.norm(dim=0).clamp_min(1e-30)
+    adjacent = ((X[:, 1:] * X[:, :-1]).sum(0) / (size[1:] * size[:-1]))[moving[1:] & moving[:-1]]
+    return {
+        "index": int(best[0]),
+        "first": float(share[best[0]]),
+        "second": float(share[best[1]]),
+        "median": float(share[moving].median()),
+        "neighbours": float(adjacent.mean()) if len(adjacent) else 0.0,
+        "n": len(rows),
+    }
+
+
+def _explained(X: Tensor, rows: Tensor, labels: Labels) -> Tensor:
+    """(d,) sum of squares of centred features that the target explains."""
+    if labels.codes is None:
+        y = labels.columns[rows, 0].double()
+        y = y - y.mean()
+        return (X * y[:, None]).sum(0).square() / y.square().sum().clamp_min(1e-300)
+    codes = labels.codes[rows]
+    counts = torch.bincount(codes).double().clamp_min(1)
+    sums = torch.zeros(len(counts), X.shape[1], dtype=torch.double).index_add_(0, codes, X)
+    return (sums.square() / counts[:, None]).sum(0)
