@@ -5,9 +5,88 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from luthier.doctor.findings import Finding, NotSeen
+from luthier.doctor.symptoms.activations import constant_output, dead_relu, exploding_activation, saturated_activation
+from luthier.doctor.symptoms.attention import softmax_wrong_dim
+from luthier.doctor.symptoms.comparing import loss_scale, shape_broadcast
+from luthier.doctor.symptoms.curves import no_learning, oscillating_loss, plateau, too_few_epochs, underfitting
+from luthier.doctor.symptoms.fitness import wrong_loss
+from luthier.doctor.symptoms.generalising import overfitting
+from luthier.doctor.symptoms.gradients import exploding_gradient, vanishing_gradient
+from luthier.doctor.symptoms.graph import missing_nonlinearity
+from luthier.doctor.symptoms.heads import output_range_mismatch, softmax_before_ce
+from luthier.doctor.symptoms.initial import bad_init, symmetric_init
+from luthier.doctor.symptoms.inputs import nan_input, unnormalised_input
+from luthier.doctor.symptoms.misplaced import bad_activation
+from luthier.doctor.symptoms.numerics import nan_inf
+from luthier.doctor.symptoms.precision import precision_loss
+from luthier.doctor.symptoms.regularising import too_much_regularisation
+from luthier.doctor.symptoms.steps import batch_too_large, batch_too_small, lr_too_high, lr_too_low
+from luthier.doctor.symptoms.targets import class_imbalance, degenerate_labels, unscaled_target
+from luthier.doctor.symptoms.trainable import disconnected_params, frozen_params, stale_optimizer, unregistered_params
 from luthier.doctor.vitals import Vitals
 
 Rule = Callable[[Vitals], list[Finding] | NotSeen]
 
-SYMPTOMS: dict[str, Rule] = {}
-EARLY: tuple[str, ...] = ()
+SYMPTOMS: dict[str, Rule] = {
+    "nan_input": nan_input,
+    "degenerate_labels": degenerate_labels,
+    "class_imbalance": class_imbalance,
+    "unnormalised_input": unnormalised_input,
+    "unscaled_target": unscaled_target,
+    "wrong_loss": wrong_loss,
+    "output_range_mismatch": output_range_mismatch,
+    "softmax_before_ce": softmax_before_ce,
+    "softmax_wrong_dim": softmax_wrong_dim,
+    "shape_broadcast": shape_broadcast,
+    "loss_scale": loss_scale,
+    "missing_nonlinearity": missing_nonlinearity,
+    "bad_activation": bad_activation,
+    "bad_init": bad_init,
+    "symmetric_init": symmetric_init,
+    "disconnected_params": disconnected_params,
+    "unregistered_params": unregistered_params,
+    "frozen_params": frozen_params,
+    "stale_optimizer": stale_optimizer,
+    "precision_loss": precision_loss,
+    "lr_too_high": lr_too_high,
+    "lr_too_low": lr_too_low,
+    "batch_too_small": batch_too_small,
+    "batch_too_large": batch_too_large,
+    "too_much_regularisation": too_much_regularisation,
+    "exploding_gradient": exploding_gradient,
+    "vanishing_gradient": vanishing_gradient,
+    "exploding_activation": exploding_activation,
+    "dead_relu": dead_relu,
+    "saturated_activation": saturated_activation,
+    "constant_output": constant_output,
+    "nan_inf": nan_inf,
+    "overfitting": overfitting,
+    "underfitting": underfitting,
+    "oscillating_loss": oscillating_loss,
+    "plateau": plateau,
+    "no_learning": no_learning,
+    "too_few_epochs": too_few_epochs,
+}
+
+# What shows within some ten steps: faults of the loop, the graph, the initial state and the numbers.
+EARLY: tuple[str, ...] = (
+    "nan_input",
+    "nan_inf",
+    "softmax_before_ce",
+    "softmax_wrong_dim",
+    "shape_broadcast",
+    "wrong_loss",
+    "output_range_mismatch",
+    "missing_nonlinearity",
+    "bad_activation",
+    "loss_scale",
+    "stale_optimizer",
+    "frozen_params",
+    "disconnected_params",
+    "unregistered_params",
+    "bad_init",
+    "symmetric_init",
+    "unnormalised_input",
+    "unscaled_target",
+    "precision_loss",
+)
