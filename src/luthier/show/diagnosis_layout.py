@@ -118,11 +118,7 @@ def _same(one: Finding, other: Finding) -> bool:
 
 
 def _finding(finding: Finding, width: int, n_remedies: int) -> Iterator[Line]:
-    yield (
-        Span(finding.severity, finding.severity.upper()),
-        Span("symptom", f"  {finding.symptom}"),
-        Span("dim", f"  {_circumstances(finding, width - len(finding.severity) - len(finding.symptom) - 4)}"),
-    )
+    yield from _heading(finding, width)
     yield from _wrapped(finding.cause, width, "  ")
     if finding.evidence:
         yield (Span("label", "  Evidence"),)
@@ -135,6 +131,18 @@ def _finding(finding: Finding, width: int, n_remedies: int) -> Iterator[Line]:
     yield from _remedies(finding.remedies, width, n_remedies)
     if finding.source:
         yield from _wrapped(f"Source: {finding.source}", width, "  ", "          ", role="dim")
+
+
+def _heading(finding: Finding, width: int) -> Iterator[Line]:
+    """Severity and symptom, with place and time on the same line if they fit, else on the next."""
+    head = (Span(finding.severity, finding.severity.upper()), Span("symptom", f"  {finding.symptom}"))
+    used = sum(len(span.text) for span in head) + 2
+    told = _circumstances(finding, width - used)
+    if used + len(told) <= width:
+        yield (*head, Span("dim", f"  {told}"))
+    else:
+        yield head
+        yield from _wrapped(_circumstances(finding, width - 2), width, "  ", role="dim")
 
 
 def _circumstances(finding: Finding, room: int) -> str:

@@ -27,7 +27,8 @@ QUANTITIES = {
 } | {name: name for name in ("perplexity", "error", "mse", "mae", "rmse", "f1", "auc", "auroc", "r2", "precision")}
 QUANTITIES |= {name: name for name in ("recall", "iou", "dice", "bleu", "psnr", "nll", "wer", "cer", "score")}
 _STEPS = {"step", "steps", "iteration", "iterations", "iter", "iters", "batch", "batches"}
-_TIMES = {"time", "runtime", "timestamp", "wall", "seconds", "sec", "fps", "throughput", "duration", "eta", "speed"}
+_UNREAD = {"time", "runtime", "timestamp", "wall", "second", "seconds", "sec", "fps", "throughput", "duration", "eta"}
+_UNREAD |= {"speed", "examples", "samples", "size", "memory", "mem", "gpu", "cpu"}
 _FILLERS = {"mean", "avg", "average", "global", "trainer", "metrics", "metric", "scalar", "scalars", "per", "model"}
 
 
@@ -70,7 +71,7 @@ def meaning(name: str) -> Meaning | None:
     """
     words = [word for word in words_of(name) if word not in _FILLERS]
     told = set(words)
-    if told & _TIMES or not words:
+    if told & _UNREAD or not words:
         return None
     if "lr" in told or {"learning", "rate"} <= told:
         return Meaning("lr")
