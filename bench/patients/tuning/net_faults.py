@@ -317,6 +317,9 @@ SIGMOID = ("bad_activation",)
 # Biases that keep every unit below zero from the start are also an initialisation that does not fit.
 BIASES = ("bad_init",)
 
+# A recurrence that multiplies state and gradient alike: whatever grows forwards grows backwards.
+RECURRENCE = ("exploding_activation",)
+
 CASES: tuple[Case, ...] = (
     DEEP.sick(
         "vanishing_gradient",
@@ -338,6 +341,7 @@ CASES: tuple[Case, ...] = (
         model=LongRNN,
         optimizer=partial(sgd, lr=0.01),
         epochs=5,
+        accepts=RECURRENCE,
     ),
     WAVES.sick(
         "exploding_gradient",
@@ -346,6 +350,7 @@ CASES: tuple[Case, ...] = (
         model=Polynomial,
         before_step=None,
         epochs=6,
+        accepts=RECURRENCE,
     ),
     FRIEDMAN.sick("exploding_activation", "tower", model=Tower, optimizer=partial(adam, lr=1e-3), epochs=10),
     CONV_F.sick("exploding_activation", "doubled-skips", model=GrowingCNN, epochs=6),

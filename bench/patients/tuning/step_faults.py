@@ -142,7 +142,7 @@ CASES: tuple[Case, ...] = (
         epochs=1,
     ),
     DIGITS.sick("batch_too_large", "all", batch_size=1280, epochs=25, optimizer=partial(sgd, lr=0.05, momentum=0.9)),
-    FASHION.sick("batch_too_large", "all", batch_size=1500, epochs=15, optimizer=partial(sgd, lr=0.05)),
+    FASHION.sick("batch_too_large", "all", batch_size=1500, epochs=10, optimizer=partial(sgd, lr=0.05)),
     WAVES.sick("batch_too_large", "all", batch_size=1000, epochs=20),
     FRIEDMAN.sick("loss_scale", "sum", loss=summed),
     DIGITS_F.sick(
