@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from luthier.doctor.measure import learners
+from luthier.doctor.measure.gathering import Sample
 from luthier.doctor.measure.labels import labels_of
-
-if TYPE_CHECKING:
-    from luthier.doctor.measure.examinations import Sample
 
 MOST_FORWARDS = 256
 COMPARED = 512
@@ -28,8 +26,8 @@ def compare(train: Sample, evaluation: Sample, forwards: Sequence[tuple[int, int
         train, evaluation: samples of equal shape. forwards: (step, forward) of every block of `evaluation`.
 
     Returns:
-        forwards: {"step", "n", "in_train"}: per evaluation forward its distinct examples and how many of them stand
-            in the training sample;
+        forwards: {"step", "forward", "n", "in_train"}: per evaluation forward its distinct examples
+            and how many of them stand in the training sample;
         coverage: share of late training examples that had been sampled before (None below one epoch): how much of
             the training set the sample holds, about;
         compare: see `_difference`, over the forwards that do not look like a pass over the training set;
@@ -39,13 +37,14 @@ def compare(train: Sample, evaluation: Sample, forwards: Sequence[tuple[int, int
     counts = []
     for block in range(int(evaluation.block.max()) + 1):
         inside = evaluation.block == block
-        keys = evaluation.keys[inside].unique()
-        counts.append((forwards[block][0], len(keys), int(torch.isin(keys, train.keys).sum())))
+        keys = torch.unique(evaluation.keys[inside])
+        counts.append((len(keys), int(torch.isin(keys, train.keys).sum())))
     row: dict[str, Any] = {
         "forwards": {
-            "step": [step for step, _, _ in counts[:MOST_FORWARDS]],
-            "n": [n for _, n, _ in counts[:MOST_FORWARDS]],
-            "in_train": [found for _, _, found in counts[:MOST_FORWARDS]],
+            "step": [step for step, _ in forwards[:MOST_FORWARDS]],
+            "forward": [forward for _, forward in forwards[:MOST_FORWARDS]],
+            "n": [n for n, _ in counts[:MOST_FORWARDS]],
+            "in_train": [found for _, found in counts[:MOST_FORWARDS]],
         },
         "coverage": _coverage(train),
     }
@@ -66,9 +65,9 @@ def _coverage(train: Sample) -> float | None:
     return share or None
 
 
-def _unseen(evaluation: Sample, known: Tensor, counts: Sequence[tuple[int, int, int]]) -> Tensor:
+def _unseen(evaluation: Sample, known: Tensor, counts: Sequence[tuple[int, int]]) -> Tensor:
     """Rows of distinct examples, without forwards that look like a pass over the training set when others do not."""
-    shares = torch.tensor([found / max(n, 1) for _, n, found in counts])
+    shares = torch.tensor([found / max(n, 1) for n, found in counts])
     highest = float(shares.max())
     passes = shares >= max(0.5 * highest, 0.05)
     first = evaluation.first

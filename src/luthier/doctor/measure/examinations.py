@@ -2,66 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from luthier.doctor.measure import comparing, learners
+from luthier.doctor.measure.gathering import Block, Sample, gather, of_common_shape
 from luthier.doctor.measure.labels import Labels, labels_of
 
 LEARNT = 512
 FEWEST = 40
 CLEAR = 1e-4
-
-
-@dataclass
-class Block:
-    """Consecutive examples of one batch, inputs flattened to at most 1,024 features.
-
-    Attributes:
-        step, forward: optimizer step; number of the forward within its evaluation (0 in training).
-        inputs: (n, d). targets: (n, ...) or None. shape: of one example as given. tokens: inputs are whole numbers.
-        stride: every stride-th feature was kept.
-    """
-
-    step: int
-    forward: int
-    inputs: Tensor
-    targets: Tensor | None
-    shape: tuple[int, ...]
-    tokens: bool
-    stride: int = 1
-
-
-@dataclass
-class Sample:
-    """Blocks of one shape put together.
-
-    Attributes:
-        inputs: (n, d), what is not finite replaced by 0. targets: (n, ...) or None when some block has none.
-        block, place: (n,) number of the block, and the row within it. keys: (n,) equal for equal inputs.
-        nonfinite: (n,) whether the inputs held NaN or infinity. tokens: inputs are names, not quantities.
-    """
-
-    inputs: Tensor
-    targets: Tensor | None
-    block: Tensor
-    place: Tensor
-    keys: Tensor
-    nonfinite: Tensor
-    tokens: bool
-
-    @property
-    def first(self) -> Tensor:
-        """Rows of distinct inputs, each where it came first."""
-        _, inverse = self.keys.unique(return_inverse=True)
-        n = len(self.keys)
-        first = torch.full((int(inverse.max()) + 1,), n).scatter_reduce(0, inverse, torch.arange(n), "amin")
-        return first.sort().values
 
 
 def examine(train: Sequence[Block], evaluation: Sequence[Block]) -> dict[str, Any]:
@@ -78,7 +31,7 @@ def examine(train: Sequence[Block], evaluation: Sequence[Block]) -> dict[str, An
         learn: see `_learn`. leading: see `_leading`.
         forwards, compare, carried: evaluation against training, see `comparing`.
     """
-    blocks = _of_common_shape(train)
+    blocks = of_common_shape(train)
     if not blocks:
         return {}
     sample = gather(blocks)
@@ -104,43 +57,6 @@ def examine(train: Sequence[Block], evaluation: Sequence[Block]) -> dict[str, An
         row |= comparing.compare(sample, gather(same), [(block.step, block.forward) for block in same])
         row["nonfinite"]["eval"] = float(gather(same).nonfinite.float().mean())
     return {key: value for key, value in row.items() if value != {}}
-
-
-def _of_common_shape(blocks: Sequence[Block]) -> list[Block]:
-    if not blocks:
-        return []
-    common = Counter((block.shape, block.tokens) for block in blocks).most_common(1)[0][0]
-    return [block for block in blocks if (block.shape, block.tokens) == common]
-
-
-def gather(blocks: Sequence[Block]) -> Sample:
-    """Put blocks of one shape together."""
-    inputs = torch.cat([block.inputs for block in blocks])
-    finite = inputs.isfinite()
-    nonfinite = ~finite.all(1)
-    if bool(nonfinite.any()):
-        inputs = torch.where(finite, inputs, torch.zeros((), dtype=inputs.dtype))
-    sizes = torch.tensor([len(block.inputs) for block in blocks])
-    given = [block.targets for block in blocks]
-    known = [t for t in given if t is not None]
-    whole = len(known) == len(given) and len({(t.shape[1:], t.dtype) for t in known}) == 1
-    return Sample(
-        inputs=inputs,
-        targets=torch.cat(known) if whole else None,
-        block=torch.arange(len(blocks)).repeat_interleave(sizes),
-        place=torch.cat([torch.arange(int(size)) for size in sizes]),
-        keys=_keys(inputs),
-        nonfinite=nonfinite,
-        tokens=blocks[0].tokens,
-    )
-
-
-def _keys(inputs: Tensor) -> Tensor:
-    """(n,) a 64-bit hash of every row: equal rows have equal keys, others practically never."""
-    bits = inputs if inputs.dtype == torch.int64 else (inputs + 0.0).view(torch.int32).long()
-    generator = torch.Generator().manual_seed(2)
-    odd = torch.randint(1 << 61, (inputs.shape[1],), generator=generator) * 2 + 1
-    return ((bits ^ (bits >> 15)) * odd).sum(1)
 
 
 def _nonfinite(blocks: Sequence[Block], sample: Sample) -> dict[str, Any]:
@@ -181,7 +97,11 @@ def _columns(sample: Sample) -> dict[str, Any]:
     }
     if not bool(moving.any()):
         return row
-    parts = {"feature_rms": rms[moving], "feature_std": std[moving], "offset": (mean.abs() / std.clamp_min(1e-30))[moving]}
+    parts = {
+        "feature_rms": rms[moving],
+        "feature_std": std[moving],
+        "offset": (mean.abs() / std.clamp_min(1e-30))[moving],
+    }
     at = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0], dtype=torch.double)
     return row | {name: values.quantile(at).tolist() for name, values in parts.items()}
 
@@ -194,7 +114,8 @@ def _repeats(sample: Sample) -> dict[str, Any]:
         pairs: pairs of equal inputs in different batches;
         conflict: how far their targets differ: 0 = the same, 1 = as if drawn anew (None without targets).
     """
-    same_batch = sum(int(c) * (int(c) - 1) for c in sample.block.unique(return_counts=True)[1].tolist())
+    sizes = torch.bincount(sample.block)
+    same_batch = int((sizes * (sizes - 1)).sum())
     order = sample.keys.argsort(stable=True)
     left, right = order[:-1], order[1:]
     equal = sample.keys[left] == sample.keys[right]

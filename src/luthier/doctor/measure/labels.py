@@ -46,12 +46,18 @@ def labels_of(targets: Tensor | None) -> Labels | None:
     """
     if targets is None or not len(targets):
         return None
-    values = torch.nan_to_num(targets.double(), nan=0.0, posinf=0.0, neginf=0.0).flatten(1) if targets.dim() > 1 else None
+    values = (
+        torch.nan_to_num(targets.double(), nan=0.0, posinf=0.0, neginf=0.0).flatten(1) if targets.dim() > 1 else None
+    )
     if values is None:
         values = torch.nan_to_num(targets.double(), nan=0.0, posinf=0.0, neginf=0.0)[:, None]
     whole = bool((values == values.round()).all())
     if values.shape[1] == 1:
-        return _classes(values[:, 0]) if whole and len(values.unique()) <= MOST_CLASSES else _numbers(values, "number")
+        return (
+            _classes(values[:, 0])
+            if whole and len(torch.unique(values)) <= MOST_CLASSES
+            else _numbers(values, "number")
+        )
     if whole and _one_hot(values):
         return _classes(values.argmax(1).double())
     if not targets.is_floating_point() and bool((values > 1).any()):
@@ -64,7 +70,7 @@ def _one_hot(values: Tensor) -> bool:
 
 
 def _classes(values: Tensor) -> Labels:
-    names, codes = values.unique(return_inverse=True)
+    names, codes = torch.unique(values, return_inverse=True)
     columns = torch.nn.functional.one_hot(codes, len(names)).float()
     return Labels("class", columns, codes, tuple(names.tolist()))
 

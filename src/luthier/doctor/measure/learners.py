@@ -98,12 +98,15 @@ def agreement(X: Tensor, Y: Tensor, neighbours: dict[int, tuple[Tensor, Tensor]]
     folds = torch.randperm(len(X), generator=generator) % FOLDS
     found = []
     for learner in RIDGE:
-        predicted = _cross_validated(_gram(X, X, learner), together, folds, RIDGE[learner]).split(Y.shape[1], 1)
+        predicted = torch.split(_cross_validated(_gram(X, X, learner), together, folds, RIDGE[learner]), Y.shape[1], 1)
         own = _correlation(predicted[0], centred)
         null = torch.tensor([_correlation(p, c) for p, c in zip(predicted[1:], columns[1:], strict=True)])
         null = null[:PERMUTATIONS]
         others = {
-            shift: (_correlation(predicted[1 + PERMUTATIONS + i][there], columns[1 + PERMUTATIONS + i][there]), int(there.sum()))
+            shift: (
+                _correlation(predicted[1 + PERMUTATIONS + i][there], columns[1 + PERMUTATIONS + i][there]),
+                int(there.sum()),
+            )
             for i, (shift, (_, there)) in enumerate(shifted.items())
         }
         spread = max(float(null.std()), len(X) ** -0.5)
@@ -114,7 +117,8 @@ def agreement(X: Tensor, Y: Tensor, neighbours: dict[int, tuple[Tensor, Tensor]]
 def carried_over(X: Tensor, Y: Tensor, other: Tensor, learner: str) -> Tensor:
     """Predictions (k, m) for other examples (k, d) of a learner that saw all of X and Y."""
     gram = _gram(X, X, learner) + RIDGE[learner] * torch.eye(len(X))
-    return _gram(other, X, learner) @ torch.linalg.solve(gram, Y - Y.mean(0)) + Y.mean(0)
+    weights: Tensor = torch.linalg.solve(gram, Y - Y.mean(0))
+    return _gram(other, X, learner) @ weights + Y.mean(0)
 
 
 def _centred(Y: Tensor, there: Tensor | None = None) -> Tensor:
@@ -138,7 +142,7 @@ def _gram(A: Tensor, B: Tensor, learner: str) -> Tensor:
         return A @ B.T / max(A.shape[1], 1)
     distance = torch.cdist(A, B, compute_mode="use_mm_for_euclid_dist").square()
     middle = 2.0 * max(float(B.var(0, correction=0).sum()), 1e-12)
-    return sum((torch.exp(-distance / (middle * scale)) for scale in (1.0, 0.1, 0.01)), torch.zeros(())) / 3
+    return torch.stack([torch.exp(-distance / (middle * scale)) for scale in (1.0, 0.1, 0.01)]).mean(0)
 
 
 def _cross_validated(gram: Tensor, Y: Tensor, folds: Tensor, ridge: float) -> Tensor:

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.doctor.measure.examinations import Block, examine
+from luthier.doctor.measure.examinations import examine
+from luthier.doctor.measure.gathering import Block
 
 BLOCK = 128
 EXAMPLES = 2048
@@ -52,18 +53,25 @@ class Samples:
         self._row = None
 
     def add_eval(
-        self, step: int, forward_index: int, inputs: Tensor, outputs: Tensor | None = None, targets: Tensor | None = None
+        self,
+        step: int,
+        forward_index: int | tuple[int, int],
+        inputs: Tensor,
+        outputs: Tensor | None = None,
+        targets: Tensor | None = None,
     ) -> None:
         """Keep examples of one evaluation forward; see `add_train`.
 
         Args:
-            step: optimizer steps made so far: tells evaluations apart. forward_index: 0, 1, ... within it.
+            step: optimizer steps made so far: tells evaluations apart.
+            forward_index: 1, 2, ... within the evaluation, or (number of the evaluation, that).
             inputs: (n, ...) as the model received them. outputs: not kept. targets: (n, ...) when they are known.
         """
         steps = {block.step for block in self._eval}
         if not _usable(inputs) or (step not in steps and len(steps) >= EVAL_STEPS):
             return
-        self._eval.append(_block(step, forward_index, inputs, targets, self._rows))
+        forward = forward_index if isinstance(forward_index, int) else forward_index[-1]
+        self._eval.append(_block(step, forward, inputs, targets, self._rows))
         while sum(len(block.inputs) for block in self._eval) > EXAMPLES:
             self._thin_eval()
         self._row = None

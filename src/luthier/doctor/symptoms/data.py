@@ -1,0 +1,221 @@
+"""Faults of how data is served: its order, leakage between training and validation, and differences between them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+from luthier.doctor.findings import Finding, NotSeen, Severity
+from luthier.doctor.symptoms import facts
+from luthier.doctor.symptoms.outcomes import (
+    read,
+    series,
+)
+from luthier.doctor.vitals import BatchTargets, Vitals
+
+FEWEST_BATCHES = 8
+
+
+def unshuffled_data(vitals: Vitals) -> list[Finding] | NotSeen:
+    """Batches that differ more than random draws would: the data comes ordered by class, value or time.
+
+    For classes Pearson's chi-square of batch against class by its degrees of freedom, for numbers the variance between
+    batch means against that inside batches (both about 1 for random batches), and how alike batches in a row are.
+    """
+    rows = _in_a_row(vitals)
+    with_classes = [row for row in rows if row.counts]
+    if len(with_classes) >= FEWEST_BATCHES and len(with_classes) == len(rows):
+        ratio, alike, size = _class_spread(with_classes)
+        what = "class shares"
+    elif len(rows) >= FEWEST_BATCHES and all(row.mean is not None and row.std is not None for row in rows):
+        ratio, alike, size = _number_spread(rows)
+        what = "targets"
+    else:
+        return _ordered_inputs(vitals)
+    n = len(rows)
+    uneven = ratio >= 4 and (n - 1) * (ratio - 1) > 25
+    drifting = ratio >= 1.6 and alike >= 0.5 and alike * math.sqrt(n) > 4
+    if size < 2:
+        drifting = n >= 40 and alike >= 0.5
+    if not uneven and not drifting:
+        return []
+    evidence = [f"over {n} batches the {what} differ {ratio:.1f} times as much as those of batches drawn at random"]
+    if alike >= 0.3:
+        evidence.append(f"batches in a row are alike (correlation {alike:.2f})")
+    return [_unshuffled("warning" if ratio < 50 else "critical", evidence, 0.85, rows[0].step)]
+
+
+def _unshuffled(severity: Severity, evidence: list[str], certainty: float, onset: int) -> Finding:
+    return Finding(
+        symptom="unshuffled_data",
+        severity=severity,
+        cause="The batches come in order: every step pulls towards the batch at hand and away from the last ones.",
+        evidence=tuple(evidence),
+        onset=onset,
+        certainty=certainty,
+        source="Bottou 2012, Stochastic Gradient Descent Tricks, section 5.1 (shuffle); Pearson's chi-square",
+    )
+
+
+def _in_a_row(vitals: Vitals) -> list[BatchTargets]:
+    """The longest run of consecutive steps whose targets were seen."""
+    best: list[BatchTargets] = []
+    run: list[BatchTargets] = []
+    for row in vitals.targets:
+        run = [*run, row] if run and row.step == run[-1].step + 1 else [row]
+        if len(run) > len(best):
+            best = run
+    return [row for row in best if row.n > 0]
+
+
+def _class_spread(rows: Sequence[BatchTargets]) -> tuple[float, float, float]:
+    """Chi-square by its degrees of freedom, correlation of batches in a row, typical batch size.
+
+    Several targets an example (tokens, pixels) are counted as one: they are not independent.
+    """
+    tables = [row.counts or {} for row in rows]
+    sums = [sum(table.values()) for table in tables]
+    totals: dict[str, int] = {}
+    for table in tables:
+        for label, count in table.items():
+            totals[label] = totals.get(label, 0) + count
+    n = sum(sums)
+    per_example = n / max(sum(row.n for row in rows), 1)
+    classes = [label for label, count in totals.items() if count >= 5 * per_example]
+    if len(classes) < 2:
+        return 0.0, 0.0, facts.middle(sums)
+    square = 0.0
+    for table, size in zip(tables, sums, strict=True):
+        for label in classes:
+            expected = size * totals[label] / n
+            square += (table.get(label, 0) - expected) ** 2 / expected if expected > 0 else 0.0
+    freedom = (len(rows) - 1) * (len(classes) - 1)
+    shares = [[t.get(c, 0) / max(s, 1) - totals[c] / n for c in classes] for t, s in zip(tables, sums, strict=True)]
+    return square / freedom / max(per_example, 1.0), _alike(shares), facts.middle(sums)
+
+
+def _number_spread(rows: Sequence[BatchTargets]) -> tuple[float, float, float]:
+    """Variance between batch means by what the spread inside batches makes of it, correlation in a row, batch size."""
+    means = [row.mean or 0.0 for row in rows]
+    n = sum(row.n for row in rows)
+    grand = sum(row.n * mean for row, mean in zip(rows, means, strict=True)) / n
+    between = sum(row.n * (mean - grand) ** 2 for row, mean in zip(rows, means, strict=True)) / (len(rows) - 1)
+    inside = sum(row.n * (row.std or 0.0) ** 2 for row in rows) / max(n - len(rows), 1)
+    size = facts.middle([row.n for row in rows])
+    alike = _alike([[mean - grand] for mean in means])
+    if not math.isfinite(between) or not math.isfinite(inside):
+        return 0.0, 0.0, size
+    return (between / inside if inside > 0 else 1.0), alike, size
+
+
+def _alike(vectors: Sequence[Sequence[float]]) -> float:
+    """Correlation of every vector (centred) with the next."""
+    total = sum(value * value for vector in vectors for value in vector)
+    products = sum(a * b for left, right in itertools.pairwise(vectors) for a, b in zip(left, right, strict=True))
+    return products / total if total > 0 and math.isfinite(total) else 0.0
+
+
+def _ordered_inputs(vitals: Vitals) -> list[Finding] | NotSeen:
+    """Without targets: are inputs of the sampled batches alike inside?"""
+    ratio, blocks = read(vitals.data, "order", "inputs_f"), read(vitals.data, "order", "blocks")
+    if ratio is None or blocks is None or blocks < FEWEST_BATCHES:
+        return NotSeen("fewer than eight batches in a row were seen: pass inputs= and targets= to watch.step")
+    if ratio < 6:
+        return []
+    evidence = [f"inputs differ between {blocks:.0f} batches {ratio:.1f} times as much as between random batches"]
+    return [_unshuffled("warning", evidence, 0.6, 0)]
+
+
+def data_leakage(vitals: Vitals) -> list[Finding] | NotSeen:
+    """Validation examples that are trained on, or a feature that is the target."""
+    if not vitals.data:
+        return NotSeen("no examples were seen: pass inputs= and targets= to watch.step")
+    found = [_target_among_inputs(vitals), _validation_in_training(vitals)]
+    return [finding for finding in found if finding is not None][:1]
+
+
+def _target_among_inputs(vitals: Vitals) -> Finding | None:
+    """One feature alone gives the target away while the typical one does not."""
+    first, second, typical = (read(vitals.data, "leading", name) for name in ("first", "second", "median"))
+    n, index = read(vitals.data, "leading", "n"), read(vitals.data, "leading", "index")
+    if first is None or second is None or typical is None or index is None or n is None or n < 60:
+        return None
+    apart = (1 - first) <= 0.1 * (1 - second) or first >= 0.9999
+    if first < 0.995 or not apart or typical > 0.8:
+        return None
+    shape = vitals.data.get("shape")
+    ordered = isinstance(shape, list | tuple) and len(shape) >= 2
+    series_like = (read(vitals.data, "leading", "neighbours") or 0.0) > 0.5
+    recall = ordered and not series_like
+    return Finding(
+        symptom="data_leakage",
+        severity="info" if recall else "critical",
+        cause=f"Feature {index:.0f} of the inputs is the target (or made from it): the network only has to copy it.",
+        evidence=(
+            f"feature {index:.0f} and the target explain each other to {first:.4f} ({n:.0f} examples); the next best "
+            f"feature {second:.2f}, the typical one {typical:.2f}",
+        ),
+        onset=0,
+        certainty=0.4 if recall else 0.9,
+        numbers={"feature": int(index)},
+        source="Kaufman et al. 2012, Leakage in Data Mining",
+    )
+
+
+def _validation_in_training(vitals: Vitals) -> Finding | None:
+    """Examples of validation that stand in the training sample, when no evaluation forward is free of them.
+
+    A pass over the training set (for train_loss) is full of them, so they count only when there is no other pass.
+    """
+    n, found = series(vitals.data, "forwards", "n"), series(vitals.data, "forwards", "in_train")
+    if not n or len(n) != len(found) or not _all_forwards_sampled(vitals) or not _reports_validation(vitals):
+        return None
+    common = (read(vitals.data, "repeats", "twins") or 0.0) * (read(vitals.data, "distinct") or 0.0)
+    held = [(size, count) for size, count in zip(n, found, strict=True) if count > 0]
+    total = sum(size for size, _ in held)
+    if common > 0.02 or sum(count for _, count in held) < 5 or total <= 0:
+        return None
+    rate = sum(count for _, count in held) / total
+    free = sum(size for size, count in zip(n, found, strict=True) if count == 0)
+    if free >= max(8.0, 5 / rate):
+        return None
+    highest = max(count / size for size, count in held)
+    low = [(size, count) for size, count in held if count / size < 0.5 * highest]
+    if sum(size for size, _ in low) >= 20:
+        rate = sum(count for _, count in low) / sum(size for size, _ in low)
+    coverage = max(read(vitals.data, "coverage") or 1.0, 0.05)
+    real = min(rate / coverage, 1.0)
+    if rate < 0.02:
+        return None
+    return Finding(
+        symptom="data_leakage",
+        severity="critical" if real >= 0.3 else "warning" if real >= 0.05 else "info",
+        cause=f"About {real:.0%} of the validation examples are trained on: validation measures memory.",
+        evidence=(
+            f"{rate:.0%} of the examples of evaluation forwards equal sampled training examples "
+            f"({read(vitals.data, 'distinct') or 0:.0f} different ones)",
+        ),
+        onset=0,
+        certainty=0.95 if real >= 0.3 else 0.8,
+        numbers={"share": real},
+        source="Kaufman et al. 2012, Leakage in Data Mining",
+    )
+
+
+def _all_forwards_sampled(vitals: Vitals) -> bool:
+    """The sample reaches to the last forwards of some evaluation: validation may come after a training pass."""
+    steps, places = series(vitals.data, "forwards", "step"), series(vitals.data, "forwards", "forward")
+    if len(steps) != len(places):
+        return False
+    last: dict[int, float] = {}
+    for step, place in zip(steps, places, strict=True):
+        last[int(step)] = max(last.get(int(step), 0.0), place)
+    made = {row.step: row.forwards for row in vitals.evaluations}
+    return any(step not in made or place >= 0.8 * made[step] for step, place in last.items())
+
+
+def _reports_validation(vitals: Vitals) -> bool:
+    """Some metric is named as one of validation."""
+    names = {name for row in vitals.metrics for name in row.values}
+    return any((told := facts.side_and_kind(name)) is not None and told[0] == "val" for name in names)

@@ -1,0 +1,87 @@
+"""Validation inputs or labels that are made in another way than those of training."""
+
+from __future__ import annotations
+
+import math
+
+from luthier.doctor.findings import Finding, NotSeen, Severity
+from luthier.doctor.symptoms import facts
+from luthier.doctor.symptoms.outcomes import majority, n_validation, read, series, share, val_beats_chance, val_worse
+from luthier.doctor.vitals import Vitals
+
+
+def train_val_mismatch(vitals: Vitals) -> list[Finding] | NotSeen:
+    """Validation inputs distributed or prepared differently, or labelled in another way."""
+    below = _below_chance(vitals)
+    shift, spread = read(vitals.data, "compare", "shift"), read(vitals.data, "compare", "log_spread")
+    if shift is None or spread is None:
+        if below is not None:
+            return [below]
+        return NotSeen("training and validation inputs were not seen together: evaluate within the watch, in eval mode")
+    shift_null, spread_null = (
+        series(vitals.data, "compare", "shift_null"),
+        series(vitals.data, "compare", "spread_null"),
+    )
+    if len(shift_null) != 2 or len(spread_null) != 2:
+        return [below] if below is not None else []
+    effect = math.sqrt(max(shift**2 - shift_null[0] ** 2, 0.0))
+    sure_shift = shift - shift_null[0] > 6 * max(shift_null[1], 0.15 * shift_null[0])
+    sure_spread = abs(spread - spread_null[0]) > 6 * max(spread_null[1], 0.02)
+    effect, stretch = effect if sure_shift else 0.0, abs(spread) if sure_spread else 0.0
+    severity = _mismatch_severity(vitals, effect, stretch)
+    if severity is None:
+        return [below] if below is not None else []
+    rms = series(vitals.data, "compare", "rms")
+    evidence = [
+        f"means of the features differ by {effect:.2f} standard deviations, spreads by a factor of {2**spread:.2f} "
+        f"between training and validation inputs (random halves: {shift_null[0]:.2f} and {2 ** spread_null[0]:.2f})"
+    ]
+    if len(rms) == 2:
+        evidence.append(f"root mean square {rms[0]:.3g} in training, {rms[1]:.3g} in validation")
+    return [
+        Finding(
+            symptom="train_val_mismatch",
+            severity=severity,
+            cause="Validation inputs are prepared or distributed differently from training inputs.",
+            evidence=tuple(evidence),
+            onset=0,
+            certainty=0.9 if severity == "critical" else 0.75 if severity == "warning" else 0.3,
+            numbers={"shift": effect, "spread": 2**spread},
+            source="Lopez-Paz & Oquab 2017, Revisiting Classifier Two-Sample Tests (permutation test)",
+        )
+    ]
+
+
+def _mismatch_severity(vitals: Vitals, effect: float, stretch: float) -> Severity | None:
+    """How bad a difference of inputs is, given how validation came out."""
+    worse, beats = val_worse(vitals), val_beats_chance(vitals)
+    if effect >= 1.0 or stretch >= 1.3:
+        return "warning" if worse is False and beats is not False else "critical"
+    if effect >= 0.5 or stretch >= 0.5:
+        return "warning" if worse or beats is False else "info"
+    if effect >= 0.25 or stretch >= 0.3:
+        return "warning" if beats is False and (facts.progress(vitals) or 0.0) > 0.3 else "info"
+    return None
+
+
+def _below_chance(vitals: Vitals) -> Finding | None:
+    """Validation is answered wrongly more often than by chance although training is answered well: other labels."""
+    train, val = facts.accuracies(vitals)
+    counts = facts.class_counts(vitals)
+    most = majority(vitals)
+    if train is None or val is None or most is None or len(counts) < 2 or not facts.is_classification(vitals):
+        return None
+    train, val, chance = share(train), share(val), 1 / len(counts)
+    noise = math.sqrt(chance * (1 - chance) / n_validation(vitals))
+    balanced = most < 1.5 * chance
+    if not balanced or train < chance + 0.5 * (1 - chance) or val > 0.6 * chance or val > chance - 4 * noise:
+        return None
+    return Finding(
+        symptom="train_val_mismatch",
+        severity="critical",
+        cause="Validation labels follow another numbering than training labels.",
+        evidence=(f"accuracy {train:.2f} in training, {val:.2f} in validation, where guessing gives {chance:.2f}",),
+        onset=0,
+        certainty=0.7,
+        source="An accuracy below chance needs knowledge of the labels",
+    )

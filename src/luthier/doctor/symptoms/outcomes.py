@@ -1,0 +1,87 @@
+"""How the training came out, as far as rules about data need it: against chance, validation against training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from luthier.doctor.symptoms import facts
+from luthier.doctor.vitals import Vitals
+
+
+def read(data: Mapping[str, Any], *path: str) -> float | None:
+    """A finite number at a path of nested mappings; None when any part of it is missing."""
+    value: Any = data
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def series(data: Mapping[str, Any], *path: str) -> list[float]:
+    """A list of finite numbers at a path; [] when missing or when it holds anything else."""
+    value: Any = data
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    if not isinstance(value, list | tuple) or not all(isinstance(v, int | float) and math.isfinite(v) for v in value):
+        return []
+    return [float(item) for item in value]
+
+
+def share(value: float) -> float:
+    """An accuracy as a fraction, also when it was given in percent."""
+    return value / 100 if value > 1.5 else value
+
+
+def best_val_accuracy(vitals: Vitals) -> float | None:
+    """The highest accuracy in validation; from evaluations when no metric holds it."""
+    values = [share(value) for _, value in facts.metric(vitals, "val", "accuracy") if math.isfinite(value)]
+    if not values:
+        seen = [row.predictions for row in vitals.evaluations if row.predictions is not None]
+        values = [predictions.correct / predictions.n for predictions in seen if predictions.n >= 20]
+    return max(values) if values else None
+
+
+def majority(vitals: Vitals) -> float | None:
+    """Share of the most frequent class."""
+    counts = facts.class_counts(vitals)
+    return max(counts.values()) / sum(counts.values()) if counts and sum(counts.values()) else None
+
+
+def n_validation(vitals: Vitals) -> int:
+    """Examples of a typical evaluation; 200 when none was seen."""
+    sizes = [row.n for row in vitals.evaluations if row.n]
+    return max(sizes) if sizes else 200
+
+
+def val_beats_chance(vitals: Vitals) -> bool | None:
+    """Whether validation ever got clearly better than the best constant answer; None when nothing tells."""
+    answers: list[bool] = []
+    accuracy, most = best_val_accuracy(vitals), majority(vitals)
+    if accuracy is not None and most is not None and facts.is_classification(vitals):
+        noise = math.sqrt(most * (1 - most) / n_validation(vitals))
+        tried = max(len(facts.metric(vitals, "val", "accuracy")), 1)
+        answers.append(accuracy > most + max((2.5 + 0.5 * math.log(tried)) * noise, 0.03))
+    base = facts.baseline(vitals)
+    losses = [value for _, value in facts.metric(vitals, "val", "loss") if math.isfinite(value)]
+    if losses and base is not None and not base.assumed:
+        answers.append(base.progress(min(losses)) > 0.07)
+    scores = [value for _, value in facts.metric(vitals, "val", "r2") if math.isfinite(value)]
+    if scores:
+        answers.append(max(scores) > 0.1)
+    return any(answers) if answers else None
+
+
+def val_worse(vitals: Vitals) -> bool | None:
+    """Whether the last validation is clearly worse than training; None when nothing tells."""
+    answers: list[bool] = []
+    train, val = facts.accuracies(vitals)
+    if train is not None and val is not None and math.isfinite(train) and math.isfinite(val):
+        answers.append(train - val > 0.1)
+    losses, val_losses = facts.epoch_losses(vitals)
+    if losses and val_losses:
+        before, after = facts.middle([v for _, v in losses[-3:]]), facts.middle([v for _, v in val_losses[-3:]])
+        answers.append(after > 1.5 * before and after > 0)
+    return any(answers) if answers else None

@@ -1,0 +1,284 @@
+"""Faults of the targets as numbers: their scale, their classes, and whether they hold anything to learn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from luthier.doctor.findings import Finding, NotSeen, Severity
+from luthier.doctor.symptoms import facts
+from luthier.doctor.symptoms.outcomes import read
+from luthier.doctor.vitals import Predictions, Vitals
+
+NO_TARGETS = "no targets were seen: pass targets= to watch.step"
+HUGE, LARGE, TINY = 30.0, 10.0, 0.01
+IMBALANCED, EXTREME = 8.0, 19.0
+
+
+def unscaled_target(vitals: Vitals) -> list[Finding] | NotSeen:
+    """Regression targets far from zero mean and unit scale.
+
+    The gradient of a squared error grows with the targets; a fresh network answers about 0 +- 1, so the first steps
+    only carry its output to where the targets are (or, when these are tiny, shrink it).
+    """
+    if facts.is_classification(vitals):
+        return []
+    mean, std = facts.target_mean(vitals), facts.target_std(vitals)
+    if mean is None or std is None or not math.isfinite(mean) or not math.isfinite(std):
+        return NotSeen(NO_TARGETS)
+    if facts.loss_name(vitals) == "" and any(row.counts for row in vitals.targets):
+        return NotSeen("whole-number targets and an unknown loss: classes or numbers? Give loss_fn to watch")
+    rms, came = math.hypot(mean, std), facts.progress(vitals)
+    slow = came is None or came < 0.5
+    if std == 0 or _output_fits(vitals, rms):
+        return []
+    severity: Severity
+    if rms >= HUGE:
+        size, severity = "large", "critical" if rms >= 1000 and slow else "warning"
+    elif rms >= LARGE:
+        size, severity = "large", "warning" if slow else "info"
+    elif rms <= TINY:
+        size, severity = "tiny", "warning" if slow else "info"
+    else:
+        return []
+    evidence = [f"targets: mean {mean:.4g}, spread {std:.4g}, where about 0 and 1 work best"]
+    first = next((value for value in vitals.steps.loss if value is not None and math.isfinite(value)), None)
+    if first is not None:
+        evidence.append(f"loss at the first step {first:.4g}")
+    if came is not None:
+        evidence.append(f"at the end the loss is {1 - came:.3g} times that of a constant answer")
+    return [
+        Finding(
+            symptom="unscaled_target",
+            severity=severity,
+            cause=f"The targets are {size} (mean {mean:.4g}, spread {std:.4g}): loss and gradients follow their scale, "
+            "which no usual learning rate and initialisation fit.",
+            evidence=tuple(evidence),
+            onset=0,
+            certainty=0.8 if rms >= HUGE or (rms <= TINY and slow) else 0.6,
+            numbers={"mean": mean, "std": std},
+            source="Bishop 1995, Neural Networks for Pattern Recognition, section 8.2",
+        )
+    ]
+
+
+def _output_fits(vitals: Vitals, rms: float) -> bool:
+    """The fresh network already answers in the targets' scale: the model scales its output itself."""
+    for look in vitals.looks[:1]:
+        for index in look.outputs:
+            node = look.nodes[index] if 0 <= index < len(look.nodes) else None
+            if node is not None and node.stats is not None and node.stats.mean is not None:
+                size = math.hypot(node.stats.mean, node.stats.std or 0.0)
+                return 0.3 * rms <= size <= 3 * rms
+    return False
+
+
+def class_imbalance(vitals: Vitals) -> list[Finding] | NotSeen:
+    """Rare classes that the model does not answer, which accuracy hides."""
+    counts = facts.class_counts(vitals)
+    if not counts:
+        return NotSeen("no class targets were seen: pass targets= to watch.step")
+    if not facts.is_classification(vitals) or not _one_each(vitals):
+        return []
+    total = sum(counts.values())
+    most, least = max(counts, key=lambda c: counts[c]), min(counts, key=lambda c: counts[c])
+    ratio = counts[most] / max(counts[least], 1)
+    if len(counts) < 2 or total < 100 or ratio < IMBALANCED:
+        return []
+    rare = [label for label, count in counts.items() if count * IMBALANCED <= counts[most]]
+    rare_recall, n_rare = _recall(vitals, rare)
+    common_recall, _ = _recall(vitals, [most])
+    ignored = n_rare >= 8 and rare_recall < 0.6 * common_recall
+    learnt = n_rare >= 8 and rare_recall >= 0.9 * common_recall and common_recall > 0.5
+    serious = ignored or (ratio >= EXTREME and not learnt)
+    evidence = [
+        f"class {most} has {counts[most] / total:.1%} of {total} targets seen, class {least} "
+        f"{counts[least] / total:.2%}"
+    ]
+    if n_rare:
+        evidence.append(
+            f"the model finds {rare_recall:.0%} of the rare class(es) {', '.join(rare[:5])} "
+            f"and {common_recall:.0%} of class {most}"
+        )
+    return [
+        Finding(
+            symptom="class_imbalance",
+            severity="warning" if serious else "info",
+            cause=f"Class {most} is {ratio:.0f} times as frequent as class {least}"
+            + (": answering it always is cheap, and rare classes are ignored." if serious else "."),
+            evidence=tuple(evidence),
+            onset=0,
+            certainty=0.85 if ignored else 0.6 if serious else 0.3,
+            numbers={"ratio": ratio, "counts": dict(counts)},
+            source="He & Garcia 2009, Learning from Imbalanced Data",
+        )
+    ]
+
+
+def _one_each(vitals: Vitals) -> bool:
+    """One target for every example (not one for every token or pixel)."""
+    rows = [row for row in vitals.targets if row.counts and row.n]
+    return bool(rows) and all(sum((row.counts or {}).values()) == row.n for row in rows)
+
+
+def _recall(vitals: Vitals, classes: list[str]) -> tuple[float, int]:
+    """Share of the examples of these classes that were answered rightly in the second half, and their number."""
+    looks = vitals.looks[len(vitals.looks) // 2 :]
+    seen: list[Predictions] = [look.predictions for look in looks if look.predictions is not None]
+    if not seen:
+        seen = [row.predictions for row in vitals.evaluations[-3:] if row.predictions is not None]
+    examples = right = 0
+    for predictions in seen:
+        for label in classes:
+            entry = predictions.by_class.get(label)
+            if entry is not None and len(entry) == 3:
+                examples, right = examples + entry[0], right + entry[2]
+    return (right / examples if examples else 0.0), examples
+
+
+def degenerate_labels(vitals: Vitals) -> list[Finding] | NotSeen:
+    """Targets that are constant, cut off, or outside what the loss is made for."""
+    if not vitals.targets:
+        return NotSeen(NO_TARGETS)
+    if vitals.anatomy is not None and len(vitals.anatomy.model_types) > 1:
+        return NotSeen("several models train together: their targets may be constant on purpose")
+    for look in (_constant, _outside, _truncated, _few_classes):
+        found = look(vitals)
+        if found is not None:
+            return [found]
+    return []
+
+
+def _labels(vitals: Vitals) -> dict[str, int]:
+    """All labels of whole-number targets with their counts, negative ones too (but not -100, which is ignored)."""
+    counts: dict[str, int] = {}
+    for row in vitals.targets:
+        for label, count in (row.counts or {}).items():
+            if label != "-100":
+                counts[label] = counts.get(label, 0) + count
+    return counts
+
+
+def _finding(severity: Severity, cause: str, evidence: list[str], certainty: float, **numbers: Any) -> Finding:
+    return Finding(
+        symptom="degenerate_labels",
+        severity=severity,
+        cause=cause,
+        evidence=tuple(evidence),
+        onset=0,
+        certainty=certainty,
+        numbers=numbers,
+        source="Humbatova et al. 2020, Taxonomy of Real Faults in Deep Learning Systems (training data)",
+    )
+
+
+def _constant(vitals: Vitals) -> Finding | None:
+    """Every target is the same."""
+    n = sum(row.n for row in vitals.targets)
+    if len(vitals.targets) < 3 or n < 30:
+        return None
+    counts = _labels(vitals)
+    if counts and all(row.counts for row in vitals.targets):
+        if len(counts) > 1:
+            return None
+        value = next(iter(counts))
+    else:
+        means = [row.mean for row in vitals.targets if row.mean is not None and math.isfinite(row.mean)]
+        spreads = [row.std for row in vitals.targets if row.std is not None and math.isfinite(row.std)]
+        if len(means) != len(vitals.targets) or len(spreads) != len(means):
+            return None
+        middle = facts.middle(means)
+        if max(spreads) > 1e-6 * (abs(middle) + 1e-12) or max(means) - min(means) > 1e-6 * (abs(middle) + 1e-12):
+            return None
+        value = f"{middle:.4g}"
+    return _finding(
+        "critical",
+        f"All targets are {value}: there is nothing to learn but that constant.",
+        [f"{n} targets in {len(vitals.targets)} batches, all equal to {value}"],
+        0.95,
+        value=value,
+    )
+
+
+def _outside(vitals: Vitals) -> Finding | None:
+    """Binary cross entropy with targets beyond 0 and 1."""
+    for look in vitals.looks:
+        node = facts.loss_node(look)
+        if node is None or not node.op.startswith("binary_cross_entropy") or len(node.arguments) < 2:
+            continue
+        stats = node.arguments[1].stats
+        if stats is None or stats.min is None or stats.max is None:
+            continue
+        if stats.min < -1e-6 or stats.max > 1 + 1e-6:
+            return _finding(
+                "critical",
+                f"The targets of {node.op} go from {stats.min:.4g} to {stats.max:.4g}, but only 0 to 1 have a meaning: "
+                "the loss has no lower bound.",
+                [f"targets at step {look.step}: from {stats.min:.4g} to {stats.max:.4g}"],
+                0.9,
+            )
+    return None
+
+
+def _truncated(vitals: Vitals) -> Finding | None:
+    """Numbers cut to whole ones: a regression whose targets are few whole numbers around a dominating 0."""
+    counts = _labels(vitals)
+    if facts.loss_name(vitals) not in ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss") or not counts:
+        return None
+    if not all(row.counts for row in vitals.targets) or len(counts) > 15:
+        return None
+    total = sum(counts.values())
+    values = [float(label) for label in counts]
+    zero = counts.get("0", 0) / max(total, 1)
+    if total < 60 or zero < 0.45 or len(counts) < 2:
+        return None
+    both_signs = min(values) < 0 < max(values)
+    if not both_signs and zero < 0.8:
+        return None
+    return _finding(
+        "warning" if both_signs else "info",
+        f"The targets of a regression are only {len(counts)} whole numbers, {zero:.0%} of them 0: they look cut off by "
+        "a conversion to integers.",
+        [f"targets seen: {_listed(counts, total)}"],
+        0.65 if both_signs else 0.3,
+    )
+
+
+def _few_classes(vitals: Vitals) -> Finding | None:
+    """Far fewer classes among the labels than the network has outputs."""
+    counts = facts.class_counts(vitals)
+    classes = _outputs(vitals)
+    total = sum(counts.values())
+    if classes is None or len(counts) < 2 or total < 20 * classes or not _one_each(vitals):
+        return None
+    if len(counts) > classes / 2 or classes > 64:
+        return None
+    return _finding(
+        "warning",
+        f"The network tells {classes} classes apart, but only {len(counts)} occur among {total} labels.",
+        [f"labels seen: {_listed(counts, total)}"],
+        0.6,
+        classes=classes,
+    )
+
+
+def _outputs(vitals: Vitals) -> int | None:
+    for look in vitals.looks:
+        node = facts.loss_node(look)
+        if node is not None and node.op in ("cross_entropy", "nll_loss") and node.arguments:
+            shape = node.arguments[0].shape
+            return shape[1] if len(shape) == 2 else None
+    return None
+
+
+def _listed(counts: Mapping[str, int], total: int) -> str:
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{label} ({count / total:.1%})" for label, count in ordered[:8])
+
+
+def says_classes(vitals: Vitals) -> bool:
+    """The targets are classes (by the loss, or by the sample when the loss is unknown)."""
+    if facts.loss_name(vitals):
+        return facts.is_classification(vitals)
+    return read(vitals.data, "learn", "majority") is not None
