@@ -1,0 +1,211 @@
+"""How the loss compares and weighs: shapes that broadcast silently, sums and factors that set its size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from luthier.doctor.findings import Finding, NotSeen
+from luthier.doctor.symptoms.objectives import LOSSES, REGRESSION, Term, terms
+from luthier.doctor.symptoms.paths import Graph, graphs, gravest, unseen
+from luthier.doctor.vitals import Argument, Node, Vitals
+
+_ELEMENTWISE = REGRESSION | {"add", "sub", "mul", "div", "pow", "maximum", "minimum", "where"}
+_FAR = 16.0
+"""A factor of the only loss beyond this either way is no matter of taste (0.5, 2 or 10 are)."""
+
+
+def shape_broadcast(vitals: Vitals) -> list[Finding] | NotSeen:
+    """Prediction and target shapes differ and broadcast: every example is compared with every other."""
+    if (missing := unseen(vitals)) is not None:
+        return missing
+    found = [item for graph in graphs(vitals) for item in [*_outside(graph), *_between_layers(graph)]]
+    return gravest(found)
+
+
+def _outside(graph: Graph) -> list[Finding]:
+    """Between what the model answered and a tensor from outside."""
+    found = []
+    for index in sorted(graph.learning):
+        node = graph.nodes[index]
+        if node.op not in _ELEMENTWISE or len(node.arguments) < 2:
+            continue
+        ours = [item for item in node.arguments[:2] if graph.is_prediction(item)]
+        theirs = [item for item in node.arguments[:2] if not graph.is_prediction(item)]
+        if len(ours) == len(theirs) == 1 and not theirs[0].source.startswith(("param", "buffer", "leaf")):
+            found.extend(_compared(graph, node, ours[0], theirs[0]))
+    return found
+
+
+def _compared(graph: Graph, node: Node, ours: Argument, theirs: Argument) -> list[Finding]:
+    if ours.shape == theirs.shape or not ours.shape or not theirs.shape:
+        return []
+    result = broadcast(ours.shape, theirs.shape)
+    if result is None:
+        return []
+    sizes = [math.prod(shape) for shape in (ours.shape, theirs.shape, result)]
+    if sizes[2] > max(sizes[:2]) and not _on_purpose(graph, node, ours, theirs):
+        return [_broadcast(graph, node, (ours.shape, theirs.shape, result), "critical", 1.0)]
+    if node.op in REGRESSION and sizes[0] != sizes[1]:
+        return [_broadcast(graph, node, (ours.shape, theirs.shape, result), "warning", 0.9)]
+    return []
+
+
+def broadcast(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The shape that two shapes broadcast to; None when they cannot.
+
+    >>> broadcast((32, 1), (32,))
+    (32, 32)
+    """
+    length = max(len(first), len(second))
+    pairs = zip((1,) * (length - len(first)) + first, (1,) * (length - len(second)) + second, strict=True)
+    result = []
+    for one, other in pairs:
+        if one != other and 1 not in (one, other):
+            return None
+        result.append(max(one, other) if min(one, other) != 0 else 0)
+    return tuple(result)
+
+
+def _on_purpose(graph: Graph, node: Node, ours: Argument, theirs: Argument) -> bool:
+    """All pairs were asked for: both sides have the same number of dimensions, and not by a loss function."""
+    if node.op in REGRESSION:
+        return False
+    if len(ours.shape) == len(theirs.shape):
+        made = [graph.at(item.source) for item in (ours, theirs)]
+        return any(item is not None and item.op in ("unsqueeze", "getitem") for item in made)
+    return len(ours.shape) >= 3 and _asked_for(graph, ours)
+
+
+def _asked_for(graph: Graph, argument: Argument) -> bool:
+    node = graph.at(argument.source)
+    return node is not None and node.op in ("unsqueeze", "getitem") and node.index not in graph.inside
+
+
+def _broadcast(graph: Graph, node: Node, shapes: Sequence[tuple[int, ...]], severity: str, certainty: float) -> Finding:
+    ours, theirs, result = (f"({', '.join(map(str, shape))}{',' * (len(shape) == 1)})" for shape in shapes)
+    return Finding(
+        symptom="shape_broadcast",
+        severity="critical" if severity == "critical" else "warning",
+        cause=f"the model's output has shape {ours} but the target {theirs}: {node.op} broadcasts them to {result}, so "
+        "examples are compared with the targets of others.",
+        evidence=(f"step {graph.onset}: {node.op} of {ours} and {theirs} gives {result}.",),
+        onset=0,
+        certainty=certainty,
+        numbers={"prediction": shapes[0], "target": shapes[1], "result": shapes[2]},
+        source="numpy broadcasting rules; torch.nn.functional.mse_loss warns of it",
+    )
+
+
+def _between_layers(graph: Graph) -> list[Finding]:
+    """Inside the model: (B, D) with (B, 1, D) gives (B, B, D), which mixes the examples."""
+    size = graph.batch_size
+    for index in sorted(graph.learning & graph.inside):
+        node = graph.nodes[index]
+        if node.op not in ("add", "sub", "mul", "div") or len(node.arguments) != 2 or size is None or size < 2:
+            continue
+        one, other = sorted(node.arguments, key=lambda item: len(item.shape))
+        nodes = all(graph.at(item.source) is not None for item in (one, other))
+        if not nodes or len(one.shape) == len(other.shape) or len(one.shape) < 2:
+            continue
+        grown = math.prod(node.shape) > max(math.prod(one.shape), math.prod(other.shape))
+        if grown and one.shape[0] == other.shape[0] == size and node.shape[:2] == (size, size):
+            shapes = (one.shape, other.shape, node.shape)
+            return [_mixed(graph, node, shapes)]
+    return []
+
+
+def _mixed(graph: Graph, node: Node, shapes: tuple[tuple[int, ...], ...]) -> Finding:
+    one, other, result = shapes
+    return Finding(
+        symptom="shape_broadcast",
+        severity="warning",
+        cause=f"{node.op} in {node.module or 'the model'} broadcasts {one} and {other} to {result}: every example is "
+        "combined with every other one of the batch.",
+        evidence=(f"step {graph.onset}: {node.op} of {one} and {other} gives {result}.",),
+        where=(node.module,) if node.module else (),
+        onset=0,
+        certainty=0.8,
+    )
+
+
+def loss_scale(vitals: Vitals) -> list[Finding] | NotSeen:
+    """The size of the loss depends on the batch size or on a wrong factor, and with it that of every gradient."""
+    if (missing := unseen(vitals, loss=True)) is not None:
+        return missing
+    found: list[Finding] = []
+    for graph in graphs(vitals):
+        for root in graph.roots:
+            parts = terms(graph, root)
+            found.extend(_summed(graph, parts) or _factored(graph, parts))
+        found.extend(_accumulated(vitals, graph))
+    return gravest(found)
+
+
+def _scale(graph: Graph, cause: str, evidence: str, severity: str, certainty: float, factor: float) -> list[Finding]:
+    return [
+        Finding(
+            symptom="loss_scale",
+            severity="warning" if severity == "warning" else "info",
+            cause=cause,
+            evidence=(f"step {graph.onset}: {evidence}",),
+            onset=0,
+            certainty=certainty,
+            numbers={"factor": factor},
+        )
+    ]
+
+
+def _summed(graph: Graph, parts: Sequence[Term]) -> list[Finding]:
+    """A sum over the examples that nothing divides."""
+    bare = [part for part in parts if part.summed is not None and not part.divided_after]
+    size = graph.batch_size
+    if not bare or len(bare) < len(parts) or size is None or size < 2:
+        return []
+    joint = len(parts) > 1  # an ELBO is usually written as two sums
+    cause = f"the loss is summed over the {size} examples of the batch, not averaged: gradient and step size grow with "
+    cause += "the batch size."
+    node = bare[0].summed
+    text = 'reduction="sum"' if node is not None and node.op in LOSSES else "a sum over the examples"
+    return _scale(graph, cause, f"backward() is called on {text}.", "info" if joint else "warning", 0.95, float(size))
+
+
+def _factored(graph: Graph, parts: Sequence[Term]) -> list[Finding]:
+    """The only loss is multiplied by a number far from 1."""
+    if len(parts) != 1 or parts[0].weighted or parts[0].summed is not None:
+        return []
+    factor = abs(parts[0].factor)
+    if factor == 0 or 0.25 <= factor <= 4 or _accumulates(graph, factor):
+        return []
+    size = graph.batch_size
+    twice = size is not None and size >= 4 and abs(factor * size - 1) < 1e-6 and _is_mean(parts[0].node)
+    grave = twice or factor >= _FAR or factor <= 1 / _FAR
+    cause = f"the loss is multiplied by {factor:.4g} before backward(), which changes every gradient by this factor."
+    if twice:
+        cause = f"the loss is a mean already, but is divided by the batch size {size} once more."
+    text = f"factor {factor:.4g} between {parts[0].node.op} and backward()."
+    return _scale(graph, cause, text, "warning" if grave else "info", 0.95, factor)
+
+
+def _accumulates(graph: Graph, factor: float) -> bool:
+    """Division by the number of backward calls of a step: gradient accumulation as it should be."""
+    most = max((look.n_backward for look in graph.looks), default=1)
+    return most >= 2 and 0.4 / most <= factor <= 1
+
+
+def _is_mean(node: Node) -> bool:
+    return node.op not in LOSSES or node.attrs.get("reduction", "mean") == "mean"
+
+
+def _accumulated(vitals: Vitals, graph: Graph) -> list[Finding]:
+    """Gradients of several batches are added but the loss is not divided."""
+    counts = [look.n_backward for look in graph.looks]
+    several = len(counts) >= 2 and min(counts) == max(counts) >= 4
+    if not several or (vitals.anatomy is not None and len(vitals.anatomy.model_types) > 1):
+        return []
+    parts = [part for root in graph.roots[:1] for part in terms(graph, root)]
+    if not parts or any(part.weighted or abs(part.factor) < 0.9 or part.summed is not None for part in parts):
+        return []
+    cause = f"every optimizer step adds the gradients of {counts[0]} backward calls, but the loss is not divided by "
+    cause += "their number: the step is that much larger."
+    return _scale(graph, cause, f"{counts[0]} backward calls a step, factor 1.", "warning", 0.7, float(counts[0]))

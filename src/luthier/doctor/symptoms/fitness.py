@@ -1,0 +1,305 @@
+"""Whether the loss fits the task: what it is given, what it is compared with, which way it is driven."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from luthier.doctor.findings import Finding, NotSeen
+from luthier.doctor.symptoms.objectives import GIVEN, LOSSES, REGRESSION, LossCall, loss_calls, terms
+from luthier.doctor.symptoms.paths import (
+    DROPOUTS,
+    SAME_VALUES,
+    SOFTMAXES,
+    Graph,
+    graphs,
+    gravest,
+    is_dense,
+    names,
+    unseen,
+)
+from luthier.doctor.vitals import Argument, Node, Stats, Vitals
+
+_PASSED = SAME_VALUES | DROPOUTS
+_MOST_CLASSES = 30
+_NOT_LOG = SOFTMAXES | {"sigmoid", "relu", "tanh", "gelu", "leaky_relu", "softplus"}
+
+
+def wrong_loss(vitals: Vitals) -> list[Finding] | NotSeen:
+    """The loss does not fit the task: it asks for something else than what is wanted."""
+    if (missing := unseen(vitals, loss=True)) is not None:
+        return missing
+    found: list[Finding] = []
+    for graph in graphs(vitals):
+        for call in loss_calls(graph):
+            for check in _CHECKS:
+                found.extend(check(vitals, graph, call))
+        if _single(vitals):
+            found.extend(_maximised(vitals, graph))
+            found.extend(_without_targets(graph))
+    return gravest(found)
+
+
+def _single(vitals: Vitals) -> bool:
+    """One model is trained: of adversarial pairs one may well drive a loss up."""
+    return vitals.anatomy is None or len(vitals.anatomy.model_types) <= 1
+
+
+def _finding(graph: Graph, cause: str, evidence: str, severity: str = "critical", certainty: float = 1.0) -> Finding:
+    return Finding(
+        symptom="wrong_loss",
+        severity="critical" if severity == "critical" else "warning" if severity == "warning" else "info",
+        cause=cause,
+        evidence=(f"step {graph.onset}: {evidence}",),
+        onset=0,
+        certainty=certainty,
+    )
+
+
+def _shape(argument: Argument) -> str:
+    return f"({', '.join(str(size) for size in argument.shape)})"
+
+
+def _low(numbers: Sequence[Stats]) -> float | None:
+    return min((item.min for item in numbers if item.min is not None), default=None)
+
+
+def _high(numbers: Sequence[Stats]) -> float | None:
+    return max((item.max for item in numbers if item.max is not None), default=None)
+
+
+def _single_score(_: Vitals, graph: Graph, call: LossCall) -> list[Finding]:
+    """Cross entropy of one class is always 0; of scores without a class dimension it compares examples."""
+    shape = call.prediction.shape
+    if call.kind != "cross_entropy" or not shape:
+        return []
+    if len(shape) >= 2 and shape[1] == 1:
+        cause = "cross_entropy is given a single score per example: with one class it is always 0 and teaches nothing."
+        return [_finding(graph, cause, f"the scores have shape {_shape(call.prediction)}.")]
+    if len(shape) == 1 and shape[0] > 1 and shape[0] == graph.batch_size:
+        cause = "cross_entropy is given one score per example, without a dimension for classes: it takes the batch."
+        return [_finding(graph, cause, f"the scores have shape {_shape(call.prediction)}.")]
+    return []
+
+
+def _not_log(_: Vitals, graph: Graph, call: LossCall) -> list[Finding]:
+    """nll_loss and kl_div of something that is not log-probabilities."""
+    if call.kind not in ("nll_loss", "kl_div"):
+        return []
+    origin = graph.origin(call.prediction.source, _PASSED)
+    op = origin.op if origin is not None else "?"
+    highest = _high(graph.numbers_of(call.prediction))
+    seen = origin is not None and (op in _NOT_LOG or is_dense(origin))
+    if not seen and (highest is None or highest <= 1e-3):
+        return []
+    cause = f"{call.kind} expects log-probabilities, but is given the output of {op}: it can be driven down without "
+    cause += "bound or limit, whatever the classes are."
+    text = f"the largest value given is {highest:.3g}." if highest is not None else f"the values come from {op}."
+    return [_finding(graph, cause, text, certainty=1.0 if seen else 0.85)]
+
+
+def _unit_targets(_: Vitals, graph: Graph, call: LossCall) -> list[Finding]:
+    """Targets of a binary cross entropy outside of 0 to 1."""
+    if not call.kind.startswith("binary_cross_entropy") or call.target is None:
+        return []
+    numbers = graph.numbers_of(call.target)
+    low, high = _low(numbers), _high(numbers)
+    if low is None or high is None or (low >= -1e-3 and high <= 1 + 1e-3):
+        return []
+    cause = f"{call.kind} expects targets between 0 and 1; beyond these the loss has no lower bound."
+    return [_finding(graph, cause, f"the targets reach from {low:.3g} to {high:.3g}.")]
+
+
+def _multi_label(_: Vitals, graph: Graph, call: LossCall) -> list[Finding]:
+    """Targets with several or no classes per example into a loss that shares one probability among the classes."""
+    if call.target is None or call.kind not in ("cross_entropy", "binary_cross_entropy", "nll_loss"):
+        return []
+    if call.kind == "binary_cross_entropy":
+        origin = graph.origin(call.prediction.source, _PASSED)
+        if origin is None or origin.op not in SOFTMAXES:
+            return []
+    labels = _labels(graph, call)
+    if labels is None:
+        return []
+    how = "softmax with binary_cross_entropy" if call.kind == "binary_cross_entropy" else call.kind
+    cause = f"the targets name several or no classes per example, but {how} shares a single 100% among the classes: "
+    cause += "such labels need a sigmoid for each class (binary_cross_entropy_with_logits)."
+    text = f"rows of the targets hold {labels.row_sum_min:g} to {labels.row_sum_max:g} ones."
+    return [_finding(graph, cause, text, certainty=0.95)]
+
+
+def _labels(graph: Graph, call: LossCall) -> Stats | None:
+    """Numbers of the 0/1 table with several or no ones a row behind the targets, also before an argmax."""
+    candidates = [call.target] if call.target is not None else []
+    node = graph.origin(candidates[0].source, SAME_VALUES) if candidates else None
+    if node is not None and node.op in ("argmax", "max") and node.arguments:
+        candidates.append(node.arguments[0])
+    for argument in candidates:
+        if len(argument.shape) != 2 or argument.shape[1] < 2:
+            continue
+        for item in graph.numbers_of(argument):
+            if _is_multi_hot(item):
+                return item
+    return None
+
+
+def _is_multi_hot(item: Stats) -> bool:
+    low, high = item.row_sum_min, item.row_sum_max
+    zero_one = item.min == 0 and item.max == 1 and item.distinct == 2
+    return zero_one and low is not None and high is not None and (high > 1.5 or low < 0.5)
+
+
+def _distance_to_classes(vitals: Vitals, graph: Graph, call: LossCall) -> list[Finding]:
+    """A squared or absolute error of class labels."""
+    if call.kind not in REGRESSION or call.target is None or not _single(vitals):
+        return []
+    source = graph.back(call.target.source, SAME_VALUES)[1]
+    if source.startswith("input") or _from_input(graph, source):
+        return []
+    numbers = graph.numbers_of(call.target)
+    if not numbers:
+        return []
+    what = _class_kind(vitals, graph, call, numbers)
+    if what is None:
+        return []
+    text, severity, certainty = what
+    cause = f"{call.name} measures distances, but the targets are {text}: cross entropy is the loss of classes, its "
+    return [_finding(graph, cause + "gradient does not fade for confident mistakes.", f"{text}.", severity, certainty)]
+
+
+def _from_input(graph: Graph, source: str) -> bool:
+    look = graph.looks[0]
+    return look.inputs is not None and look.inputs.source == source
+
+
+def _class_kind(
+    vitals: Vitals, graph: Graph, call: LossCall, numbers: Sequence[Stats]
+) -> tuple[str, str, float] | None:
+    """What makes the targets classes, how grave, how sure; None when they are quantities."""
+    target = call.target
+    if target is None or not all(item.integral for item in numbers):
+        return None
+    rows = [item.rows_one_hot for item in numbers if item.rows_one_hot is not None]
+    wide = len(target.shape) == 2 and target.shape[1] >= 2
+    if wide and rows and min(rows) >= 0.99:
+        return f"one-hot rows of {target.shape[1]} classes", "critical", 0.95
+    low, high = _low(numbers), _high(numbers)
+    distinct = max((item.distinct or 0) for item in numbers)
+    if low is None or high is None or low != 0 or distinct < 2 or high > _MOST_CLASSES:
+        return None
+    if high == 1:
+        return "two classes, 0 and 1", "warning", 0.9
+    if wide or (distinct < high + 1 and distinct <= 3):
+        return None
+    return _whole_numbers(vitals, graph, call, int(high) + 1)
+
+
+def _whole_numbers(vitals: Vitals, graph: Graph, call: LossCall, n_classes: int) -> tuple[str, str, float] | None:
+    """Whole numbers 0..K-1 are classes when they are stored as integers or judged by accuracy, and evenly spread."""
+    target = call.target
+    dtypes = {target.dtype if target is not None else ""} | {_dtype_of(graph, call)}
+    as_integers = any(dtype.startswith(("int", "uint", "long")) for dtype in dtypes)
+    judged = any("acc" in name.lower() for row in vitals.metrics for name in row.values)
+    if not judged and not (as_integers and _even(vitals)):
+        return None
+    return f"whole numbers 0 to {n_classes - 1}, the names of classes", "critical" if judged else "warning", 0.9
+
+
+def _dtype_of(graph: Graph, call: LossCall) -> str:
+    """The type that the targets had before they were converted."""
+    given = graph.looks[0].targets
+    if call.target is None:
+        return ""
+    passed, source = graph.back(call.target.source, SAME_VALUES)
+    if passed and passed[-1].arguments:
+        return passed[-1].arguments[0].dtype
+    return given.dtype if given is not None and (source == given.source or source == "target") else ""
+
+
+def _even(vitals: Vitals) -> bool:
+    """Whether the whole numbers come about equally often, as classes do and counts do not."""
+    totals: dict[str, int] = {}
+    for row in vitals.targets:
+        for name, count in (row.counts or {}).items():
+            totals[name] = totals.get(name, 0) + count
+    return len(totals) >= 2 and min(totals.values()) >= 0.3 * max(totals.values())
+
+
+def _sigmoids_for_one_class(_: Vitals, graph: Graph, call: LossCall) -> list[Finding]:
+    """Binary cross entropies for classes that exclude each other: it works, cross entropy works better."""
+    if not call.kind.startswith("binary_cross_entropy") or call.target is None:
+        return []
+    shape = call.target.shape
+    rows = [item.rows_one_hot for item in graph.numbers_of(call.target) if item.rows_one_hot is not None]
+    if len(shape) != 2 or shape[1] < 3 or not rows or min(rows) < 0.999:
+        return []
+    cause = f"every example has exactly one of {shape[1]} classes, but {call.kind} learns each class by itself: "
+    return [_finding(graph, cause + "cross_entropy fits better.", "the targets are one-hot rows.", "info", 0.9)]
+
+
+def _maximised(vitals: Vitals, graph: Graph) -> list[Finding]:
+    """The loss reaches backward() with a negative sign, or the optimizer maximises."""
+    upwards = any(group.get("maximize") for row in vitals.optimizers for group in row.groups)
+    for root in graph.roots:
+        parts = terms(graph, root)
+        losses = [part for part in parts if part.node.op in LOSSES or _is_distance(graph, part.node)]
+        likelihoods = [part for part in parts if _is_log_likelihood(graph, part.node)]
+        driven_up = [part for part in losses if (part.factor < 0) != upwards]
+        driven_up += [part for part in likelihoods if (part.factor > 0) != upwards]
+        if driven_up and len(driven_up) == len(losses) + len(likelihoods) and len(parts) == len(driven_up):
+            why = "the optimizer is told to maximize" if upwards else "it reaches backward() with the wrong sign"
+            cause = f"{_call_name(driven_up[0].node)} is driven up, not down: {why}."
+            return [_finding(graph, cause, f"the term has the factor {driven_up[0].factor:g}.")]
+    return []
+
+
+def _call_name(node: Node) -> str:
+    return node.op if node.op in LOSSES else "the error" if node.op in ("pow", "square", "abs") else "the likelihood"
+
+
+def _is_distance(graph: Graph, node: Node) -> bool:
+    """A squared or absolute difference to something outside of the model."""
+    return node.op in ("pow", "square", "abs") and any(
+        call.by_hand and call.node.index in graph.upstream([node.index]) for call in loss_calls(graph)
+    )
+
+
+def _is_log_likelihood(graph: Graph, node: Node) -> bool:
+    """log-probabilities picked at the targets."""
+    if node.op != "gather" or not node.arguments:
+        return False
+    origin = graph.origin(node.arguments[0].source, _PASSED)
+    if origin is not None and origin.op == "log" and origin.arguments:
+        inner = graph.origin(origin.arguments[0].source, _PASSED | names("clamp add"))
+        return inner is not None and inner.op in SOFTMAXES
+    return origin is not None and origin.op == "log_softmax"
+
+
+def _without_targets(graph: Graph) -> list[Finding]:
+    """The loss depends on nothing but the model's output, though there are targets."""
+    look = graph.looks[0]
+    if look.targets is None or not graph.roots:
+        return []
+    reached = [graph.nodes[index] for index in graph.upstream(graph.roots) if index not in graph.inside]
+    sources = [item.source.partition(":")[0] for node in reached for item in node.arguments]
+    made_here = any(not node.arguments for node in reached)
+    labels_inside = any(
+        item.source.startswith(("input", "target", "extern"))
+        for index in graph.inside
+        for item in graph.nodes[index].arguments
+        if graph.nodes[index].op in LOSSES
+    )
+    calls = loss_calls(graph)
+    if not calls or made_here or labels_inside or any(source in GIVEN for source in sources):
+        return []
+    cause = f"{calls[0].name} never sees the targets: it compares the model's output with itself."
+    return [_finding(graph, cause, "nothing from outside the model enters the loss.", certainty=0.9)]
+
+
+_CHECKS: tuple[Callable[[Vitals, Graph, LossCall], list[Finding]], ...] = (
+    _single_score,
+    _not_log,
+    _unit_targets,
+    _multi_label,
+    _distance_to_classes,
+    _sigmoids_for_one_class,
+)
