@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from torch import nn
+
 from luthier.data import load
 from luthier.data.augmentation import Crop, Flip
 from luthier.data.splits import split
+from luthier.errors import unknown
 from luthier.nets import CNN, MLP, ResNet
 from luthier.recipe import Recipe
 from luthier.task import Task
@@ -19,6 +24,19 @@ MNIST_SHAPE, CIFAR_SHAPE, DIGITS_SHAPE = (1, 28, 28), (3, 32, 32), (1, 8, 8)
 def mnist_mlp(width: int = 128, depth: int = 1) -> MLP:
     """A fully connected network for 28x28 grey images; depth 1 is the classic two-layer network."""
     return MLP(inputs=MNIST_SHAPE, outputs=10, width=width, depth=depth)
+
+
+def mnist_net(arch: Literal["mlp", "cnn"] = "mlp", width: int | None = None, depth: int | None = None) -> nn.Module:
+    """A network for 28x28 grey images whose architecture can be chosen; None leaves a size to it.
+
+    "mlp": 128 hidden units in one layer. "cnn": 16 channels doubled over four blocks with batch norm, so that the last
+    one sees the whole image.
+    """
+    if arch == "mlp":
+        return mnist_mlp(width or 128, 1 if depth is None else depth)
+    if arch == "cnn":
+        return CNN(inputs=MNIST_SHAPE, outputs=10, width=width or 16, depth=depth or 4, norm="batch")
+    raise unknown("arch", arch, ["mlp", "cnn"])
 
 
 def mnist_cnn(width: int = 32, depth: int = 2) -> CNN:
@@ -57,7 +75,7 @@ def mnist_overfit() -> Subject:
     """The seed case by the book: 300 labelled MNIST images, learnt by heart; 1,000 more for validation."""
     data = load("mnist")
     train, val, _ = split(data.train, [300 / 60_000, 1_000 / 60_000, 58_700 / 60_000], seed=0)
-    task = Task(mnist_mlp, train, val=val, test=data.test, normalize=False, name="mnist-overfit")
+    task = Task(mnist_net, train, val=val, test=data.test, normalize=False, name="mnist-overfit")
     recipe = Recipe(optimizer=SGD(momentum=0.0), lr=0.1, batch_size=30, epochs=40, model={"width": 30})
     space = {
         "lr": loguniform(1e-3, 1.0),
