@@ -9,6 +9,7 @@ from luthier.doctor.symptoms.activations import constant_output, dead_relu, expl
 from luthier.doctor.symptoms.attention import softmax_wrong_dim
 from luthier.doctor.symptoms.comparing import loss_scale, shape_broadcast
 from luthier.doctor.symptoms.curves import no_learning, oscillating_loss, plateau, too_few_epochs, underfitting
+from luthier.doctor.symptoms.data import data_leakage, unshuffled_data
 from luthier.doctor.symptoms.fitness import wrong_loss
 from luthier.doctor.symptoms.generalising import overfitting
 from luthier.doctor.symptoms.gradients import exploding_gradient, vanishing_gradient
@@ -16,10 +17,14 @@ from luthier.doctor.symptoms.graph import missing_nonlinearity
 from luthier.doctor.symptoms.heads import output_range_mismatch, softmax_before_ce
 from luthier.doctor.symptoms.initial import bad_init, symmetric_init
 from luthier.doctor.symptoms.inputs import nan_input, unnormalised_input
+from luthier.doctor.symptoms.labels import label_misaligned, label_noise
+from luthier.doctor.symptoms.loop import missing_zero_grad, optimizer_reset, small_batch_bn, train_eval_slip
+from luthier.doctor.symptoms.mismatch import train_val_mismatch
 from luthier.doctor.symptoms.misplaced import bad_activation
 from luthier.doctor.symptoms.numerics import nan_inf
 from luthier.doctor.symptoms.precision import precision_loss
 from luthier.doctor.symptoms.regularising import too_much_regularisation
+from luthier.doctor.symptoms.schedules import grad_clip_too_small, input_bottleneck, lr_schedule_collapse
 from luthier.doctor.symptoms.steps import batch_too_large, batch_too_small, lr_too_high, lr_too_low
 from luthier.doctor.symptoms.targets import class_imbalance, degenerate_labels, unscaled_target
 from luthier.doctor.symptoms.trainable import disconnected_params, frozen_params, stale_optimizer, unregistered_params
@@ -30,7 +35,12 @@ Rule = Callable[[Vitals], list[Finding] | NotSeen]
 SYMPTOMS: dict[str, Rule] = {
     "nan_input": nan_input,
     "degenerate_labels": degenerate_labels,
+    "label_misaligned": label_misaligned,
+    "label_noise": label_noise,
     "class_imbalance": class_imbalance,
+    "unshuffled_data": unshuffled_data,
+    "data_leakage": data_leakage,
+    "train_val_mismatch": train_val_mismatch,
     "unnormalised_input": unnormalised_input,
     "unscaled_target": unscaled_target,
     "wrong_loss": wrong_loss,
@@ -47,6 +57,13 @@ SYMPTOMS: dict[str, Rule] = {
     "unregistered_params": unregistered_params,
     "frozen_params": frozen_params,
     "stale_optimizer": stale_optimizer,
+    "optimizer_reset": optimizer_reset,
+    "missing_zero_grad": missing_zero_grad,
+    "train_eval_slip": train_eval_slip,
+    "small_batch_bn": small_batch_bn,
+    "lr_schedule_collapse": lr_schedule_collapse,
+    "grad_clip_too_small": grad_clip_too_small,
+    "input_bottleneck": input_bottleneck,
     "precision_loss": precision_loss,
     "lr_too_high": lr_too_high,
     "lr_too_low": lr_too_low,
@@ -80,13 +97,18 @@ EARLY: tuple[str, ...] = (
     "missing_nonlinearity",
     "bad_activation",
     "loss_scale",
+    "missing_zero_grad",
+    "optimizer_reset",
     "stale_optimizer",
     "frozen_params",
     "disconnected_params",
     "unregistered_params",
+    "train_eval_slip",
+    "small_batch_bn",
     "bad_init",
     "symmetric_init",
     "unnormalised_input",
     "unscaled_target",
     "precision_loss",
+    "grad_clip_too_small",
 )
