@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from luthier.doctor.symptoms.losses import loss_curve
-from luthier.doctor.symptoms.readings import middle
+from luthier.doctor.symptoms.readings import middle, remembered
 from luthier.doctor.vitals import Look, Node, Vitals
 
 LOSSES = {
@@ -126,6 +126,10 @@ def is_classification(vitals: Vitals) -> bool:
 
 def baseline(vitals: Vitals) -> Baseline | None:
     """Loss of the best constant answer; from the targets, else from the number of classes, else from the start."""
+    return remembered(vitals, "baseline", _baseline)
+
+
+def _baseline(vitals: Vitals) -> Baseline | None:
     name = loss_name(vitals)
     unit = _unit_baseline(vitals, name)
     if unit is not None and unit.value > 0:

@@ -39,9 +39,9 @@ class _Course:
 
     @property
     def flat(self) -> bool:
-        """The last third falls by less than 3% of the way, or by no more than its noise explains."""
+        """The last third falls by less than 5% of the way, or by no more than its noise explains."""
         span = self.base.value - self.base.floor
-        return self.curve.drop < 0.03 * span or (not self.curve.falls and self.curve.drop < 0.1 * span)
+        return self.curve.drop < 0.05 * span or (not self.curve.falls and self.curve.drop < 0.1 * span)
 
     @property
     def stable(self) -> bool:
@@ -247,7 +247,7 @@ def too_few_epochs(vitals: Vitals) -> list[Finding] | NotSeen:
         return _FEW
     curve, base = course.curve, course.base
     span = base.value - base.floor
-    steep = curve.falls and curve.drop > 0.08 * span and curve.drop > 0.1 * curve.end
+    steep = curve.drop > 4 * curve.drop_error and curve.drop > 0.03 * span
     if not steep or course.end > 0.6 or _accurate(vitals) or _decayed(vitals) or not course.stable:
         return []
     if not _validation_falls(vitals):

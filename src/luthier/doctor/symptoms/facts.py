@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 
 from luthier.doctor.symptoms.baselines import (
@@ -24,6 +25,7 @@ from luthier.doctor.symptoms.readings import (
     known,
     metric,
     middle,
+    remembered,
     side_and_kind,
     steps_per_epoch,
 )
@@ -49,6 +51,7 @@ __all__ = [
     "node_of",
     "progress",
     "progress_at",
+    "remembered",
     "side_and_kind",
     "slope",
     "steps_per_epoch",
@@ -68,8 +71,8 @@ def progress_at(vitals: Vitals, step: int) -> float | None:
     curve, base = loss_curve(vitals), baseline(vitals)
     if curve is None or base is None:
         return None
-    nearest = min(range(len(curve.steps)), key=lambda i: abs(curve.steps[i] - step))
-    return base.progress(curve.smooth[nearest])
+    after = bisect.bisect_left(curve.steps, step)
+    return base.progress(curve.smooth[min(after, len(curve.smooth) - 1)])
 
 
 def epoch_losses(vitals: Vitals) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:

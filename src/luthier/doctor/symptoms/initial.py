@@ -203,8 +203,9 @@ def symmetric_init(vitals: Vitals) -> list[Finding] | NotSeen:
         return NotSeen("the first training step was not seen: attach the watch before training starts")
     inner = [layer for layer in layers(vitals, look)[:-1] if layer.parameter.shape[0] > 1]
     same = [layer for layer in inner if _same(look, layer)]
-    later = [other for other in vitals.looks if other.step >= 2][-5:]
-    stuck = [layer for layer in same if later and all(_same(other, layer) for other in later)]
+    later = [other for other in vitals.looks if other.step >= 2]
+    spreads = {layer.name: middle([_spread(other, layer) for other in later]) for layer in same}
+    stuck = [layer for layer in same if later and spreads[layer.name] < 0.1]
     if not stuck:
         return []
     zero = [layer for layer in stuck if (layer.parameter.absmax or 0.0) == 0.0]
@@ -218,12 +219,13 @@ def symmetric_init(vitals: Vitals) -> list[Finding] | NotSeen:
             f"The units of {names([layer.place for layer in stuck])} started {what} and stayed so: they get the same "
             "gradient, so each layer works as a single unit.",
             (
-                f"spread of the units around their mean: 0 at step 0 and still at step {later[-1].step}",
+                f"spread of the units around their mean, relative to their size: 0 at step 0, "
+                f"{max(spreads[layer.name] for layer in stuck):.1g} in the median of {len(later)} later looks",
                 *([told] if (told := harm(vitals)) else []),
             ),
             tuple(layer.place for layer in stuck),
             0,
-            0.95,
+            0.95 if all(spreads[layer.name] < 1e-3 for layer in stuck) else 0.85,
             {"layers": len(stuck)},
             source="Goodfellow, Bengio and Courville, Deep learning, 2016, section 8.4",
         )
@@ -232,7 +234,12 @@ def symmetric_init(vitals: Vitals) -> list[Finding] | NotSeen:
 
 def _same(look: Look, layer: Layer) -> bool:
     """All rows of a weight are alike (or all zero) at this look."""
+    return _spread(look, layer) < 1e-4
+
+
+def _spread(look: Look, layer: Layer) -> float:
+    """Spread of the units of a layer; 1 where it was not measured, since measuring stops when units part."""
     if layer.at(look.weight) == 0:
-        return True
+        return 0.0
     spread = layer.at(look.row_spread)
-    return spread is not None and spread < 1e-4
+    return 1.0 if spread is None else spread

@@ -7,12 +7,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from luthier.doctor.symptoms.facts import VIEWS, known, middle, node_of
+from luthier.doctor.symptoms.facts import VIEWS, known, middle, node_of, remembered
 from luthier.doctor.vitals import Anatomy, Look, Node, Parameter, Vitals
 
 MULTIPLYING = (
     {"linear", "addmm", "bilinear", "multi_head_attention", "lstm", "gru", "rnn", "rnn_tanh", "rnn_relu"}
-    | {f"{kind}_cell" for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu")}
+    | {f"{kind}_cell" for kind in ("lstm", "gru", "rnn", "rnn_tanh", "rnn_relu")}
     | {f"conv{transposed}{n}d" for transposed in ("", "_transpose") for n in (1, 2, 3)}
 )
 PRODUCTS = {"matmul", "mm", "bmm", "einsum"}
@@ -94,6 +94,10 @@ def layers(vitals: Vitals, look: Look) -> list[Layer]:
 
     Without a recorded graph the order of registration stands in.
     """
+    return remembered(vitals, f"layers at {look.step}", lambda _: _layers(vitals, look))
+
+
+def _layers(vitals: Vitals, look: Look) -> list[Layer]:
     anatomy = anatomy_at(vitals, look.step)
     if anatomy is None:
         return []

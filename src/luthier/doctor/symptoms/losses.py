@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from luthier.doctor.symptoms.readings import metric
+from luthier.doctor.symptoms.readings import metric, remembered
 from luthier.doctor.vitals import Vitals
 
 
@@ -19,8 +19,9 @@ class LossCurve:
     Attributes:
         steps, values: the points.
         smooth: running medians of `values` (window of a twentieth of them, 3-25).
-        start, end: medians of the first 3 values and of the last tenth (3-50 values).
-        best, peak: smallest smoothed value; largest smoothed value after the start.
+        start: first value, or the median of the first 3 if that is less.
+        end: trimmed mean of the last eighth (5-60 values).
+        best, peak: smallest smoothed value; largest median of 3 successive values after the first.
         noise: standard deviation of the values around their trend, in the second half (from differences: robust).
         drop: fall of a straight line through the last third, over that third; negative when it rises.
         drop_error: standard error of `drop`, from `noise`.
@@ -55,6 +56,10 @@ def loss_curve(vitals: Vitals) -> LossCurve | None:
 
     Per-step losses come first; without them the metric of the training loss (one value an epoch).
     """
+    return remembered(vitals, "loss_curve", _loss_curve)
+
+
+def _loss_curve(vitals: Vitals) -> LossCurve | None:
     points, lost_at = _points(vitals)
     if len(points) < 5:
         points = metric(vitals, "train", "loss")
@@ -63,17 +68,17 @@ def loss_curve(vitals: Vitals) -> LossCurve | None:
         return None
     values = [value for _, value in points]
     smooth = _running_median(values)
-    tail = min(max(len(values) // 10, 3), 50)
+    tail = min(max(len(values) // 8, 5), 60)
     noise = _noise(values[len(values) // 2 :])
     third = values[-max(len(values) // 3, 3) :]
     return LossCurve(
         steps=tuple(step for step, _ in points),
         values=tuple(values),
         smooth=tuple(smooth),
-        start=median(values[:3]),
-        end=median(values[-tail:]),
+        start=min(values[0], median(values[:3])),
+        end=_level(values[-tail:]),
         best=min(smooth),
-        peak=max(smooth[1:]),
+        peak=max(median(values[i : i + 3]) for i in range(1, len(values) - 2)),
         noise=noise,
         drop=-slope(third) * len(third),
         drop_error=noise * math.sqrt(12 / len(third)),
@@ -93,6 +98,13 @@ def _points(vitals: Vitals) -> tuple[list[tuple[int, float]], int | None]:
     behind = [step for step, loss in pairs if step > last]
     lost = behind[0] if len(behind) >= max(2, min(2 * gap, 20)) else None
     return points, min((step for step in (infinite, lost) if step is not None), default=None)
+
+
+def _level(values: Sequence[float]) -> float:
+    """Mean without the highest and lowest tenth: a median would miss the few large losses of tiny batches."""
+    cut = len(values) // 10
+    kept = sorted(values)[cut : len(values) - cut]
+    return sum(kept) / len(kept)
 
 
 def _running_median(values: Sequence[float]) -> list[float]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
+from typing import Any, TypeVar
 
 from luthier.doctor.vitals import Vitals
 
@@ -27,6 +28,23 @@ _KINDS = {
     "ppl": "perplexity",
     "perplexity": "perplexity",
 }
+
+
+_T = TypeVar("_T")
+
+
+def remembered(vitals: Vitals, name: str, compute: Callable[[Vitals], _T]) -> _T:
+    """A derived number, computed once for every state of the vitals: dozens of rules ask for the same ones."""
+    state = (
+        vitals.steps,
+        *map(len, (vitals.looks, vitals.targets, vitals.metrics, vitals.anatomies, vitals.evaluations)),
+    )
+    memory: dict[str, Any] = vars(vitals).setdefault("_remembered", {})
+    kept = memory.get(name)
+    if kept is None or kept[0][0] is not state[0] or kept[0][1:] != state[1:]:
+        kept = memory[name] = (state, compute(vitals))
+    value: _T = kept[1]
+    return value
 
 
 def known(values: Sequence[float | None]) -> list[float]:

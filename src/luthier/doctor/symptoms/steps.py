@@ -20,7 +20,7 @@ from luthier.doctor.symptoms.facts import (
     steps_per_epoch,
 )
 from luthier.doctor.symptoms.harm import FITTED, harm
-from luthier.doctor.symptoms.layers import RECTIFIERS, SQUASHING, ratios, total, update_ratio
+from luthier.doctor.symptoms.layers import RECTIFIERS, SQUASHING, layers, ratios, total, update_ratio
 from luthier.doctor.vitals import Optimizer, Vitals
 
 _RATIO = "Karpathy, CS231n notes, ratio of weights:updates, usually about 1e-3"
@@ -60,7 +60,8 @@ def lr_too_high(vitals: Vitals) -> list[Finding] | NotSeen:
     if not series or curve is None:
         return NotSeen("no update of a weight was seen: watch the optimizer too, and pass the loss to watch.step")
     early = sorted(ratio for step, ratio in series if step <= 20) or sorted(ratio for _, ratio in series)
-    high = early[int(0.75 * (len(early) - 1))]
+    first = middle([ratio for step, ratio in series if step <= 5])
+    high = max(early[int(0.75 * (len(early) - 1))], first)
     runs_away = _runs_away(curve)
     hurt = _hurt(vitals, curve, high)
     if not hurt or (high < 0.03 and not runs_away):
@@ -101,13 +102,26 @@ def _hurt(vitals: Vitals, curve: LossCurve, high: float) -> str:
     learnt = base.progress(curve.end) if base is not None else None
     if learnt is not None and learnt < 0.6 and broken:
         return broken
+    grown = _growth(vitals)
     if told and high > 0.1 and curve.peak > 1.25 * max(curve.start, base.value if base else 0.0):
         return told
+    if told and high > 0.05 and grown > 3:
+        return f"the weights grew {grown:.1f} times within 20 steps, and {told}"
     if learnt is not None and base is not None and learnt < 0.5 and high > 0.05 and _late_ratio(vitals) > 0.03:
         span = base.value - base.floor
         if curve.noise > 0.2 * span:
             return f"the loss swings by {curve.noise:.2g} from step to step without getting better"
     return ""
+
+
+def _growth(vitals: Vitals) -> float:
+    """How many times larger the weight matrices became within the first 20 steps (median over them)."""
+    first = next((look for look in vitals.looks if look.step == 0), None)
+    later = [look for look in vitals.looks if 5 <= look.step <= 25]
+    if first is None or not later:
+        return 1.0
+    pairs = [(layer.at(first.weight), layer.at(later[-1].weight)) for layer in layers(vitals, first)]
+    return middle([after / before for before, after in pairs if before and after is not None], 1.0)
 
 
 def _late_ratio(vitals: Vitals) -> float:
@@ -225,8 +239,9 @@ def batch_too_small(vitals: Vitals) -> list[Finding] | NotSeen:
     if size is None or curve is None or base is None:
         return NotSeen("the batch size was not seen: pass inputs= and targets= to watch.step")
     learnt = base.progress(curve.end)
-    noisy = curve.noise > 0.25 * (base.value - base.floor) or curve.noise > 0.5 * abs(curve.start - curve.end)
-    if size > 4 or len(curve.values) < 30 or learnt > 0.7 or not noisy:
+    span = base.value - base.floor
+    noisy = curve.noise > 0.2 * span or curve.noise > 0.5 * abs(curve.start - curve.end)
+    if size > 4 or len(curve.values) < 30 or learnt > 0.9 or not noisy:
         return []
     ratio = _late_ratio(vitals)
     return [
