@@ -46,16 +46,30 @@ def found(symptom, **fields):
 FULL = {
     "lr": 0.5,
     "update_ratio": 0.3,
-    "median_norm": 2.5,
+    "grad_norm_early": 2.5,
+    "norm": 2.5,
+    "ratio": 0.01,
     "best_step": 40,
     "mean": 300.0,
     "std": 20.0,
     "dim": 0,
+    "shape": [32, 10],
     "factor": 100.0,
     "columns": [1, 2],
-    "wanted": "cross_entropy",
-    "prediction_shape": (32, 1),
-    "target_shape": (32,),
+    "op": "sigmoid",
+    "operation": "sqrt",
+    "loss": "binary_cross_entropy_with_logits",
+    "low": -3.0,
+    "high": 40.0,
+    "prediction": (32, 1),
+    "target": (32,),
+    "feature": 3,
+    "shift": -2.0,
+    "kind": "functional",
+    "missing": True,
+    "used": False,
+    "cut_at": ["detach in encoder"],
+    "weight_decay": 0.5,
 }
 
 
@@ -133,9 +147,46 @@ def parses(text):
     return True
 
 
-def test_the_layers_and_numbers_of_the_finding_are_in_the_remedy():
-    first = prescribe(found("softmax_before_ce", where=("layers.2",))).remedies[0]
-    assert "+ return self.layers[2](x)" in first.code
+@pytest.mark.parametrize(
+    ("symptom", "where", "numbers", "said"),
+    [
+        (
+            "softmax_before_ce",
+            ("head",),
+            {"op": "softmax", "loss": "cross_entropy"},
+            "- return torch.softmax(logits, dim=1)",
+        ),
+        ("softmax_before_ce", (), {"op": "sigmoid", "loss": "binary_cross_entropy_with_logits"}, "- nn.Sigmoid()"),
+        ("softmax_wrong_dim", (), {"dim": 0, "shape": [8, 3]}, "+ softmax(x, dim=-1)"),
+        ("softmax_wrong_dim", (), {"dim": 3, "shape": [8, 3, 4, 4]}, "+ softmax(x, dim=1)"),
+        ("softmax_wrong_dim", ("attention",), {"shape": [8, 3, 4]}, "batch_first=True"),
+        ("output_range_mismatch", (), {"op": "tanh", "low": -2.0, "high": 2.0}, "- return torch.tanh(x)"),
+        ("shape_broadcast", (), {"prediction": (8, 1), "target": (8,)}, "F.mse_loss(prediction.squeeze(-1), y)"),
+        ("shape_broadcast", (), {"prediction": (8,), "target": (8, 1)}, "F.mse_loss(prediction, y.squeeze(-1))"),
+        ("shape_broadcast", ("mix",), {}, "b.squeeze(1)"),
+        ("nan_inf", ("norm",), {"operation": "sqrt", "diverged": False}, "torch.sqrt(v.clamp_min(0) + 1e-8)"),
+        ("nan_inf", (), {"operation": "sqrt", "diverged": True}, "lr / 10"),
+        ("frozen_params", ("blocks.0",), {"missing": False}, "+ model.blocks[0].requires_grad_(True)"),
+        ("frozen_params", ("head",), {"missing": True}, "+ optimizer = ...(model.parameters()"),
+        ("disconnected_params", ("head",), {"used": False}, "+ x = self.head(x)"),
+        ("disconnected_params", ("head",), {"used": True}, "- x = self.head(x).detach()"),
+        ("unregistered_params", ("blocks[0]",), {}, "+ self.blocks = nn.ModuleList("),
+        ("missing_nonlinearity", ("net.0", "net.1"), {}, "self.net[1](F.relu(self.net[0](x)))"),
+        ("train_eval_slip", (), {"kind": "functional"}, "training=self.training"),
+        ("train_eval_slip", (), {"kind": "eval"}, "model.eval()"),
+        ("data_leakage", (), {"feature": 7}, "i != 7"),
+        ("data_leakage", (), {"share": 0.4}, "x_val[fresh]"),
+        ("label_misaligned", (), {"shift": 1.0}, "x[: -1], y[1 :]"),
+        ("grad_clip_too_small", (), {"norm": 3.21, "ratio": 0.001}, "clip_grad_norm_(model.parameters(), 3.2)"),
+        ("too_much_regularisation", (), {"weight_decay": 0.5}, "weight_decay=0.005"),
+        ("unscaled_target", (), {"mean": 300.0, "std": 20.0}, "mean, std = 300, 20"),
+    ],
+)
+def test_the_first_remedy_follows_what_was_found(symptom, where, numbers, said):
+    assert said in prescribe(found(symptom, where=where, numbers=numbers)).remedies[0].code
+
+
+def test_the_learning_rate_of_the_finding_is_in_the_remedy():
     lower = prescribe(found("lr_too_high", numbers={"lr": 0.5, "update_ratio": 0.3})).remedies[0]
     assert "from 0.5 to 0.005" in lower.text
     assert lower.patch.apply(Recipe(lr=0.5)).lr == pytest.approx(0.005)

@@ -95,7 +95,7 @@ def _sick(diagnosis: Diagnosis, width: int) -> Iterator[Line]:
         yield ()
         yield (Span("label", "Worth knowing"),)
     for finding in notes:
-        yield from _bullet(f"{finding.symptom}{_place(finding)}: {finding.cause}", width)
+        yield from _bullet(f"{finding.symptom}{_place(finding)}: {sentence(finding.cause)}", width)
     yield ()
     yield from _remainder(diagnosis, width)
 
@@ -119,11 +119,12 @@ def _same(one: Finding, other: Finding) -> bool:
 
 def _finding(finding: Finding, width: int, n_remedies: int) -> Iterator[Line]:
     yield from _heading(finding, width)
-    yield from _wrapped(finding.cause, width, "  ")
+    yield from _wrapped(sentence(finding.cause), width, "  ")
     if finding.evidence:
         yield (Span("label", "  Evidence"),)
-    for sentence in finding.evidence:
-        yield from _bullet(sentence, width)
+    for evidence in finding.evidence:
+        if evidence:
+            yield from _bullet(evidence.removesuffix("."), width)
     if finding.consequences:
         yield (Span("label", "  Because of it"),)
     for child in finding.consequences:
@@ -131,6 +132,17 @@ def _finding(finding: Finding, width: int, n_remedies: int) -> Iterator[Line]:
     yield from _remedies(finding.remedies, width, n_remedies)
     if finding.source:
         yield from _wrapped(f"Source: {finding.source}", width, "  ", "          ", role="dim")
+
+
+def sentence(text: str) -> str:
+    """A text as a sentence: full stop, and a capital unless it begins with a name of code.
+
+    >>> sentence("the loss stands still"), sentence("fc1.weight is frozen."), sentence("log_softmax is applied twice")
+    ('The loss stands still.', 'fc1.weight is frozen.', 'log_softmax is applied twice.')
+    """
+    text = text.strip()
+    first = text.partition(" ")[0]
+    return (text[:1].upper() + text[1:] if first.isalpha() else text) + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def _heading(finding: Finding, width: int) -> Iterator[Line]:
@@ -172,7 +184,7 @@ def _place(finding: Finding) -> str:
 
 def _consequence(finding: Finding, width: int, indent: str) -> Iterator[Line]:
     since = f" from step {finding.onset:,}" if finding.onset else ""
-    yield from _bullet(f"{finding.symptom}{_place(finding)}{since}: {finding.cause}", width, f"{indent}  ")
+    yield from _bullet(f"{finding.symptom}{_place(finding)}{since}: {sentence(finding.cause)}", width, f"{indent}  ")
     for child in finding.consequences:
         yield from _consequence(child, width, f"{indent}  ")
 

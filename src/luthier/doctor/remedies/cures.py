@@ -85,7 +85,7 @@ def lr_factor(finding: Finding) -> float:
     """The factor that brings the measured update-to-weight ratio to 3e-3; 0.1 or 10 when it was not measured."""
     suggested, lr = number(finding, "suggested_lr"), number(finding, "lr")
     if suggested and lr and suggested > 0 and lr > 0:
-        return suggested / lr
+        return min(max(suggested / lr, 1e-4), 1e4)
     ratio = number(finding, "update_ratio", "ratio")
     upwards = finding.symptom in _WANT_MORE
     if ratio is None or ratio <= 0:
@@ -120,7 +120,7 @@ def raise_lr(finding: Finding, why: str = "the weights hardly move") -> Remedy:
 
 def clip(finding: Finding) -> Remedy:
     """Clip the global gradient norm at 1, or at the usual norm where it was measured."""
-    usual = number(finding, "median_norm", "usual_norm")
+    usual = number(finding, "grad_norm_early")
     norm = float(f"{usual:.2g}") if usual and 1e-3 < usual < 1e3 else 1.0
     return patched(
         f"Clip the gradient norm at {norm:g}, so that one steep batch cannot throw the weights away.",

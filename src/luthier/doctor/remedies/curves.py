@@ -197,17 +197,28 @@ def batch_too_large(_: Finding) -> tuple[Remedy, ...]:
     )
 
 
-def too_much_regularisation(_: Finding) -> tuple[Remedy, ...]:
-    """Off, then each alone."""
+def too_much_regularisation(finding: Finding) -> tuple[Remedy, ...]:
+    """The one that was found, all of them, then each alone."""
+    dropout = patched("Lower the dropout to 0.1.", Set(field="dropout", value=0.1), code="+ nn.Dropout(0.1)")
+    decay = number(finding, "weight_decay")
+    less = f"from {decay:.3g} to {decay / 100:.1g}" if decay else "a hundredfold"
+    lower = patched(
+        f"Lower the weight decay {less}.",
+        Scale(field="weight_decay", factor=0.01),
+        code=f"+ optimizer = ...(model.parameters(), lr=lr, weight_decay={f'{decay / 100:.1g}' if decay else '1e-4'})",
+    )
+    penalty = patched(
+        "Give the penalty a hundredth of its weight, or leave it out.",
+        Set(field="l1", value=0.0),
+        code="- loss = loss + strength * penalty\n+ loss = loss + 0.01 * strength * penalty",
+    )
+    labels = patched("Smooth labels by 0.1 at most.", Set(field="label_smoothing", value=0.1))
+    by_number = {"p": dropout, "weight_decay": lower, "share": penalty, "label_smoothing": labels}
+    found = tuple(remedy for name, remedy in by_number.items() if name in finding.numbers)
     return (
+        *found,
         cures.less_regularisation(),
-        patched("Lower the dropout to 0.1.", Set(field="dropout", value=0.1), code="+ nn.Dropout(0.1)"),
-        patched(
-            "Lower the weight decay a hundredfold.",
-            Scale(field="weight_decay", factor=0.01),
-            code="+ optimizer = ...(model.parameters(), lr=lr, weight_decay=weight_decay / 100)",
-        ),
-        patched("Switch the L1 penalty off.", Set(field="l1", value=0.0)),
+        *(remedy for remedy in (dropout, lower, penalty) if remedy not in found),
         patched("Train without augmentation.", Set(field="augment", value=[])),
         cures.wider("a larger network bears more regularisation"),
     )
@@ -231,8 +242,9 @@ def lr_schedule_collapse(_: Finding) -> tuple[Remedy, ...]:
 
 def grad_clip_too_small(finding: Finding) -> tuple[Remedy, ...]:
     """A threshold near the usual norm."""
-    usual = number(finding, "median_norm", "usual_norm")
+    usual, ratio = number(finding, "norm"), number(finding, "ratio")
     value = float(f"{usual:.2g}") if usual and usual > 0 else 1.0
+    factor = cures.rounded(1 / ratio) if ratio and 0 < ratio < 0.5 else 10.0
     return (
         patched(
             f"Clip at {value:g}, about the usual gradient norm, so that only outliers are cut.",
@@ -246,7 +258,7 @@ def grad_clip_too_small(finding: Finding) -> tuple[Remedy, ...]:
             Set(field="clip_value", value=None),
             code="- torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)",
         ),
-        cures.scale_lr(finding, 10.0, "it makes up for what the clipping takes away"),
+        cures.scale_lr(finding, min(factor, 100.0), "it makes up for what the clipping takes away"),
     )
 
 

@@ -125,18 +125,25 @@ def label_noise(_: Finding) -> tuple[Remedy, ...]:
     )
 
 
-def label_misaligned(_: Finding) -> tuple[Remedy, ...]:
+def label_misaligned(finding: Finding) -> tuple[Remedy, ...]:
     """One order for both."""
-    return (
-        written(
-            "Keep inputs and labels together: shuffle, filter and sort both by the same index.",
-            "- x = x[torch.randperm(len(x))]\n+ order = torch.randperm(len(x))\n+ x, y = x[order], y[order]",
-        ),
-        written(
-            "Look at a few pairs as they reach the loss.",
-            "+ for example, label in zip(x[:8], y[:8]):\n+     print(example, label)",
-        ),
+    shift = number(finding, "shift")
+    together = written(
+        "Keep inputs and labels together: shuffle, filter and sort both by the same index.",
+        "- x = x[torch.randperm(len(x))]\n+ order = torch.randperm(len(x))\n+ x, y = x[order], y[order]",
     )
+    look = written(
+        "Look at a few pairs as they reach the loss.",
+        "+ for example, label in zip(x[:8], y[:8]):\n+     print(example, label)",
+    )
+    if not shift:
+        return (together, look)
+    cut = f"x[: -{shift:.0f}], y[{shift:.0f} :]" if shift > 0 else f"x[{-shift:.0f} :], y[: {shift:.0f}]"
+    back = written(
+        f"Shift the labels back by {abs(shift):.0f}: look for a roll, slice or window that moves only one of the two.",
+        f"- x, y = x, y\n+ x, y = {cut}",
+    )
+    return (back, together, look)
 
 
 def degenerate_labels(_: Finding) -> tuple[Remedy, ...]:
@@ -153,21 +160,22 @@ def degenerate_labels(_: Finding) -> tuple[Remedy, ...]:
     )
 
 
-def data_leakage(_: Finding) -> tuple[Remedy, ...]:
-    """Split first."""
-    return (
-        written(
-            "Split before anything else and drop validation examples that also stand in the training data (also near "
-            "copies: augmented, neighbouring in time, of the same person).",
-            "+ seen = {row.numpy().tobytes() for row in x_train}\n"
-            "+ fresh = torch.tensor([row.numpy().tobytes() not in seen for row in x_val])\n"
-            "+ x_val, y_val = x_val[fresh], y_val[fresh]",
-        ),
-        written(
-            "Take the target, and everything computed from it, out of the inputs.",
-            "- features = table.values\n+ features = table.drop(columns=[target]).values",
-        ),
+def data_leakage(finding: Finding) -> tuple[Remedy, ...]:
+    """Take the target out of the inputs, validation out of training."""
+    feature = number(finding, "feature")
+    column = f"{feature:.0f}" if feature is not None else "column"
+    split = written(
+        "Split before anything else and drop validation examples that also stand in the training data (also near "
+        "copies: augmented, neighbouring in time, of the same person).",
+        "+ seen = {row.numpy().tobytes() for row in x_train}\n"
+        "+ fresh = torch.tensor([row.numpy().tobytes() not in seen for row in x_val])\n"
+        "+ x_val, y_val = x_val[fresh], y_val[fresh]",
     )
+    inputs = written(
+        "Take the target, and everything computed from it, out of the inputs.",
+        f"+ kept = [i for i in range(x.shape[1]) if i != {column}]\n+ x = x[:, kept]",
+    )
+    return (inputs, split) if feature is not None else (split, inputs)
 
 
 def train_val_mismatch(_: Finding) -> tuple[Remedy, ...]:

@@ -55,8 +55,8 @@ def exploding_activation(finding: Finding) -> tuple[Remedy, ...]:
 
 
 def nan_inf(finding: Finding) -> tuple[Remedy, ...]:
-    """Smaller steps first; then the operations that have no finite value."""
-    return (
+    """The operation without a finite value when it was seen, else smaller steps first."""
+    steps = (
         cures.lower_lr(finding, "a training that diverges ends in inf and NaN"),
         cures.clip(finding),
         patched(
@@ -65,19 +65,41 @@ def nan_inf(finding: Finding) -> tuple[Remedy, ...]:
             code="- with torch.autocast(device, dtype=torch.float16):\n"
             "+ with torch.autocast(device, dtype=torch.bfloat16):",
         ),
-        written(
-            f"Guard log, sqrt, division and exp in {places(finding, 'model and loss')}: at 0 they (or their gradients) "
-            "are infinite.",
-            "- torch.log(p)\n+ torch.log(p.clamp_min(1e-8))\n- x / x.norm(dim=1, keepdim=True)\n"
-            "+ torch.nn.functional.normalize(x, dim=1)\n- torch.sqrt(v)\n+ torch.sqrt(v + 1e-8)",
-        ),
-        written(
-            "Give the loss logits: cross_entropy and binary_cross_entropy_with_logits are safe where log(softmax) "
-            "and log(sigmoid) are not.",
-            "- loss = F.nll_loss(torch.log(torch.softmax(logits, dim=1)), y)\n+ loss = F.cross_entropy(logits, y)",
-        ),
-        cures.warm_up(),
     )
+    operation = cures.word(finding, "operation")
+    known = operation in _GUARDS
+    code = _GUARDS[operation or ""] if known else "\n".join(_GUARDS[name] for name in ("log", "sqrt", "div"))
+    guard = written(
+        f"Guard {operation if known else 'log, sqrt, division and exp'} in {places(finding, 'model and loss')}: at the "
+        "edge of its domain the value, or its gradient, is not finite.",
+        code,
+    )
+    logits = written(
+        "Give the loss logits: cross_entropy and binary_cross_entropy_with_logits are safe where log(softmax) "
+        "and log(sigmoid) are not.",
+        "- loss = F.nll_loss(torch.log(torch.softmax(logits, dim=1)), y)\n+ loss = F.cross_entropy(logits, y)",
+    )
+    first = (guard, logits, *steps) if known and not finding.numbers.get("diverged") else (*steps, guard, logits)
+    return (*first, cures.warm_up())
+
+
+_GUARDS: dict[str, str] = {
+    "log": "- torch.log(p)\n+ torch.log(p.clamp_min(1e-8))",
+    "log2": "- torch.log2(p)\n+ torch.log2(p.clamp_min(1e-8))",
+    "log10": "- torch.log10(p)\n+ torch.log10(p.clamp_min(1e-8))",
+    "sqrt": "- torch.sqrt(v)\n+ torch.sqrt(v.clamp_min(0) + 1e-8)",
+    "rsqrt": "- torch.rsqrt(v)\n+ torch.rsqrt(v.clamp_min(0) + 1e-8)",
+    "div": "- a / b\n+ a / b.clamp_min(1e-8)  # for b >= 0; else a * b / (b**2 + 1e-8)",
+    "true_divide": "- a / b\n+ a / b.clamp_min(1e-8)  # for b >= 0; else a * b / (b**2 + 1e-8)",
+    "reciprocal": "- 1 / b\n+ 1 / b.clamp_min(1e-8)",
+    "exp": "- torch.exp(x)\n+ torch.exp(x.clamp_max(30))",
+    "pow": "- x**exponent\n+ x.clamp_min(1e-8) ** exponent",
+    "norm": "- x / x.norm(dim=1, keepdim=True)\n+ F.normalize(x, dim=1, eps=1e-6)",
+    "acos": "- torch.acos(c)\n+ torch.acos(c.clamp(-1 + 1e-6, 1 - 1e-6))",
+    "asin": "- torch.asin(c)\n+ torch.asin(c.clamp(-1 + 1e-6, 1 - 1e-6))",
+    "softmax": "- scores.masked_fill(mask, float('-inf')).softmax(-1)  # a row masked as a whole\n"
+    "+ scores.masked_fill(mask, -1e9).softmax(-1)",
+}
 
 
 def dead_relu(finding: Finding) -> tuple[Remedy, ...]:
@@ -113,10 +135,13 @@ def saturated_activation(finding: Finding) -> tuple[Remedy, ...]:
 
 def bad_activation(finding: Finding) -> tuple[Remedy, ...]:
     """An activation that fits the place."""
+    relu = cures.activation(finding, "relu", "it neither squashes nor explodes")
+    leaky = cures.activation(finding, "leaky_relu", "it lets negative values through")
+    first, second = (leaky, relu) if cures.word(finding, "op") in ("relu", "tanh") else (relu, leaky)
     return (
-        cures.activation(finding, "relu", "it neither squashes nor explodes"),
-        cures.activation(finding, "gelu", "a smooth one"),
-        cures.activation(finding, "leaky_relu", "it lets negative values through"),
+        first,
+        cures.activation(finding, "gelu", "smooth, and open for large values"),
+        second,
         cures.normalise_layers("batch", "with it even squashing activations work in their slope"),
     )
 

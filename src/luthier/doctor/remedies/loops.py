@@ -48,15 +48,19 @@ def stale_optimizer(finding: Finding) -> tuple[Remedy, ...]:
 def frozen_params(finding: Finding) -> tuple[Remedy, ...]:
     """Unfreeze, or hand over to the optimizer."""
     layer = first_module(finding, "")
-    target = f"model.{layer}" if layer else "model"
+    target, who = f"model.{layer}" if layer else "model", places(finding, "the parameters")
+    given = written(
+        f"Give {who} to the optimizer.",
+        "+ optimizer = ...(model.parameters(), lr=lr)  # all of them, after the model is complete",
+    )
+    thawed = written(
+        f"Let {who} learn: switch requires_grad on before the optimizer is made.",
+        f"- {target}.requires_grad_(False)\n+ {target}.requires_grad_(True)",
+    )
     return (
+        given if finding.numbers.get("missing") else thawed,
         written(
-            f"Let {places(finding, 'the frozen parameters')} learn: switch requires_grad on and give them to the "
-            "optimizer.",
-            f"+ {target}.requires_grad_(True)\n+ optimizer = ...(model.parameters(), lr=lr)",
-        ),
-        written(
-            "If it is meant (fine-tuning), say so: diagnose with allow=('frozen_params',), or unfreeze later.",
+            "If it is meant (fine-tuning), say so in your tests.",
             "+ luthier.assert_healthy(watch, allow=('frozen_params',))",
         ),
     )
@@ -65,14 +69,18 @@ def frozen_params(finding: Finding) -> tuple[Remedy, ...]:
 def disconnected_params(finding: Finding) -> tuple[Remedy, ...]:
     """Keep the graph whole."""
     layer = first_module(finding, "encoder")
-    return (
-        written(
-            f"Let the loss reach {places(finding, 'these parameters')}: take detach(), .data, torch.no_grad() or the "
-            "way through NumPy out of forward and loss.",
-            f"- x = self.{layer}(x).detach()\n+ x = self.{layer}(x)",
-        ),
-        written("Or use the layer in forward; if it is not needed, remove it.", f"+ x = self.{layer}(x)"),
+    who, cuts = places(finding, "these parameters"), finding.numbers.get("cut_at")
+    at = f" (seen: {', '.join(map(str, cuts))})" if isinstance(cuts, (list, tuple)) and cuts else ""
+    use = written(
+        f"Use {who} in forward; if they are not needed, remove them.",
+        f"+ x = self.{layer}(x)  # in forward",
     )
+    join = written(
+        f"Let the loss reach {who}: take detach(), .data, torch.no_grad() or the way through NumPy out of forward and "
+        f"loss{at}.",
+        f"- x = self.{layer}(x).detach()\n+ x = self.{layer}(x)",
+    )
+    return (use, join) if finding.numbers.get("used") is False else (join, use)
 
 
 def unregistered_params(finding: Finding) -> tuple[Remedy, ...]:
@@ -89,20 +97,19 @@ def unregistered_params(finding: Finding) -> tuple[Remedy, ...]:
     )
 
 
-def train_eval_slip(_: Finding) -> tuple[Remedy, ...]:
+def train_eval_slip(finding: Finding) -> tuple[Remedy, ...]:
     """train() before training, eval() before evaluation."""
-    return (
-        written(
-            "Call model.train() before every epoch and model.eval() before every evaluation: evaluation leaves its "
-            "mode behind.",
-            "  for epoch in range(epochs):\n+     model.train()\n      for x, y in loader:\n          ...\n"
-            "+     model.eval()\n      with torch.no_grad():\n          ...",
-        ),
-        written(
-            "Where forward calls dropout itself, tell it the mode.",
-            "- x = F.dropout(x, 0.5)\n+ x = F.dropout(x, 0.5, training=self.training)",
-        ),
+    modes = written(
+        "Call model.train() before every epoch and model.eval() before every evaluation: a mode stays until it is set "
+        "anew.",
+        "  for epoch in range(epochs):\n+     model.train()\n      for x, y in loader:\n          ...\n"
+        "+     model.eval()\n      with torch.no_grad():\n          ...",
     )
+    functional = written(
+        "Where forward calls dropout or batch norm itself, tell it the mode.",
+        "- x = F.dropout(x, 0.5)\n+ x = F.dropout(x, 0.5, training=self.training)",
+    )
+    return (functional, modes) if finding.numbers.get("kind") == "functional" else (modes, functional)
 
 
 def input_bottleneck(_: Finding) -> tuple[Remedy, ...]:
