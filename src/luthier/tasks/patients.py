@@ -128,9 +128,8 @@ def friedman_host() -> Subject:
 
 def friedman_raw_host() -> Subject:
     """Friedman's function with inputs from 300 to 400; the healthy network normalises behind its layers."""
-    sizes = {"train": (800, 0), "val": (1000, 1), "test": (2000, 2)}
-    parts = {name: friedman(n, seed, raw=True) for name, (n, seed) in sizes.items()}
-    task = Task(friedman_mlp, **parts, loss="mse", name="friedman-raw")
+    train, val, test = (friedman(n, seed, raw=True) for n, seed in ((800, 0), (1000, 1), (2000, 2)))
+    task = Task(friedman_mlp, train, val=val, test=test, loss="mse", name="friedman-raw")
     return Subject(task, Recipe(lr=1e-2, schedule="one-cycle", batch_size=32, epochs=20, norm="batch"))
 
 
