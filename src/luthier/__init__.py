@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from luthier.doctor.checkup.checking import check
     from luthier.doctor.findings import Diagnosis, Finding, Remedy
     from luthier.doctor.measure.watching import SickTraining, Watch, watch
     from luthier.errors import LuthierError
@@ -38,6 +39,7 @@ _HOMES = {
     "Step": "luthier.task",
     "Task": "luthier.task",
     "Watch": "luthier.doctor.measure.watching",
+    "check": "luthier.doctor.checkup.checking",
     "choice": "luthier.tuning.space",
     "evaluate_test": "luthier.fitting",
     "find_batch_size": "luthier.training.finders",
@@ -66,6 +68,7 @@ __all__ = [
     "Task",
     "Watch",
     "__version__",
+    "check",
     "choice",
     "evaluate_test",
     "find_batch_size",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 COMMANDS: dict[str, tuple[str, str]] = {
     "fit": ("luthier.commands:fit", "Train a task by a recipe."),
     "tune": ("luthier.commands:tune", "Search for a better recipe, prove it, report it."),
+    "check": ("luthier.commands:check", "Examine a task before a long training."),
     "diagnose": ("luthier.commands:diagnose", "What a training suffers from, root cause first."),
     "report": ("luthier.commands:report", "Write the HTML report of a training or study."),
     "find-lr": ("luthier.commands:find_lr", "Range test: which learning rate to start with."),

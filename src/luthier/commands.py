@@ -147,6 +147,33 @@ def report(
     open_console().print(f"report     {write_report(source, to or folder / 'report.html')}", soft_wrap=True)
 
 
+def check(
+    task: str,
+    /,
+    *,
+    settings: Settings = [],  # noqa: B006
+    options: RecipeOptions = UNSET,
+    limit_s: Annotated[float, Parameter(help="seconds for the whole examination")] = 60.0,
+    as_json: Annotated[bool, Parameter(name="--json", negative=(), help="print the health card as JSON")] = False,
+    fail_on: Annotated[
+        Literal["warning", "critical"] | None, Parameter(help="exit with 1 at amber (warning) or red (critical) organs")
+    ] = None,
+) -> None:
+    """Examine TASK before a long training: model, loss, gradients, data, labels, learning rate, speed."""
+    from luthier.doctor.checkup.checking import check as examine
+    from luthier.files import to_json
+    from luthier.show.health_card import print_health_card
+
+    subject = load(task)
+    card = examine(subject.task, subject.recipe.replace(recipe_values(options, settings)), limit_s=limit_s)
+    if as_json:
+        print(to_json(card.to_dict(), indent=2))  # noqa: T201
+    else:
+        print_health_card(card)
+    if card.worst == "red" or (card.worst == "amber" and fail_on == "warning"):
+        raise SystemExit(1 if fail_on is not None else 0)
+
+
 def diagnose(
     path: Path,
     /,

@@ -1,0 +1,1 @@
+"""check: an examination of a task before a long training, in at most a minute."""
