@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from luthier.doctor.checkup.checking import check
     from luthier.doctor.findings import Diagnosis, Finding, Remedy
     from luthier.doctor.measure.watching import SickTraining, Watch, watch
+    from luthier.doctor.mend import mend
+    from luthier.doctor.verdicts import assert_healthy
     from luthier.errors import LuthierError
     from luthier.fitting import evaluate_test, fit
     from luthier.patch import NotApplicable, Patch, Scale, Set
@@ -39,6 +41,7 @@ _HOMES = {
     "Step": "luthier.task",
     "Task": "luthier.task",
     "Watch": "luthier.doctor.measure.watching",
+    "assert_healthy": "luthier.doctor.verdicts",
     "check": "luthier.doctor.checkup.checking",
     "choice": "luthier.tuning.space",
     "evaluate_test": "luthier.fitting",
@@ -47,6 +50,7 @@ _HOMES = {
     "fit": "luthier.fitting",
     "integers": "luthier.tuning.space",
     "loguniform": "luthier.tuning.space",
+    "mend": "luthier.doctor.mend",
     "tune": "luthier.tuning.tune",
     "uniform": "luthier.tuning.space",
     "watch": "luthier.doctor.measure.watching",
@@ -68,6 +72,7 @@ __all__ = [
     "Task",
     "Watch",
     "__version__",
+    "assert_healthy",
     "check",
     "choice",
     "evaluate_test",
@@ -76,6 +81,7 @@ __all__ = [
     "fit",
     "integers",
     "loguniform",
+    "mend",
     "tune",
     "uniform",
     "watch",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "fit": ("luthier.commands:fit", "Train a task by a recipe."),
+    "mend": ("luthier.commands:mend", "Try what the diagnosis prescribes, keep what helps."),
     "tune": ("luthier.commands:tune", "Search for a better recipe, prove it, report it."),
     "check": ("luthier.commands:check", "Examine a task before a long training."),
     "diagnose": ("luthier.commands:diagnose", "What a training suffers from, root cause first."),

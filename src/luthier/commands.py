@@ -135,6 +135,40 @@ def tune(
         raise SystemExit(130)
 
 
+def mend(
+    task: str,
+    /,
+    *,
+    trials: Annotated[int, Parameter(help="budget in optimizer steps, as trainings of the starting recipe")] = 40,
+    budget: Annotated[str | None, Parameter(help="time in all as well, such as 90s, 5min, 1h")] = None,
+    seeds: Annotated[int, Parameter(help="trainings that a kept patch rests on")] = 2,
+    until_healthy: Annotated[bool, Parameter(negative=(), help="stop at the first healthy diagnosis")] = False,
+    recipe_file: RecipeFile = None,
+    folder: Folder = None,
+    test: Annotated[bool, Parameter(help="read the test data once at the end, if the task has any")] = True,
+    quiet: Annotated[bool, Parameter(negative=(), help="no progress on the terminal")] = False,
+    settings: Settings = [],  # noqa: B006 - cyclopts never mutates it
+    options: RecipeOptions = UNSET,
+) -> None:
+    """Diagnose a training, try the prescribed patches, keep what is shown to help, diagnose again."""
+    from luthier.doctor.mend import mend as cure
+
+    subject = load(task)
+    mended = cure(
+        subject,
+        start_from(recipe_file, subject).replace(recipe_values(options, settings)),
+        trials=trials,
+        budget=budget,
+        seeds=seeds,
+        folder=folder,
+        console=not quiet,
+        until_healthy=until_healthy,
+        test=test and subject.task.test is not None,
+    )
+    if mended.ended == "interrupted":
+        raise SystemExit(130)
+
+
 def report(
     folder: Path, /, *, to: Annotated[Path | None, Parameter(help="default: report.html in the folder")] = None
 ) -> None:
@@ -170,8 +204,9 @@ def check(
         print(to_json(card.to_dict(), indent=2))  # noqa: T201
     else:
         print_health_card(card)
-    if card.worst == "red" or (card.worst == "amber" and fail_on == "warning"):
-        raise SystemExit(1 if fail_on is not None else 0)
+    failing = {"warning": ("amber", "red"), "critical": ("red",), None: ()}[fail_on]
+    if card.worst in failing:
+        raise SystemExit(1)
 
 
 def diagnose(

@@ -1,7 +1,7 @@
 """What the book would try next, whatever the diagnosis: for what is left when its remedies are used up.
 
 Each patch changes one thing, and they come in the order in which they usually help. `resets` are fields whose value
-lies outside every recommendation; they come first. Nothing here knows which patch will help: trials decide.
+lies outside every recommendation, `general` is the rest. Nothing here knows which patch will help: trials decide.
 """
 
 from __future__ import annotations
@@ -85,10 +85,11 @@ def builder_defaults(task: Task) -> dict[str, Any]:
     return {name: value for name, value in defaults.items() if type(value) in (int, float)}
 
 
-def patches(case: Case) -> list[Patch]:
-    """What to try, in this order."""
+def general(case: Case) -> Iterator[Patch]:
+    """What is generally worth trying, in this order; what the gap between training and validation asks for first."""
     first, second = (generalise, fit_better) if case.gap else (fit_better, generalise)
-    return [*resets(case), *first(case), *second(case)]
+    yield from first(case)
+    yield from second(case)
 
 
 def resets(case: Case) -> Iterator[Patch]:

@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from luthier.doctor.findings import Diagnosis, Finding
-from luthier.doctor.mending.book import Case, patches
+from luthier.doctor.mending.book import Case, general, resets
 from luthier.patch import NotApplicable, Patch
 from luthier.recipe import Recipe
 
-LATER = 6.0  # remedies of findings that are only worth knowing come after the first ones of the real findings
 BOOK = "book"
 AGAIN = "again"
+ROOT_AHEAD = 2.0  # the root's first remedies come before the next finding's first one
+INFO = 6.0  # findings that are only worth knowing come after the first remedies of the others
+RESETS = 2.5  # settings outside every recommendation, when the root's first remedies were tried
+GENERAL = 8.0  # what is generally worth trying
 
 
 @dataclass(frozen=True)
@@ -39,31 +42,10 @@ class Refused:
     reason: str
 
 
-def prescribed(diagnosis: Diagnosis) -> list[tuple[str, Patch]]:
-    """Patches of the findings' remedies, best first: those of the first root lead, others follow interleaved.
-
-    The r-th remedy of the f-th finding has rank r + 2 f, so the root's second and third choice come before the next
-    finding's first; consequences count as the findings after their root.
-    """
-    ranked: list[tuple[float, int, str, Patch]] = []
-    for position, finding in enumerate(_flat(diagnosis.findings)):
-        late = LATER if finding.severity == "info" else 0.0
-        found = (remedy.patch for remedy in finding.remedies if remedy.patch is not None)
-        for order, patch in enumerate(found):
-            ranked.append((order + 2.0 * position + late, len(ranked), finding.symptom, patch))
-    return [(symptom, patch) for _, _, symptom, patch in sorted(ranked, key=lambda item: item[:2])]
-
-
-def _flat(findings: tuple[Finding, ...]) -> Iterator[Finding]:
-    for finding in findings:
-        yield finding
-        yield from _flat(finding.consequences)
-
-
 def candidates(
     recipe: Recipe, diagnosis: Diagnosis, case: Case, again: list[Patch], tried: set[str]
 ) -> tuple[list[Candidate], list[Refused]]:
-    """Patches to try on a recipe: what helped before, then what the diagnosis prescribes, then the book.
+    """Patches to try on a recipe: what helped before, then by rank what the diagnosis prescribes and the book says.
 
     Args:
         recipe: the recipe so far.
@@ -75,13 +57,11 @@ def candidates(
     Returns:
         Candidates whose recipes are new and differ from each other, and the remedies that do not apply.
     """
-    wanted = [(AGAIN, patch) for patch in again]
-    wanted += prescribed(diagnosis)
-    wanted += [(BOOK, patch) for patch in patches(case)]
+    ranked = [(-1.0, AGAIN, patch) for patch in again] + [*prescribed(diagnosis), *from_book(case, diagnosis)]
     found: list[Candidate] = []
     refused: list[Refused] = []
     keys = set(tried)
-    for source, patch in wanted:
+    for _, source, patch in sorted(ranked, key=lambda item: item[0]):
         patched = patch.apply(recipe)
         if isinstance(patched, NotApplicable):
             if source not in (BOOK, AGAIN) and not patched.reason.startswith("nothing would change"):
@@ -90,3 +70,30 @@ def candidates(
             keys.add(patched.key())
             found.append(Candidate(patch, source, patched))
     return found, refused
+
+
+def prescribed(diagnosis: Diagnosis) -> Iterator[tuple[float, str, Patch]]:
+    """(rank, symptom, patch) of the findings' remedies: the r-th of the f-th finding has rank r + 2 f.
+
+    Consequences count as the findings after their root.
+    """
+    for position, finding in enumerate(_flat(diagnosis.findings)):
+        late = INFO if finding.severity == "info" else 0.0
+        found = (remedy.patch for remedy in finding.remedies if remedy.patch is not None)
+        for order, patch in enumerate(found):
+            yield order + ROOT_AHEAD * position + late, finding.symptom, patch
+
+
+def from_book(case: Case, diagnosis: Diagnosis) -> Iterator[tuple[float, str, Patch]]:
+    """(rank, "book", patch); a healthy training has nothing else to wait for."""
+    for order, patch in enumerate(resets(case)):
+        yield RESETS + order, BOOK, patch
+    start = 0.0 if diagnosis.is_healthy else GENERAL
+    for order, patch in enumerate(general(case)):
+        yield start + order / 2, BOOK, patch
+
+
+def _flat(findings: tuple[Finding, ...]) -> Iterator[Finding]:
+    for finding in findings:
+        yield finding
+        yield from _flat(finding.consequences)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 SHARES = ("accuracy", "binary_accuracy", "f1", "multilabel_f1")
 TOGETHER = 5  # candidates that are trained with one seed before the best of them get more
 FINALISTS = 2
+PATIENCE = 10  # candidates that are tried on a healthy training before it is left as it is
+SCREENED = 8  # candidates that prove themselves over a few steps first
+PROOF_STEPS, LEAST_PROOF = 100, 20
 
 
 class Rounds:
@@ -93,11 +96,43 @@ class Rounds:
         self.again = []
         for item in refused:
             self._tell(Step(self.round, item.patch, item.source, "not applicable", item.reason))
+        found = self._screened(found)
+        if self.after.is_healthy:
+            found = found[:PATIENCE]
         for first in range(0, len(found), TOGETHER):
             if self._narrow(found[first : first + TOGETHER]):
                 self.trials.forget_weights(frozenset({self.start.key(), self.recipe.key()}))
                 return True
         return False
+
+    def _screened(self, found: list[Candidate]) -> list[Candidate]:
+        """The first candidates in the order of their validation loss after a few steps; harmful ones are dropped.
+
+        Only where training itself is sick: what helps against overfitting does not show so early.
+        """
+        steps = min(PROOF_STEPS, self.trials.cost(self.recipe) // 5)
+        generalises = {"overfitting", "label_noise", "data_leakage", "too_few_epochs", "class_imbalance"}
+        roots = {finding.symptom for finding in self.after.findings if finding.severity != "info"}
+        if steps < LEAST_PROOF or not roots - generalises:
+            return found
+        first, others = found[:SCREENED], found[SCREENED:]
+        losses = {}
+        for candidate in first:
+            loss = self.trials.short(candidate.recipe, self.seeds[0], steps)
+            if loss is None:
+                return found  # the budget is short: the order stays
+            losses[candidate.recipe.key()] = loss
+        now = self.trials.short(self.recipe, self.seeds[0], steps)
+        if now is None:
+            return found
+        kept = []
+        for candidate in sorted(first, key=lambda item: losses[item.recipe.key()]):
+            if losses[candidate.recipe.key()] < math.inf or now == math.inf:
+                kept.append(candidate)
+            else:
+                self.tried.add(candidate.recipe.key())
+                self._record(candidate, "dropped", f"diverged within {steps} steps", None)
+        return kept + others
 
     def _narrow(self, group: Sequence[Candidate]) -> bool:
         """One seed for each; more at once for one that is clearly better, at last more for the best of the others."""

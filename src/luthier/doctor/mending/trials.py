@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from dataclasses import dataclass
@@ -70,6 +71,18 @@ class Trials:
         if key not in self._done:
             self._done[key] = self._train(recipe.replace({"seed": seed}))
         return self._done[key]
+
+    def short(self, recipe: Recipe, seed: int, steps: int) -> float | None:
+        """Validation loss after a few steps, infinite when it diverged or cannot be built; None beyond the budget."""
+        from luthier.doctor.prove import branch
+
+        if not self.affords(steps):
+            return None
+        self.spent += steps
+        try:
+            return branch(self.task, recipe.replace({"seed": seed}), steps).val_loss
+        except LuthierError:
+            return math.inf
 
     def _train(self, recipe: Recipe) -> Trial:
         from luthier.fitting import fit
