@@ -25,7 +25,7 @@ MODEL = (
     "small_batch_bn",
     "precision_loss",
 )
-START = (
+STATE = (
     "bad_init",
     "symmetric_init",
     "dead_relu",
@@ -34,6 +34,7 @@ START = (
     "constant_output",
     "nan_inf",
 )
+MOTION = ("lr_too_high", "nan_inf", "dead_relu", "exploding_activation", "exploding_gradient", "saturated_activation")
 LOSS = ("wrong_loss", "softmax_before_ce", "output_range_mismatch", "shape_broadcast", "loss_scale")
 GRADIENTS = ("disconnected_params", "frozen_params", "vanishing_gradient", "exploding_gradient", "grad_clip_too_small")
 INPUTS = ("nan_input", "unnormalised_input", "unshuffled_data")
@@ -41,12 +42,22 @@ TARGETS = ("unscaled_target", "class_imbalance", "degenerate_labels", "label_mis
 SPLIT = ("data_leakage", "train_val_mismatch")
 
 
-def of_findings(name: str, symptoms: tuple[str, ...], fine: Callable[[Trials], str]) -> Callable[[Trials], Organ]:
-    """An organ that a group of rules looks at, on the first steps under the recipe."""
+def of_findings(
+    name: str, symptoms: tuple[str, ...], fine: Callable[[Trials], str], until: float = math.inf
+) -> Callable[[Trials], Organ]:
+    """An organ that a group of rules looks at, on the first steps under the recipe.
+
+    Args:
+        name: of the organ.
+        symptoms: of the group.
+        fine: the words when nothing was found.
+        until: only findings that began by this step.
+    """
 
     def organ(trials: Trials) -> Organ:
         diagnosis = trials.diagnosis
-        found = [item for item in diagnosis.findings if item.symptom in symptoms and item.severity != "info"]
+        serious = [item for item in diagnosis.findings if item.symptom in symptoms and item.severity != "info"]
+        found = [item for item in serious if (item.onset or 0) <= until]
         if found:
             return _of_finding(name, found[0])
         if all(symptom in diagnosis.not_seen for symptom in symptoms):
@@ -65,7 +76,7 @@ def _of_finding(name: str, finding: Finding) -> Organ:
 
 def start(trials: Trials) -> Organ:
     """Loss before any training against the loss of a constant answer (ln K for K equally frequent classes)."""
-    organ = of_findings("start", START, lambda _: "")(trials)
+    organ = of_findings("start", STATE, lambda _: "", until=1)(trials)
     vitals = trials.first[0]
     constant = baseline(vitals)
     first = next((loss for loss in vitals.steps.loss if math.isfinite(loss)), None)
@@ -176,7 +187,7 @@ def _keys(data: object) -> Tensor | None:
         )
         generator = torch.Generator().manual_seed(position)
         weights = torch.rand(rows.shape[1], generator=generator, dtype=torch.float64)
-        part = torch.cat([chunk @ weights for chunk in rows.split(4096)])
+        part = torch.cat([chunk @ weights for chunk in torch.split(rows, 4096)])
         keys = part if keys is None else keys + part
     return keys
 
@@ -192,6 +203,11 @@ def _gradients(trials: Trials) -> str:
     look = trials.first[0].looks[0]
     reached = sum(grad is not None for grad in look.grad)
     return f"gradient reaches {reached} of {len(look.grad)} parameters"
+
+
+def _first_steps(trials: Trials) -> str:
+    losses = [loss for loss in trials.first[0].steps.loss if math.isfinite(loss)]
+    return f"{len(losses)} steps, loss {losses[0]:.3g} -> {losses[-1]:.3g}" if losses else "stable"
 
 
 def _inputs(trials: Trials) -> str:
@@ -211,6 +227,7 @@ ORGANS: dict[str, Callable[[Trials], Organ]] = {
     "loss": of_findings("loss", LOSS, lambda trials: f"{trials.task.loss.name} fits outputs and targets"),
     "start": start,
     "gradients": of_findings("gradients", GRADIENTS, _gradients),
+    "first steps": of_findings("first steps", MOTION, _first_steps),
     "inputs": of_findings("inputs", INPUTS, _inputs),
     "targets": of_findings("targets", TARGETS, _targets),
     "split": split,
