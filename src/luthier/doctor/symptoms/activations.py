@@ -293,7 +293,7 @@ def _spread(look: Look) -> float | None:
                 break
             node = node_of(look, node.arguments[0].source)
         if node is not None and node.stats is not None and node.stats.across is not None:
-            return node.stats.across
+            return None if node.stats.nonfinite else node.stats.across
     return None
 
 

@@ -96,7 +96,7 @@ def underfitting(vitals: Vitals) -> list[Finding] | NotSeen:
                 *([f"layers with few units: {names(narrow)}"] if narrow else []),
             ),
             tuple(narrow),
-            certainty=0.6 if narrow else 0.5,
+            certainty=0.6 if narrow else 0.5 if course.end > 0.04 else 0.4,
             numbers={"progress": course.end, "narrow": len(narrow)},
         )
     ]

@@ -21,7 +21,7 @@ def harm(vitals: Vitals) -> str:
     level = max(curve.start, base.value)
     if curve.end > 1.1 * level + 2 * curve.noise / len(curve.values) ** 0.5:
         return f"the loss ends at {curve.end:.3g}, above its start ({curve.start:.3g}) and above a constant answer"
-    if curve.peak > 1.5 * level and len(curve.values) >= 10:
+    if curve.peak > 1.5 * level + 4 * curve.noise and len(curve.values) >= 10:
         return f"the loss shot up from {curve.start:.3g} to {curve.peak:.3g}"
     if len(curve.values) >= 30 and base.progress(curve.end) < 0.1:
         return f"the loss ({curve.end:.3g}) never got clearly below a constant answer ({base.value:.3g})"

@@ -52,7 +52,7 @@ class LossCurve:
 
 
 def loss_curve(vitals: Vitals) -> LossCurve | None:
-    """The training loss with its levels; None below 5 known values.
+    """The training loss with its levels; None below 5 known values (2 if it was lost).
 
     Per-step losses come first; without them the metric of the training loss (one value an epoch).
     """
@@ -61,10 +61,10 @@ def loss_curve(vitals: Vitals) -> LossCurve | None:
 
 def _loss_curve(vitals: Vitals) -> LossCurve | None:
     points, lost_at = _points(vitals)
-    if len(points) < 5:
+    if len(points) < 5 and lost_at is None:
         points = metric(vitals, "train", "loss")
         points = [(step, value) for step, value in points if math.isfinite(value)]
-    if len(points) < 5:
+    if len(points) < (5 if lost_at is None else 2):
         return None
     values = [value for _, value in points]
     smooth = _running_median(values)
@@ -78,7 +78,7 @@ def _loss_curve(vitals: Vitals) -> LossCurve | None:
         start=min(values[0], median(values[:3])),
         end=_level(values[-tail:]),
         best=min(smooth),
-        peak=max(median(values[i : i + 3]) for i in range(1, len(values) - 2)),
+        peak=max(median(values[i : i + 3]) for i in range(1, max(len(values) - 2, 2))),
         noise=noise,
         drop=-slope(third) * len(third),
         drop_error=noise * math.sqrt(12 / len(third)),

@@ -27,6 +27,7 @@ _RISKS = {
     "asin": "asin at the edge of its range",
     "atanh": "atanh at the edge of its range",
 }
+_FRAGILE = {"softmax", "log_softmax", "where", "mul", "sub", "prod", "std", "var", "cosh", "sinh", "tan", "logsumexp"}
 _LARGEST_EXP = 88.0  # exp of more overflows float32
 
 
@@ -57,7 +58,7 @@ def nan_inf(vitals: Vitals) -> list[Finding] | NotSeen:
             where,
             0 if step <= 1 else step,
             certainty,
-            {"diverged": bool(grown) and origin is None, "operation": (origin or risk or ("", "", ""))[2]},
+            {"diverged": certainty < 0.8, "operation": (origin or risk or ("", "", ""))[2]},
         )
     ]
 
@@ -66,8 +67,11 @@ def _verdict(
     origin: tuple[str, str, str] | None, risk: tuple[str, str, str] | None, grown: Sequence[str]
 ) -> tuple[tuple[str, ...], str, float]:
     """Where it began, the end of the sentence that says why, and how certain that is."""
+    if origin is not None and (origin[2] in _RISKS or origin[2] in _FRAGILE) and not grown:
+        return (origin[0],), f": {origin[2]} at {origin[0]} made it from finite numbers", 1.0
     if origin is not None:
-        return (origin[0],), f": {origin[2]} at {origin[0]} made it from finite numbers", 0.9 if grown else 1.0
+        certainty = 0.8 if origin[2] in _RISKS else 0.6
+        return (origin[0],), f": numbers grew until {origin[2]} at {origin[0]} overflowed", certainty
     if grown:
         return (), ", after the numbers had grown without bound", 0.6
     if risk is not None:

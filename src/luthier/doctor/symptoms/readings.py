@@ -35,10 +35,8 @@ _T = TypeVar("_T")
 
 def remembered(vitals: Vitals, name: str, compute: Callable[[Vitals], _T]) -> _T:
     """A derived number, computed once for every state of the vitals: dozens of rules ask for the same ones."""
-    state = (
-        vitals.steps,
-        *map(len, (vitals.looks, vitals.targets, vitals.metrics, vitals.anatomies, vitals.evaluations)),
-    )
+    rows = (vitals.looks, vitals.targets, vitals.metrics, vitals.anatomies, vitals.evaluations)
+    state = (vitals.steps, *(len(kind) for kind in rows))
     memory: dict[str, Any] = vars(vitals).setdefault("_remembered", {})
     kept = memory.get(name)
     if kept is None or kept[0][0] is not state[0] or kept[0][1:] != state[1:]:

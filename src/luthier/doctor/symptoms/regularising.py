@@ -70,11 +70,11 @@ def _p(node: Node) -> float:
     return float(p) if at_work and isinstance(p, int | float) else 0.0
 
 
-def _penalty_share(vitals: Vitals) -> float:
-    """Share of the reported loss that its own operation does not explain, median of the late looks."""
+def _penalty_share(vitals: Vitals, begin: float = 0.5, end: float = 1.0) -> float:
+    """Share of the reported loss that its own operation does not explain: median of looks between two fractions."""
     reported = dict(zip(vitals.steps.step, vitals.steps.loss, strict=False))
     shares = []
-    for look in vitals.looks[len(vitals.looks) // 2 :]:
+    for look in vitals.looks[int(begin * len(vitals.looks)) : math.ceil(end * len(vitals.looks))]:
         node, value = loss_node(look), reported.get(look.step)
         mean = node.stats.mean if node is not None and node.stats is not None else None
         if mean is not None and value is not None and math.isfinite(value) and value > 0 and _added_to(look, node):
@@ -91,12 +91,14 @@ def _added_to(look: Look, node: Node | None) -> bool:
 
 
 def _penalty(vitals: Vitals, learnt: float) -> Finding | None:
-    share = _penalty_share(vitals)
-    if share < 0.5 or learnt > 0.7:
+    early, late, left = _penalty_share(vitals, 0.0, 0.2), _penalty_share(vitals), _left(vitals)
+    crushed = early > 0.1 and left < 0.3
+    share = max(early, late) if crushed else late
+    if learnt > 0.7 or (share < 0.5 and not crushed):
         return None
     return _finding(
         f"A penalty added to the loss makes up {share:.0%} of it, so training serves the penalty instead of the task.",
-        (_poor(learnt),),
+        (_poor(learnt), f"norm of the weights at the end: {left:.0%} of that at the start"),
         (),
         0.8,
         share=share,
@@ -111,7 +113,7 @@ def _weight_decay(vitals: Vitals, learnt: float) -> Finding | None:
     decoupled = any(row.type.lower() in ("adamw", "nadamw", "lion") for row in vitals.optimizers)
     pulls = [pull for look in vitals.looks[len(vitals.looks) // 3 :] if (pull := _pull(vitals, look, decay, decoupled))]
     pull, left = middle(pulls), _left(vitals)
-    if not (pull > 0.7 and left < 0.9) and not (left < 0.4 and pull > 0.2):
+    if not (pull > 0.5 and left < 0.75) and not (left < 0.4 and pull > 0.2):
         return None
     return _finding(
         f"Weight decay of {decay:.3g} pulls the weights towards zero as strongly as the loss moves them "

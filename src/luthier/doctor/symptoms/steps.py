@@ -153,7 +153,9 @@ def _runs_away(curve: LossCurve) -> int:
 
 
 def _explained(vitals: Vitals) -> bool:
-    """Something else makes the gradient large: inputs or targets far from unit scale, summed losses, kept gradients."""
+    """Something else makes steps large: inputs or targets far from unit scale, summed losses, kept gradients, noise."""
+    if (batch_size(vitals) or 16) <= 4:
+        return True
     for look in vitals.looks[:3]:
         for argument in (look.inputs, look.targets):
             stats = argument.stats if argument is not None else None
