@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ class Net(nn.Module):
     def __init__(self, depth: int = 2, width: int = 24, activation=F.relu) -> None:
         super().__init__()
         sizes = [30] + depth * [width]
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.out = nn.Linear(width, 1)
         self.activation = activation
 
@@ -107,7 +108,7 @@ def few_malignant(seed: int) -> Data:
     return Data(*thinned(data.x, data.y), *thinned(data.x_val, data.y_val))
 
 
-def step_not_called(model: nn.Module, optimizer: Optimizer, loss: Tensor) -> None:
+def step_not_called(_model: nn.Module, optimizer: Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad()
     loss.backward()
     optimizer.step  # noqa: B018

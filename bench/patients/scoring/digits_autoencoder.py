@@ -36,10 +36,6 @@ class Net(nn.Module):
         return self.d2(self.activation(self.d1(code)))
 
 
-def unchanged(z: Tensor) -> Tensor:
-    return z
-
-
 def rmsprop(model: nn.Module, lr: float = 1e-3) -> Optimizer:
     return torch.optim.RMSprop(model.parameters(), lr=lr)
 
@@ -53,9 +49,8 @@ HEALTHY = Program(data=pixels, model=Net, setup=rmsprop, loss=F.mse_loss, epochs
 
 CASES: tuple[Case, ...] = (
     HOST.healthy(HEALTHY),
-    HOST.sick("too_few_epochs", "one-epoch", replace(HEALTHY, epochs=2)),
+    HOST.sick("too_few_epochs", "two-epochs", replace(HEALTHY, epochs=2)),
     HOST.sick("frozen_params", "forgotten-decoder", replace(HEALTHY, setup=forgot_decoder)),
-    HOST.sick("missing_nonlinearity", "linear", replace(HEALTHY, model=partial(Net, activation=unchanged))),
     HOST.sick("underfitting", "waist-of-one", replace(HEALTHY, model=partial(Net, waist=1))),
     HOST.sick("batch_too_large", "whole-set", replace(HEALTHY, batch=1400, epochs=20)),
 )

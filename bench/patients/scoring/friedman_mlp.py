@@ -1,4 +1,4 @@
-"""Friedman's curved surface: regression with a net of three layers in `F.*`, Adam, mean squared error, batches of 32."""
+"""Friedman's curved surface: regression, three layers in `F.*`, Adam, mean squared error, batches of 32."""
 
 from __future__ import annotations
 
@@ -78,11 +78,11 @@ class Detached(Net):
 
 
 class Branches(nn.Module):
-    """Keeps the branches of its trunk in a dict."""
+    """Branches side by side, kept in a dict of the given type."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: type = nn.ModuleDict) -> None:
         super().__init__()
-        self.branches = {"a": nn.Linear(10, 24), "b": nn.Linear(10, 24)}
+        self.branches = kept({"a": nn.Linear(10, 24), "b": nn.Linear(10, 24)})
         self.out = nn.Linear(48, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -164,7 +164,7 @@ def sorted_inputs(seed: int) -> Data:
 # Loop.
 
 
-def never_cleared(model: nn.Module, optimizer: Optimizer, loss: Tensor) -> None:
+def never_cleared(_model: nn.Module, optimizer: Optimizer, loss: Tensor) -> None:
     loss.backward()
     optimizer.step()
 
@@ -199,11 +199,13 @@ def squared(out: Tensor, y: Tensor) -> Tensor:
 
 
 CYCLED = replace(HEALTHY, schedule=partial(cyclic, high=6e-3), per_batch=True)
+BRANCHED = replace(HEALTHY, model=Branches, setup=partial(adam, lr=1e-2))
 FEW = partial(sets.friedman, n=50)
 
 CASES: tuple[Case, ...] = (
     HOST.healthy(HEALTHY),
     HOST.healthy(replace(HEALTHY, loss=squared), "healthy-by-hand"),
+    HOST.healthy(BRANCHED, "healthy-branches"),
     HOST.healthy(CYCLED, "healthy-cyclic"),
     HOST.healthy(replace(HEALTHY, model=partial(Net, activation=torch.tanh)), "healthy-tanh"),
     HOST.healthy(replace(HEALTHY, model=partial(Residual, 12, 0.15)), "healthy-residual"),
@@ -213,7 +215,7 @@ CASES: tuple[Case, ...] = (
     HOST.sick("output_range_mismatch", "relu-at-end", replace(HEALTHY, model=ReluAtEnd)),
     HOST.sick("constant_output", "norm-of-one", replace(HEALTHY, model=NormAtEnd)),
     HOST.sick("disconnected_params", "through-numpy", replace(HEALTHY, model=Detached)),
-    HOST.sick("unregistered_params", "dict-of-branches", replace(HEALTHY, model=Branches)),
+    HOST.sick("unregistered_params", "dict-of-branches", replace(BRANCHED, model=partial(Branches, dict))),
     # What explodes forwards explodes backwards: the same sum of unscaled blocks.
     HOST.sick(
         "exploding_activation",
@@ -228,6 +230,13 @@ CASES: tuple[Case, ...] = (
     HOST.sick("underfitting", "one-unit", replace(HEALTHY, model=partial(Net, width=1, activation=torch.tanh))),
     HOST.sick(
         "overfitting", "50-rows", replace(HEALTHY, data=FEW, model=partial(Net, width=128), batch=16, epochs=150)
+    ),
+    # A smaller lr would also tame the noise of single examples.
+    HOST.sick(
+        "batch_too_small",
+        "one-by-one",
+        replace(HEALTHY, setup=partial(adam, lr=1e-2), batch=1, epochs=1),
+        ("lr_too_high",),
     ),
     HOST.sick("shape_broadcast", "flat-target", replace(HEALTHY, data=flat_target, loss=squared)),
     HOST.sick("unscaled_target", "in-euros", replace(HEALTHY, data=in_euros)),

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from patients.case import Case
 from patients.scoring import sets
-from patients.scoring.program import Data, Host, Program, multiclass
+from patients.scoring.program import Data, Host, Permuted, Program, multiclass
 
 
 def mlp() -> nn.Module:
@@ -115,7 +115,7 @@ class ListOfLayers(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.hidden = [nn.Linear(784, 128), nn.Linear(128, 64), nn.Linear(64, 64)]
+        self.hidden = [nn.Linear(784, 128), nn.Linear(128, 64)]
         self.out = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -172,7 +172,7 @@ def as_bytes(seed: int) -> Data:
 # Loops that somebody wrote wrongly.
 
 
-def new_optimizer_each_batch(model: nn.Module, optimizer: Optimizer, loss: Tensor) -> None:
+def new_optimizer_each_batch(model: nn.Module, _optimizer: Optimizer, loss: Tensor) -> None:
     optimizer = sgd(model)
     optimizer.zero_grad()
     loss.backward()
@@ -236,7 +236,7 @@ CASES: tuple[Case, ...] = (
         replace(HEALTHY, data=partial(sets.mnist, n=1500), batch=1, epochs=1),
         ("lr_too_high",),
     ),
-    HOST.sick("batch_too_large", "whole-set", replace(HEALTHY, batch=4000, epochs=30)),
+    HOST.sick("batch_too_large", "whole-set", replace(HEALTHY, batch=4000, epochs=30, loader=Permuted)),
     HOST.sick("optimizer_reset", "new-each-batch", replace(HEALTHY, update=new_optimizer_each_batch)),
     HOST.sick("grad_clip_too_small", "clip-1e-3", replace(HEALTHY, update=clipped_hard)),
     HOST.sick("lr_schedule_collapse", "epochs-for-steps", replace(DECAYED, schedule=partial(linear_decay, total=10))),

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from patients.case import Case
 from patients.scoring import sets
-from patients.scoring.program import Host, Program, Sampled, multiclass
+from patients.scoring.program import Data, Host, Program, Sampled, multiclass
 
 
 class Net(nn.Module):
@@ -27,18 +27,25 @@ class Net(nn.Module):
         self.scale = size**-0.5 if scale is None else scale
         self.dim = dim
 
+    def masked(self, scores: Tensor, _x: Tensor) -> Tensor:
+        return scores
+
     def forward(self, x: Tensor) -> Tensor:
         h = self.embed(x)
-        scores = self.scale * self.query(h) @ self.key(h).transpose(1, 2)
+        scores = self.masked(self.scale * self.query(h) @ self.key(h).transpose(1, 2), x)
         h = self.norm(h + F.softmax(scores, dim=self.dim) @ self.value(h))
         return self.head(F.gelu(self.mix(h.mean(1))))
 
 
-class SoftmaxAtEnd(Net):
-    """Probabilities into a loss that wants logits, taken over the batch."""
+class Masked(Net):
+    """Looks at no filler token; a text of filler alone has nothing left to look at."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.log_softmax(super().forward(x), dim=0)
+    def __init__(self, low: float) -> None:
+        super().__init__()
+        self.low = low
+
+    def masked(self, scores: Tensor, x: Tensor) -> Tensor:
+        return scores.masked_fill((x >= 5).unsqueeze(1), self.low)
 
 
 def strong_weights(scale: float | None) -> nn.Module:
@@ -51,6 +58,12 @@ def strong_weights(scale: float | None) -> nn.Module:
 
 def adam(model: nn.Module, lr: float = 2e-3) -> Optimizer:
     return torch.optim.Adam(model.parameters(), lr=lr)
+
+
+def with_empty_texts(seed: int) -> Data:
+    """One text in two hundred holds filler only."""
+    data = sets.tokens(seed)
+    return replace(data, x=data.x.masked_fill(torch.rand(len(data.x), 1) < 0.005, 7))
 
 
 HOST = Host("own-attention", "attention", "functional")
@@ -68,7 +81,8 @@ HEALTHY = Program(
 CASES: tuple[Case, ...] = (
     HOST.healthy(HEALTHY),
     HOST.healthy(replace(HEALTHY, model=partial(strong_weights, None)), "healthy-orthogonal"),
+    HOST.healthy(replace(HEALTHY, model=partial(Masked, -1e4), data=with_empty_texts), "healthy-masked"),
+    HOST.sick("nan_inf", "all-masked", replace(HEALTHY, model=partial(Masked, -torch.inf), data=with_empty_texts)),
     HOST.sick("softmax_wrong_dim", "attention-over-batch", replace(HEALTHY, model=partial(Net, dim=0))),
     HOST.sick("saturated_activation", "unscaled-scores", replace(HEALTHY, model=partial(strong_weights, 1.0))),
-    HOST.sick("batch_too_small", "one-by-one", replace(HEALTHY, batch=1, epochs=1, data=partial(sets.tokens, n=700))),
 )

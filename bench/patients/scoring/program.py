@@ -57,14 +57,14 @@ class Permuted:
             yield self.data.x[rows], self.data.y[rows]
 
 
-def zero_first(model: nn.Module, optimizer: Optimizer, loss: Tensor) -> None:
+def zero_first(_model: nn.Module, optimizer: Optimizer, loss: Tensor) -> None:
     """One update, cleared before."""
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
 
 
-def zero_last(model: nn.Module, optimizer: Optimizer, loss: Tensor) -> None:
+def zero_last(_model: nn.Module, optimizer: Optimizer, loss: Tensor) -> None:
     """One update, cleared after."""
     loss.backward()
     optimizer.step()
@@ -79,7 +79,7 @@ def clipped(model: nn.Module, optimizer: Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
-def same_optimizer(model: nn.Module, optimizer: Optimizer) -> Optimizer:
+def same_optimizer(_model: nn.Module, optimizer: Optimizer) -> Optimizer:
     """What happens to the optimizer between epochs: nothing."""
     return optimizer
 

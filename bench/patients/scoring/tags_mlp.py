@@ -1,4 +1,4 @@
-"""Topics of texts, several at once: a wide net of modules, AdamW, binary cross entropy for each topic, batches of 64."""
+"""Topics of texts, several at once: a net of modules, AdamW, binary cross entropy for each topic, batches of 64."""
 
 from __future__ import annotations
 
@@ -50,5 +50,5 @@ CASES: tuple[Case, ...] = (
     HOST.sick("wrong_loss", "softmax-for-many", replace(HEALTHY, loss=nn.CrossEntropyLoss())),
     HOST.sick("label_noise", "random-clicks", replace(HEALTHY, data=random_tags)),
     HOST.sick("lr_too_high", "lr-1", replace(HEALTHY, setup=partial(adamw, lr=1.0))),
-    HOST.sick("too_few_epochs", "one-epoch", replace(HEALTHY, epochs=2, setup=partial(adamw, lr=1e-3))),
+    HOST.sick("too_few_epochs", "two-epochs", replace(HEALTHY, epochs=2, setup=partial(adamw, lr=1e-3))),
 )
