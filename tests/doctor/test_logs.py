@@ -96,7 +96,15 @@ def test_kerass_table_counts_epochs_and_keeps_nan(table):
     assert rows(vitals)[0][1] == {"train_accuracy": 0.5, "train_loss": 1.0, "val_accuracy": 0.4, "val_loss": 1.1}
     assert math.isnan(rows(vitals)[1][1]["train_loss"])
     assert "one step is an epoch" in vitals.source
-    assert vitals.steps.step == ()
+    assert vitals.steps.step == (1, 2)
+    assert math.isnan(vitals.steps.loss[1])
+
+
+def test_steps_without_a_loss_are_left_out(table):
+    """They would look like steps whose loss was lost to NaN."""
+    vitals = table("step,train_loss,lr\n0,,0.1\n1,2.0,\n2,,0.01\n3,1.0,\n4,,0.001\n5,,0.001\n")
+    assert vitals.steps.loss == (2.0, 1.0)
+    assert vitals.steps.lr == (0.1, 0.01)
 
 
 def test_an_export_of_weights_and_biases(table):

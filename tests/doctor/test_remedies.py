@@ -1,6 +1,7 @@
 """Remedies: every symptom has some, every patch can be applied, every line of code is Python."""
 
 import ast
+import itertools
 import textwrap
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from luthier.doctor.findings import Finding, Remedy
 from luthier.doctor.remedies import REMEDIES, prescribe
 from luthier.doctor.remedies.cures import lr_factor
+from luthier.doctor.symptoms import SYMPTOMS
 from luthier.errors import LuthierError
 from luthier.patch import NotApplicable, Patch
 from luthier.recipe import Recipe
@@ -80,6 +82,7 @@ def fields(request):
 
 def test_every_symptom_has_remedies():
     assert set(LISTED.split()) <= set(REMEDIES)
+    assert set(SYMPTOMS) == set(REMEDIES)
 
 
 @pytest.mark.parametrize("symptom", sorted(REMEDIES))
@@ -207,6 +210,24 @@ def test_the_learning_rate_of_the_finding_is_in_the_remedy():
 )
 def test_the_step_size_follows_the_measured_updates(symptom, numbers, factor):
     assert lr_factor(found(symptom, numbers=numbers)) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize("symptom", ["lr_too_high", "lr_too_low"])
+@pytest.mark.parametrize("ratio", [None, 1e-6, 1e-4, 3e-3, 0.1, 100.0])
+def test_further_rates_differ_from_the_first(symptom, ratio):
+    remedies = prescribe(found(symptom, numbers={"update_ratio": ratio})).remedies
+    factors = [remedy.patch.operations[0].factor for remedy in remedies[:3]]
+    assert all((factor < 1) == (symptom == "lr_too_high") for factor in factors)
+    for one, other in itertools.combinations(factors, 2):
+        assert max(one / other, other / one) > 1.9
+
+
+def test_only_images_are_augmented():
+    texts = [
+        " ".join(remedy.text for remedy in prescribe(found("overfitting", numbers=numbers)).remedies)
+        for numbers in ({}, {"input_shape": [32, 3, 8, 8]}, {"input_shape": [32, 20]})
+    ]
+    assert ["Augment" in text for text in texts] == [True, True, False]
 
 
 def test_remedies_of_the_rule_itself_come_first():

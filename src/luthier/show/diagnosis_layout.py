@@ -22,6 +22,7 @@ Role = Literal[
 _REMEDIES_SHOWN = 5  # of the first finding
 _REMEDIES_OF_OTHERS = 2
 _CODE_SHOWN = 3  # remedies whose code is shown
+_REASONS_SHOWN = 8  # for not looking; more of them are told as one
 
 
 class Span(NamedTuple):
@@ -233,8 +234,13 @@ def _remainder(diagnosis: Diagnosis, width: int) -> Iterator[Line]:
     """What was in order and what could not be looked at."""
     if diagnosis.healthy:
         yield (Span("dim", f"In order: {_checks(len(diagnosis.healthy))}."),)
-    for reason, symptoms in by_reason(diagnosis):
+    reasons = by_reason(diagnosis)
+    for reason, symptoms in reasons if len(reasons) <= _REASONS_SHOWN else ():
         yield from _wrapped(f"Could not look for {', '.join(symptoms)}: {reason}.", width, "", "  ", role="dim")
+    if len(reasons) > _REASONS_SHOWN:
+        missing = ", ".join(symptom for _, symptoms in reasons for symptom in symptoms)
+        told = f"Could not look for {missing}: {reasons[0][0]}, and other reasons (diagnosis.not_seen)."
+        yield from _wrapped(told, width, "", "  ", role="dim")
     if diagnosis.watched:
         yield from _wrapped(diagnosis.watched, width, "", "  ", role="dim")
 

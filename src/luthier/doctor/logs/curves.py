@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -46,7 +46,9 @@ def vitals_of(curves: Iterable[Curve], source: str) -> Vitals:
             points = _beside(points, sorted(ends.values()))
         for step, value in points:
             rows.setdefault(step, {})[f"{side}_{quantity}"] = value
-    return Vitals(steps=_steps(dense, lr), metrics=[_row(step, rows[step]) for step in sorted(rows)], source=source)
+    return Vitals(
+        steps=_steps(metrics, dense, lr), metrics=[_row(step, rows[step]) for step in sorted(rows)], source=source
+    )
 
 
 def _row(step: int, values: dict[str, float]) -> Metrics:
@@ -126,28 +128,29 @@ def _beside(points: Points, ends: Sequence[int]) -> Points:
     return [(end, points[i][1]) for end, i in pairs if i >= 0]
 
 
-def _steps(dense: dict[tuple[str, str, str], Points], lr: Points) -> Steps:
-    """Dense training loss and learning rate, at all steps of either."""
-    loss = next((points for (_, quantity, _), points in dense.items() if quantity == "loss"), [])
-    losses, rates = dict(loss), dict(lr)
-    steps = tuple(sorted({*losses, *rates}))
-    zeros = (0.0,) * len(steps)
+def _steps(metrics: dict[tuple[str, str, str], Points], dense: Collection[tuple[str, str, str]], lr: Points) -> Steps:
+    """Training loss (the dense one before the one per evaluation) and learning rate.
+
+    Steps without a loss are left out: a row whose loss is unknown looks like one whose loss was lost to NaN.
+    """
+    losses = [key for key in metrics if key[:2] == ("train", "loss")]
+    losses.sort(key=lambda key: key not in dense)
+    points = metrics[losses[0]] if losses else [(step, math.nan) for step, _ in lr]
+    zeros = (0.0,) * len(points)
     return Steps(
-        step=steps,
-        loss=tuple(losses.get(step, math.nan) for step in steps),
-        lr=_carried(steps, rates),
+        step=tuple(step for step, _ in points),
+        loss=tuple(value for _, value in points),
+        lr=tuple(_latest(lr, step) for step, _ in points),
         wait_s=zeros,
         busy_s=zeros,
     )
 
 
-def _carried(steps: Sequence[int], values: dict[int, float]) -> tuple[float, ...]:
-    """Values at these steps; a step without one has the last before it, the first ones the first of all."""
-    last, carried = (values[min(values)] if values else math.nan), []
-    for step in steps:
-        last = values.get(step, last)
-        carried.append(last)
-    return tuple(carried)
+def _latest(points: Points, step: int) -> float:
+    """The value at a step or the last before it; the first one where there is none before."""
+    if not points:
+        return math.nan
+    return points[max(bisect_right(points, (step, math.inf)) - 1, 0)][1]
 
 
 def counted_from_one(curves: Sequence[Curve]) -> list[Curve]:

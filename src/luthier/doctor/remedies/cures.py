@@ -85,7 +85,7 @@ def lr_factor(finding: Finding) -> float:
     """The factor that brings the measured update-to-weight ratio to 3e-3; 0.1 or 10 when it was not measured."""
     suggested, lr = number(finding, "suggested_lr"), number(finding, "lr")
     if suggested and lr and suggested > 0 and lr > 0:
-        return min(max(suggested / lr, 1e-4), 1e4)
+        return min(max(suggested / lr, 1e-3), 1e4)  # ratios of a diverging training are no measure
     ratio = number(finding, "update_ratio", "ratio")
     upwards = finding.symptom in _WANT_MORE
     if ratio is None or ratio <= 0:

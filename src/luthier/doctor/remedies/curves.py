@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
+
 from luthier.doctor.findings import Finding, Remedy
 from luthier.doctor.remedies import cures
 from luthier.doctor.remedies.cures import number, patched, places, written
@@ -10,17 +13,10 @@ from luthier.patch import Scale, Set
 
 def overfitting(finding: Finding) -> tuple[Remedy, ...]:
     """Augmentation, dropout, weight decay, label smoothing, early stopping, mixup, averaging, smaller net."""
+    shape = finding.numbers.get("input_shape")  # of a batch: images have four dimensions
+    no_images = isinstance(shape, (list, tuple)) and len(shape) != 4
     return (
-        patched(
-            "Augment images by small shifts, turns and changes of size: each epoch then shows other examples.",
-            Set(field="augment", value=[{"name": "affine", "degrees": 10.0, "translate": 0.1, "scale": 0.1}]),
-            code="+ x = torchvision.transforms.RandomAffine(degrees=10, translate=(0.1, 0.1), scale=(0.9, 1.1))(x)",
-        ),
-        patched(
-            "Augment natural images by mirroring and cropping.",
-            Set(field="augment", value=["flip", "crop"]),
-            code="+ x = torchvision.transforms.RandomHorizontalFlip()(x)",
-        ),
+        *(() if no_images else _augmentations()),
         patched(
             "Drop 30% of the hidden units while training.",
             Set(field="dropout", value=0.3),
@@ -46,6 +42,21 @@ def overfitting(finding: Finding) -> tuple[Remedy, ...]:
         ),
         patched("Halve the width of the network.", Scale(field="model.width", factor=0.5, low=4)),
         written("Collect more training data: nothing else helps as surely."),
+    )
+
+
+def _augmentations() -> tuple[Remedy, ...]:
+    return (
+        patched(
+            "Augment images by small shifts, turns and changes of size: each epoch then shows other examples.",
+            Set(field="augment", value=[{"name": "affine", "degrees": 10.0, "translate": 0.1, "scale": 0.1}]),
+            code="+ x = torchvision.transforms.RandomAffine(degrees=10, translate=(0.1, 0.1), scale=(0.9, 1.1))(x)",
+        ),
+        patched(
+            "Augment natural images by mirroring and cropping.",
+            Set(field="augment", value=["flip", "crop"]),
+            code="+ x = torchvision.transforms.RandomHorizontalFlip()(x)",
+        ),
     )
 
 
@@ -123,8 +134,7 @@ def lr_too_high(finding: Finding) -> tuple[Remedy, ...]:
     """Lower, by as much as was measured; warm-up; clipping."""
     return (
         cures.lower_lr(finding),
-        cures.scale_lr(finding, 0.3, "the smallest change that may be enough"),
-        cures.scale_lr(finding, 0.01, "when the training still diverges"),
+        *_other_rates(finding, min(cures.lr_factor(finding), 0.5), (0.1, 0.3, 0.01, 0.001)),
         cures.warm_up(),
         cures.clip(finding),
         cures.schedule("cosine", "a high start is fine when it comes down"),
@@ -136,8 +146,7 @@ def lr_too_low(finding: Finding) -> tuple[Remedy, ...]:
     """Higher, by as much as was measured."""
     return (
         cures.raise_lr(finding),
-        cures.scale_lr(finding, 100.0, "when ten times is not enough"),
-        cures.scale_lr(finding, 3.0, "the smallest change that may be enough"),
+        *_other_rates(finding, max(cures.lr_factor(finding), 2.0), (10.0, 3.0, 100.0, 1000.0)),
         cures.adaptive("it makes steps of about lr whatever the gradient's size"),
         patched(
             "Use one cycle up to ten times the learning rate.",
@@ -146,6 +155,15 @@ def lr_too_low(finding: Finding) -> tuple[Remedy, ...]:
         ),
         _range_test(),
     )
+
+
+def _other_rates(finding: Finding, first: float, factors: Sequence[float]) -> Iterator[Remedy]:
+    """The two likeliest factors beside the first choice: at least twice as far or half as far as that."""
+    others = [factor for factor in factors if abs(math.log(factor / first)) > math.log(1.9)]
+    for factor in others[:2]:
+        further = abs(math.log(factor)) > abs(math.log(first))
+        why = "when that is not enough" if further else "a smaller change may be enough"
+        yield cures.scale_lr(finding, factor, why)
 
 
 def _range_test() -> Remedy:
