@@ -22,6 +22,7 @@ from luthier.doctor.symptoms.facts import (
     middle,
     steps_per_epoch,
 )
+from luthier.doctor.symptoms.harm import several_models
 from luthier.doctor.symptoms.layers import first_look, layers, names
 from luthier.doctor.vitals import Vitals
 
@@ -46,13 +47,13 @@ class _Course:
     @property
     def stable(self) -> bool:
         """It stayed finite and never shot up."""
-        return self.curve.lost_at is None and self.curve.peak < 1.5 * max(self.curve.start, self.base.value)
+        ceiling = 1.5 * max(self.curve.start, self.base.value) + 4 * self.curve.noise
+        return self.curve.lost_at is None and self.curve.peak < ceiling
 
 
 def _course(vitals: Vitals, least: int = 30) -> _Course | None:
     curve, base = loss_curve(vitals), baseline(vitals)
-    several = vitals.anatomy is not None and len(vitals.anatomy.model_types) > 1
-    if curve is None or base is None or len(curve.values) < least or several:
+    if curve is None or base is None or len(curve.values) < least or several_models(vitals):
         return None
     return _Course(curve, base, base.progress(curve.start), base.progress(curve.end))
 
@@ -126,7 +127,8 @@ def no_learning(vitals: Vitals) -> list[Finding] | NotSeen:
     tail = max(len(curve.values) // 10, 3)
     moved = curve.start - curve.end
     still = abs(moved) < max(3 * curve.noise / math.sqrt(tail), 0.03 * curve.start)
-    stuck = still if base.assumed else course.end < 0.04 and best < 0.1
+    blur = min(2 * curve.noise / math.sqrt(tail) / (base.value - base.floor), 0.1) if not base.assumed else 0.0
+    stuck = still if base.assumed else course.end < 0.04 + blur and best < max(0.1, 2 * blur)
     if not stuck or _above_chance(vitals, base):
         return []
     return [

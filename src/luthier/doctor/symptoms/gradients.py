@@ -122,36 +122,63 @@ def _behind_biases(vitals: Vitals, looks: Sequence[Look]) -> Finding | None:
     )
 
 
-def _over_time(vitals: Vitals) -> Finding | None:
-    """A plain recurrent layer over a long sequence that has learnt nothing: its Jacobian shrinks with every time step.
+def _recurrent_gain(vitals: Vitals) -> tuple[str, float, int] | None:
+    """Place, gain per time step and time steps of the first plain recurrent layer.
 
     The Jacobian of h -> tanh(W h) has a spectral radius of at most about rms(W) * sqrt(hidden) for random W.
     """
-    learnt = progress(vitals)
-    if learnt is None or learnt > 0.05 or vitals.n_steps < 100 or not vitals.looks:
-        return None
-    look = vitals.looks[0]
-    for layer in layers(vitals, look):
+    look = vitals.looks[0] if vitals.looks else None
+    for layer in layers(vitals, look) if look is not None else ():
         node = layer.node
         if node is None or node.op not in ("rnn", "rnn_tanh", "rnn_relu") or "weight_hh" not in layer.name:
             continue
         shape = node.arguments[0].shape if node.arguments else ()
-        times = max([size for size in shape[:2] if size != look.batch_size], default=0)
-        gain = (layer.parameter.rms or 1.0) * math.sqrt(layer.parameter.shape[-1])
-        if gain < 1 and times * math.log10(gain) < -6:
-            return Finding(
-                "vanishing_gradient",
-                "warning",
-                f"{layer.place} is a plain recurrent layer over {times} time steps, each of which multiplies the "
-                f"gradient by about {gain:.2g}: nothing is left of it for the early ones.",
-                (f"{gain:.2g} to the power {times} is {gain**times:.0e}; the loss has not left the constant answer",),
-                (layer.place,),
-                0,
-                0.5,
-                {"gain": gain, "times": times},
-                source=_PASCANU,
-            )
+        times = max([size for size in shape[:2] if look is not None and size != look.batch_size], default=0)
+        return layer.place, (layer.parameter.rms or 1.0) * math.sqrt(layer.parameter.shape[-1]), times
     return None
+
+
+def _over_time(vitals: Vitals) -> Finding | None:
+    """A plain recurrent layer over a long sequence that has learnt nothing: its Jacobian shrinks with every step."""
+    learnt, recurrent = progress(vitals), _recurrent_gain(vitals)
+    if learnt is None or learnt > 0.05 or vitals.n_steps < 100 or recurrent is None:
+        return None
+    place, gain, times = recurrent
+    if not 0 < gain < 1 or times * math.log10(gain) > -6:
+        return None
+    return Finding(
+        "vanishing_gradient",
+        "warning",
+        f"{place} is a plain recurrent layer over {times} time steps, each of which multiplies the gradient by about "
+        f"{gain:.2g}: nothing is left of it for the early ones.",
+        (f"{gain:.2g} to the power {times} is {gain**times:.0e}; the loss has not left the constant answer",),
+        (place,),
+        0,
+        0.5,
+        {"gain": gain, "times": times},
+        source=_PASCANU,
+    )
+
+
+def _recurring(vitals: Vitals, hurt: str) -> Finding | None:
+    """A plain recurrent layer whose Jacobian grows with every step of a long sequence."""
+    recurrent = _recurrent_gain(vitals)
+    if recurrent is None or not hurt:
+        return None
+    place, gain, times = recurrent
+    if gain <= 1.2 or times * math.log10(gain) < 3:
+        return None
+    return Finding(
+        "exploding_gradient",
+        "critical" if "finite" in hurt else "warning",
+        f"{place} multiplies what it carries by up to {gain:.2g} in each of {times} time steps, and {hurt}.",
+        (f"rms of the recurrent weights times sqrt(hidden) is {gain:.3g}; to the power {times} {gain**times:.0e}",),
+        (place,),
+        0,
+        0.85,
+        {"gain": gain, "times": times},
+        source=_PASCANU,
+    )
 
 
 def _fitted(vitals: Vitals) -> Finding | None:
@@ -180,7 +207,7 @@ def exploding_gradient(vitals: Vitals) -> list[Finding] | NotSeen:
     if not series:
         return NotSeen("no gradients were seen: watch the model while it trains")
     hurt = harm(vitals)
-    for found in (_growing(series, hurt), _deep(vitals, hurt), _outweighing(vitals, hurt)):
+    for found in (_recurring(vitals, hurt), _growing(series, hurt), _deep(vitals, hurt), _outweighing(vitals, hurt)):
         if found is not None:
             return [found]
     return []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from luthier.doctor.symptoms.facts import baseline, loss_curve
 from luthier.doctor.vitals import Vitals
 
@@ -15,9 +17,11 @@ def harm(vitals: Vitals) -> str:
     """
     curve, base = loss_curve(vitals), baseline(vitals)
     if curve is None or base is None:
-        return ""
+        return "the loss was never finite" if _never_finite(vitals) else ""
     if curve.lost_at is not None:
         return f"the loss is not finite from step {curve.lost_at} on"
+    if several_models(vitals):
+        return ""
     level = max(curve.start, base.value)
     if curve.end > 1.1 * level + 2 * curve.noise / len(curve.values) ** 0.5:
         return f"the loss ends at {curve.end:.3g}, above its start ({curve.start:.3g}) and above a constant answer"
@@ -26,3 +30,15 @@ def harm(vitals: Vitals) -> str:
     if len(curve.values) >= 30 and base.progress(curve.end) < 0.1:
         return f"the loss ({curve.end:.3g}) never got clearly below a constant answer ({base.value:.3g})"
     return ""
+
+
+def several_models(vitals: Vitals) -> bool:
+    """More than one model is watched: losses that work against each other need not fall."""
+    return vitals.anatomy is not None and len(vitals.anatomy.model_types) > 1
+
+
+def _never_finite(vitals: Vitals) -> bool:
+    """Hardly a loss was finite, and a look confirms that these were no missing values."""
+    roots = [look.nodes[i].stats for look in vitals.looks for i in look.roots if 0 <= i < len(look.nodes)]
+    sick = any((stats.nonfinite or 0.0) > 0 for stats in roots if stats is not None)
+    return any(map(math.isinf, vitals.steps.loss)) or (sick and bool(vitals.steps.loss))

@@ -16,7 +16,7 @@ def precision_loss(vitals: Vitals) -> list[Finding] | NotSeen:
     """Updates that round away, or gradients that underflow, because numbers are kept too coarsely."""
     if not vitals.anatomies or not vitals.looks:
         return NotSeen("no full look at parameters was taken")
-    found = _rounded(vitals) or _underflow(vitals) or _unmoved(vitals) or _coarse(vitals)
+    found = _rounded(vitals) or _overflow(vitals) or _underflow(vitals) or _unmoved(vitals) or _coarse(vitals)
     return [found] if found is not None else []
 
 
@@ -82,6 +82,31 @@ def _underflow(vitals: Vitals) -> Finding | None:
         {"grad_zero": middle(zeros), "dtype": "float16"},
         source="Micikevicius et al., Mixed precision training, 2018",
     )
+
+
+def _overflow(vitals: Vitals) -> Finding | None:
+    """Activations or losses beyond 65504, the largest number of float16, without a scaler that backs off."""
+    if any(event.name == "step_skipped" for event in vitals.events):
+        return None
+    for look in vitals.looks:
+        for node in look.nodes:
+            sick = node.stats is not None and (node.stats.nonfinite or 0.0) > 0
+            given = [argument.dtype for argument in node.arguments]
+            if sick and node.dtype.endswith("float16") and not node.dtype.endswith("bfloat16") and given:
+                return Finding(
+                    "precision_loss",
+                    "critical",
+                    f"{node.op} in {node.module or 'the loss'} overflows in float16, whose largest number is 65504.",
+                    (f"step {look.step}: non-finite values in float16",),
+                    (node.module,) if node.module else (),
+                    look.step,
+                    0.8,
+                    {"dtype": "float16"},
+                    source="Micikevicius et al., Mixed precision training, 2018",
+                )
+            if sick:
+                return None
+    return None
 
 
 def _unmoved(vitals: Vitals) -> Finding | None:

@@ -95,6 +95,8 @@ def lr_too_high(vitals: Vitals) -> list[Finding] | NotSeen:
 def _hurt(vitals: Vitals, curve: LossCurve, high: float) -> str:
     """The harm as a clause; a loss that merely never fell counts only with units that died or a loss that jumped."""
     told = harm(vitals)
+    if "not finite" in told and high < 0.5 and max(curve.values[-1], curve.peak) < 2 * curve.start:
+        return ""  # nothing grew before: a bad operation made it, not the size of the steps
     if told and "never got" not in told:
         return told
     broken = _broken_units(vitals)
