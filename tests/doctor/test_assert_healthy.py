@@ -1,9 +1,13 @@
 """assert_healthy in people's own tests: passes, fails with the diagnosis as text, never takes silence for health."""
 
 import pickle
+import subprocess
+import sys
 
 import pytest
+import torch
 
+import luthier
 import luthier.doctor.diagnosing
 from luthier.doctor.findings import Diagnosis, Finding, NotSeen
 from luthier.doctor.verdicts import Unhealthy, assert_healthy, diagnosis_of, grave
@@ -61,6 +65,46 @@ def test_an_unknown_allowed_symptom_names_a_close_one():
 def test_nothing_seen_is_not_healthy():
     with pytest.raises(Unhealthy, match="not examined"):
         assert_healthy(Diagnosis(not_seen={"nan_inf": "no step was made"}))
+
+
+def test_a_watch_that_saw_no_step_is_not_healthy():
+    model = torch.nn.Linear(3, 2)
+    with luthier.watch(model, torch.optim.SGD(model.parameters(), lr=0.1)) as watch:
+        pass
+    with pytest.raises(Unhealthy, match="no training step was seen"):
+        assert_healthy(watch)
+    with pytest.raises(Unhealthy, match="no training step was seen"):
+        assert_healthy(Vitals())
+
+
+def train(model, clear):
+    """A short regression on noise-free data under a watch."""
+    x = torch.randn(256, 4, generator=torch.Generator().manual_seed(0))
+    y = x @ torch.tensor([[1.0], [-2.0], [0.5], [0.0]])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    with luthier.watch(model, optimizer) as watch:
+        for step in range(60):
+            batch = torch.randperm(256, generator=torch.Generator().manual_seed(step))[:32]
+            if clear:
+                optimizer.zero_grad()
+            loss = torch.nn.functional.mse_loss(model(x[batch]), y[batch])
+            loss.backward()
+            optimizer.step()
+            watch.step(loss, inputs=x[batch], targets=y[batch])
+    return watch
+
+
+def test_a_watch_of_a_healthy_and_of_a_sick_loop():
+    torch.manual_seed(0)
+    assert assert_healthy(train(torch.nn.Linear(4, 1), clear=True)).is_healthy
+    with pytest.raises(Unhealthy, match="missing_zero_grad"):
+        assert_healthy(train(torch.nn.Linear(4, 1), clear=False))
+
+
+def test_verdicts_are_imported_without_torch():
+    code = "import sys, luthier.doctor.verdicts, luthier.doctor.logs.events; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_grave_findings():

@@ -53,6 +53,9 @@ def assert_healthy(what: Any, allow: Collection[str] = (), fail_on: FailOn = "wa
     """
     allow = _known((allow,) if isinstance(allow, str) else allow)
     diagnosis = diagnosis_of(what)
+    if _untrained(what):
+        said = "not examined: no training step was seen; train between luthier.watch(...) and assert_healthy"
+        raise Unhealthy(said, diagnosis)
     if not diagnosis.findings and not diagnosis.healthy:
         raise Unhealthy(text_of(diagnosis), diagnosis)
     if grave(diagnosis, fail_on, allow):
@@ -102,6 +105,12 @@ def diagnosis_of(what: Any) -> Diagnosis:
             "pass what luthier.watch or luthier.fit returned"
         )
     return made
+
+
+def _untrained(what: Any) -> bool:
+    """Whether a Watch, or vitals, saw no step at all: a few checks need none and would pass."""
+    vitals = what if isinstance(what, Vitals) else getattr(what, "vitals", None)
+    return isinstance(vitals, Vitals) and not (vitals.steps.step or vitals.looks or vitals.metrics)
 
 
 def _known(allow: Collection[str]) -> Collection[str]:
