@@ -199,6 +199,7 @@ def squared(out: Tensor, y: Tensor) -> Tensor:
 
 
 CYCLED = replace(HEALTHY, schedule=partial(cyclic, high=6e-3), per_batch=True)
+FAST = replace(HEALTHY, setup=partial(adam, lr=3e-2))
 BRANCHED = replace(HEALTHY, model=Branches, setup=partial(adam, lr=1e-2))
 FEW = partial(sets.friedman, n=50)
 
@@ -206,6 +207,7 @@ CASES: tuple[Case, ...] = (
     HOST.healthy(HEALTHY),
     HOST.healthy(replace(HEALTHY, loss=squared), "healthy-by-hand"),
     HOST.healthy(BRANCHED, "healthy-branches"),
+    HOST.healthy(FAST, "healthy-fast"),
     HOST.healthy(CYCLED, "healthy-cyclic"),
     HOST.healthy(replace(HEALTHY, model=partial(Net, activation=torch.tanh)), "healthy-tanh"),
     HOST.healthy(replace(HEALTHY, model=partial(Residual, 12, 0.15)), "healthy-residual"),
@@ -235,7 +237,7 @@ CASES: tuple[Case, ...] = (
     HOST.sick(
         "batch_too_small",
         "one-by-one",
-        replace(HEALTHY, setup=partial(adam, lr=1e-2), batch=1, epochs=1),
+        replace(FAST, batch=1, epochs=1),
         ("lr_too_high",),
     ),
     HOST.sick("shape_broadcast", "flat-target", replace(HEALTHY, data=flat_target, loss=squared)),

@@ -190,6 +190,7 @@ def linear_decay(optimizer: Optimizer, total: int) -> LRScheduler:
     return LambdaLR(optimizer, lambda step: max(0.0, 1 - step / total))
 
 
+GENTLE = replace(HEALTHY, setup=partial(sgd, lr=0.002), epochs=9)
 DEEP = replace(HEALTHY, model=deep_relu, setup=partial(sgd, lr=0.01))
 NORMED = replace(HEALTHY, model=batch_norm)
 DROPPED = replace(HEALTHY, model=partial(dropout, 0.2))
@@ -199,6 +200,7 @@ LOGS = replace(HEALTHY, model=partial(log_softmax, 1), loss=nn.NLLLoss())
 CASES: tuple[Case, ...] = (
     HOST.healthy(HEALTHY),
     HOST.healthy(DEEP, "healthy-deep"),
+    HOST.healthy(GENTLE, "healthy-gentle"),
     HOST.healthy(NORMED, "healthy-batch-norm"),
     HOST.healthy(DROPPED, "healthy-dropout"),
     HOST.healthy(DECAYED, "healthy-decay"),
@@ -220,7 +222,7 @@ CASES: tuple[Case, ...] = (
     HOST.sick("small_batch_bn", "bn-pairs", replace(NORMED, batch=2, epochs=1), ("batch_too_small",)),
     HOST.sick("underfitting", "two-hidden-units", replace(HEALTHY, model=narrow)),
     HOST.sick("unregistered_params", "python-list", replace(HEALTHY, model=ListOfLayers)),
-    HOST.sick("precision_loss", "bfloat16-weights", replace(HEALTHY, model=Halved, setup=partial(sgd, lr=0.002))),
+    HOST.sick("precision_loss", "bfloat16-weights", replace(GENTLE, model=Halved)),
     HOST.sick("overfitting", "120-images", replace(HEALTHY, data=partial(sets.mnist, n=120), batch=16, epochs=45)),
     HOST.sick("label_misaligned", "shuffled-apart", replace(HEALTHY, data=shuffled_apart)),
     HOST.sick("class_imbalance", "mostly-ones", replace(HEALTHY, data=mostly_ones)),

@@ -46,12 +46,12 @@ class FirstState(Net):
         return self.head(h[0])
 
 
-class ReluRnn(Net):
-    """A plain recurrent layer with ReLU and recurrent weights somewhat too strong."""
+class PlainRnn(Net):
+    """A plain recurrent layer whose units start by keeping their own state."""
 
-    def __init__(self, gain: float) -> None:
+    def __init__(self, gain: float, nonlinearity: str) -> None:
         super().__init__()
-        self.rnn = nn.RNN(1, 32, nonlinearity="relu", batch_first=True)
+        self.rnn = nn.RNN(1, 32, nonlinearity=nonlinearity, batch_first=True)
         nn.init.eye_(self.rnn.weight_hh_l0)
         with torch.no_grad():
             self.rnn.weight_hh_l0.mul_(gain)
@@ -111,7 +111,7 @@ def parsed(data: Data, batch: int) -> Batches:
 
 
 # A plain recurrent layer whose state neither grows nor fades.
-PLAIN = replace(HEALTHY, model=partial(ReluRnn, 0.9), setup=partial(adam, lr=2e-3))
+PLAIN = replace(HEALTHY, model=partial(PlainRnn, 0.9, "tanh"), setup=partial(adam, lr=5e-3), epochs=16)
 
 CASES: tuple[Case, ...] = (
     HOST.healthy(HEALTHY),
@@ -122,11 +122,11 @@ CASES: tuple[Case, ...] = (
     HOST.sick("disconnected_params", "no-grad-body", replace(HEALTHY, model=NoGradBody)),
     HOST.sick("stale_optimizer", "built-anew-after", replace(HEALTHY, setup=copied_after)),
     HOST.sick("symmetric_init", "all-constant", replace(HEALTHY, model=all_constant)),
-    # Recurrent weights above one let state and gradient grow with every step of time.
+    # Unbounded units with recurrent weights above one let state and gradient grow with every step of time.
     HOST.sick(
         "exploding_gradient",
         "relu-rnn",
-        replace(PLAIN, model=partial(ReluRnn, 1.5)),
+        replace(PLAIN, model=partial(PlainRnn, 1.5, "relu")),
         ("exploding_activation", "bad_init"),
     ),
     HOST.sick("too_few_epochs", "three-epochs", replace(HEALTHY, epochs=3)),
