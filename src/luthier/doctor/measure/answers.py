@@ -6,19 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
-from luthier.doctor.measure.stats import Arrays, Pending, measurable
+from luthier.doctor.measure.stats import Array, Pending, Row, measurable
 
 CONFIDENT = 0.9
-QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+QUANTILES = np.array((0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0))
 MOST_CLASSES = 256
-MOST_ROWS = 16_384
-MOST_SCORES = 1_000_000
-COPIED = 65_536
+COPIED = 131_072
 
 
 def of_loss(name: str, given: Sequence[Tensor], attrs: Mapping[str, Any]) -> Pending | None:
@@ -31,22 +26,21 @@ def of_loss(name: str, given: Sequence[Tensor], attrs: Mapping[str, Any]) -> Pen
     Returns:
         None when the loss does not tell classes.
     """
-    if len(given) < 2 or not all(measurable(tensor) for tensor in given[:2]):
+    if len(given) < 2:
         return None
-    scores, targets = given[0].detach(), given[1].detach()
     if name in ("cross_entropy", "nll_loss"):
-        return of_classes(scores, targets, ignored=attrs.get("ignore_index"))
+        return of_classes(given[0], given[1], ignored=attrs.get("ignore_index"))
     if name == "binary_cross_entropy_with_logits":
-        return _of_pair(scores, targets)
+        return _of_pair(given[0], given[1], as_chances=False)
     if name == "binary_cross_entropy":
-        return _of_pair(torch.logit(scores.float(), 1e-7), targets)
+        return _of_pair(given[0], given[1], as_chances=True)
     return None
 
 
 def of_classes(
     scores: Tensor, targets: Tensor, ignored: int | None = None, maybe_chances: bool = False
 ) -> Pending | None:
-    """Answers of scores over classes.
+    """Answers of scores over classes; of very many rows evenly spaced ones.
 
     Args:
         scores: (n, classes) or (n, classes, ...), logits or log-probabilities.
@@ -54,47 +48,21 @@ def of_classes(
         ignored: target that does not count.
         maybe_chances: scores that are non-negative and sum to 1 are taken as probabilities.
     """
-    if scores.dim() < 2 or targets.is_floating_point() or targets.dtype == torch.bool:
+    if scores.dim() < 2 or targets.is_floating_point() or not (measurable(scores) and measurable(targets)):
         return None
-    classes = scores.shape[1]
     if targets.shape != scores.shape[:1] + scores.shape[2:] or targets.numel() == 0:
         return None
+    scores, targets = scores.detach(), targets.detach()
+    classes = scores.shape[1]
     if scores.dim() > 2:
         scores = scores.movedim(1, -1).reshape(-1, classes)
-    targets = targets.reshape(-1)
-    every = max(-(-len(targets) // MOST_ROWS), -(-scores.numel() // MOST_SCORES))
-    scores, targets = scores[::every].float(), targets[::every]
-    logs = torch.log_softmax(scores, 1)
-    if maybe_chances:
-        chances = (scores >= 0).all() & ((scores.sum(1) - 1).abs() < 1e-3).all()
-        logs = torch.where(chances, scores.clamp_min(1e-12).log(), logs)
-    best, answers = logs.max(1)
-    loss = -logs.gather(1, targets.long().clamp(0, classes - 1)[:, None])[:, 0]
+    every = -(-scores.numel() // COPIED)
+    copies = [scores[::every].float().clone(), targets.reshape(-1)[::every].clone()]
 
-    def finish(arrays: Arrays) -> dict[str, Any]:
-        truth, answered, losses, confidence = arrays
-        counted = (truth >= 0) & (truth < classes)
-        if ignored is not None:
-            counted &= truth != ignored
-        return _row(truth[counted], answered[counted], losses[counted], np.exp(confidence[counted]), classes)
+    def finish(arrays: list[Array], _: bool) -> Row:
+        return _class_row(arrays[0], arrays[1].astype(np.int64), ignored, maybe_chances)
 
-    return Pending([targets.clone(), answers, loss, best], finish)
-
-
-def _of_pair(scores: Tensor, targets: Tensor) -> Pending | None:
-    """Answers of one logit per example to the question 0 or 1."""
-    if scores.dim() == 0 or scores.numel() != scores.shape[0] or targets.numel() != scores.numel():
-        return None
-    every = -(-scores.numel() // MOST_ROWS)
-    scores, targets = scores.reshape(-1)[::every].float(), targets.reshape(-1)[::every].float()
-    loss = functional.binary_cross_entropy_with_logits(scores, targets, reduction="none")
-
-    def finish(arrays: Arrays) -> dict[str, Any]:
-        logits, truth, losses = arrays
-        confidence = 1 / (1 + np.exp(-np.minimum(np.abs(logits), 700.0)))
-        return _row((truth > 0.5).astype(float), (logits > 0).astype(float), losses, confidence, 2)
-
-    return Pending([scores.clone(), targets.clone(), loss], finish)
+    return Pending(copies, finish)
 
 
 def kept_output(outputs: Sequence[Tensor]) -> Tensor | None:
@@ -106,25 +74,54 @@ def kept_output(outputs: Sequence[Tensor]) -> Tensor | None:
     return output.detach().clone() if fits and 0 < output.numel() <= COPIED else None
 
 
-def _row(
-    truth: NDArray[np.float64],
-    answered: NDArray[np.float64],
-    losses: NDArray[np.float64],
-    confidence: NDArray[np.float64],
-    classes: int,
-) -> dict[str, Any]:
+def _of_pair(scores: Tensor, targets: Tensor, as_chances: bool) -> Pending | None:
+    """Answers of one score per example to the question 0 or 1."""
+    if scores.dim() == 0 or scores.numel() != scores.shape[0] or targets.numel() != scores.numel():
+        return None
+    if not (measurable(scores) and measurable(targets)):
+        return None
+    every = -(-scores.numel() // COPIED)
+    copies = [tensor.detach().reshape(-1)[::every].float().clone() for tensor in (scores, targets)]
+
+    def finish(arrays: list[Array], _: bool) -> Row:
+        logits, truth = (array.astype(np.float64) for array in arrays)
+        if as_chances:
+            chances = logits.clip(1e-7, 1 - 1e-7)
+            logits = np.log(chances / (1 - chances))
+        losses = np.logaddexp(0, logits) - logits * truth
+        confidence = 1 / (1 + np.exp(-np.abs(logits)))
+        return _row((truth > 0.5).astype(np.int64), (logits > 0).astype(np.int64), losses, confidence, 2)
+
+    return Pending(copies, finish)
+
+
+def _class_row(scores: Array, truth: Array, ignored: int | None, maybe_chances: bool) -> Row:
+    classes = scores.shape[1]
+    counted = (truth >= 0) & (truth < classes)
+    if ignored is not None:
+        counted &= truth != ignored
+    if not counted.all():
+        scores, truth = scores[counted], truth[counted]
+    if maybe_chances and (scores >= 0).all() and (np.abs(scores.sum(1) - 1) < 1e-3).all():
+        scores = np.log(scores.clip(1e-12))
+    logs = scores - scores.max(1, keepdims=True, initial=-np.inf)
+    logs -= np.log(np.exp(logs).sum(1, keepdims=True))
+    answered, rows = logs.argmax(1) if len(logs) else truth, np.arange(len(truth))
+    return _row(truth, answered, -logs[rows, truth], np.exp(logs[rows, answered]), classes)
+
+
+def _row(truth: Array, answered: Array, losses: Array, confidence: Array, classes: int) -> Row:
     """The row of `vitals.Predictions`."""
     right = truth == answered
-    finite = losses[np.isfinite(losses)]
-    row: dict[str, Any] = {
+    finite = np.sort(losses[np.isfinite(losses)])
+    places = QUANTILES * (len(finite) - 1)
+    row: Row = {
         "n": len(truth),
         "correct": int(right.sum()),
         "confident_wrong": int((~right & (confidence > CONFIDENT)).sum()),
-        "loss": [float(value) for value in np.quantile(finite, QUANTILES)] if len(finite) else [],
+        "loss": np.interp(places, np.arange(len(finite)), finite).tolist() if len(finite) else [],
     }
     if classes <= MOST_CLASSES:
-        counts = [
-            np.bincount(values.astype(int), minlength=classes).tolist() for values in (truth, answered, truth[right])
-        ]
+        counts = [np.bincount(values, minlength=classes).tolist() for values in (truth, answered, truth[right])]
         row["by_class"] = {str(k): list(found) for k, found in enumerate(zip(*counts, strict=True)) if any(found)}
     return row

@@ -36,7 +36,7 @@ class Argument(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
     requires_grad: bool
-    pending: tuple[Pending, ...] = ()
+    pending: Pending | None
 
 
 class Node:
@@ -76,7 +76,7 @@ class Node:
         self.layout: str | None = None
 
 
-def argument(source: Node | Outer, tensor: Tensor, pending: tuple[Pending, ...]) -> Argument:
+def argument(source: Node | Outer, tensor: Tensor, pending: Pending | None) -> Argument:
     """An argument as it is before the operation runs."""
     return Argument(source, tuple(tensor.shape), _DTYPES[tensor.dtype], tensor.requires_grad, pending)
 

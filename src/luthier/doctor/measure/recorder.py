@@ -19,7 +19,7 @@ from luthier.doctor.measure.operations import (
     attributes,
     tensors,
 )
-from luthier.doctor.measure.stats import DeadUnits, Flat, Pending, details, measure
+from luthier.doctor.measure.stats import DeadUnits, Flat, Pending, Units, measure
 
 ALWAYS_MEASURED = 150
 KEPT_FREE = 200
@@ -27,7 +27,7 @@ _SOFT = ("softmax", "log_softmax", "softmin", "gumbel_softmax")
 _FIXED_FLAT = {
     "sigmoid": Flat(0.02, 0.98),
     "tanh": Flat(-0.96, 0.96),
-    "hardsigmoid": Flat(0.0, 1.0, inclusive=True),
+    "hardsigmoid": Flat(0.0, 1.0),
     **dict.fromkeys((*RECURRENT, "rnn_cell", "gru_cell", "lstm_cell"), Flat(-0.96, 0.96)),
 }
 _RELUS = frozenset(("relu", "relu6", "threshold"))
@@ -115,7 +115,7 @@ class Recorder:
             return None
         if outer.lent is None:
             outer.lent = measure(tensor, "detail", batch_dim=self._batch_dim(tensor))
-        given = argument(outer, tensor, ())
+        given = argument(outer, tensor, None)
         return Input(given.shape, given.dtype, given.requires_grad, outer.lent)
 
     def _fail(self, error: Exception) -> None:
@@ -129,13 +129,11 @@ class Recorder:
         plainly = known.name in SENSITIVE
         found = []
         for source, tensor in zip(sources, given, strict=False):
-            pending: tuple[Pending, ...] = ()
-            if closely:
-                pending = self._close(source, tensor)
-            elif plainly:
-                pending = (self._plain(source, tensor),)
-            elif isinstance(source, Outer) and source.lent is not None and source.label is not None:
-                pending = (source.lent,)
+            pending: Pending | None = None
+            if closely or plainly:
+                pending = self._numbers(source, tensor, closely)
+            elif type(source) is Outer and source.lent is not None and source.label is not None:
+                pending = source.lent
             found.append(argument(source, tensor, pending))
         return found
 
@@ -147,22 +145,16 @@ class Recorder:
             isinstance(source, Outer) and not (source.label or "").startswith(("param", "buffer")) for source in sources
         )
 
-    def _plain(self, source: Node | Outer, tensor: Tensor) -> Pending:
-        """Numbers of a tensor, measured once."""
-        if isinstance(source, Node):
-            if source.ref() is not tensor:
-                return measure(tensor, batch_dim=self._batch_dim(tensor))
-            if source.pending is not None:
-                return source.pending
-        if source.lent is None:
-            source.lent = measure(tensor, batch_dim=self._batch_dim(tensor))
-        return source.lent
-
-    def _close(self, source: Node | Outer, tensor: Tensor) -> tuple[Pending, ...]:
-        """Numbers and details of a tensor."""
-        if isinstance(source, Node) and source.pending is not None and source.ref() is tensor:
-            return source.pending, details(tensor)
-        return (measure(tensor, "detail", batch_dim=self._batch_dim(tensor)),)
+    def _numbers(self, source: Node | Outer, tensor: Tensor, closely: bool) -> Pending:
+        """Numbers of an argument: those of its source when these are known."""
+        same = source.ref() is tensor
+        known = (source.pending or source.lent) if type(source) is Node else source.lent
+        if known is None or not same or (closely and not known.whole_rows):
+            known = measure(tensor, "detail" if closely else "plain", batch_dim=self._batch_dim(tensor))
+            if same:
+                source.lent = known
+        known.detail = known.detail or closely
+        return known
 
     def _after(
         self,
@@ -217,7 +209,7 @@ class Recorder:
         batch_dim = self._batch_dim(output)
         if _is_relu(node) and output.dim() > 1:
             dim = _unit_dim(node, output.dim())
-            units = (self.memory, (node.op, node.module, occurrence), dim) if dim != batch_dim else None
+            units = Units(self.memory, (node.op, node.module, occurrence), dim) if dim != batch_dim else None
         return measure(output, batch_dim=batch_dim, flat=_flat(node), units=units)
 
     def _batch_dim(self, tensor: Tensor) -> int:
@@ -247,7 +239,7 @@ def _flat(node: Node) -> Flat | None:
         high = math.log(0.99) if node.op == "log_softmax" else 0.99
         return Flat(high=high, dim=dim) if node.shape else None
     if node.op == "hardtanh":
-        return Flat(float(node.attrs.get("min", -1.0)), float(node.attrs.get("max", 1.0)), inclusive=True)
+        return Flat(float(node.attrs.get("min", -1.0)), float(node.attrs.get("max", 1.0)))
     if node.attrs.get("nonlinearity") == "relu":
         return None
     return _FIXED_FLAT.get(node.op)

@@ -1,11 +1,8 @@
-"""Numbers of tensors, measured on their device at once and read a step later with one transfer.
+"""Numbers of tensors: a small copy is taken on the device at once, read a step later with one transfer.
 
-Nothing here waits for the device, keeps a tensor alive or draws a random number: `measure` leaves scalars (and small
-copies) on the device, `read` brings all of them over together.
-
-Big tensors are represented by evenly spaced whole examples: at most 64, and at most about 1e5 elements; only minimum,
-maximum and whether anything is non-finite are then taken from all of it. Where a tensor holds non-finite elements,
-minimum and maximum count these as 0.
+Nothing here waits for the device, keeps a tensor alive or draws a random number. Small tensors are copied whole; big
+ones are represented by evenly spaced examples, at most 64, and evenly spaced features of these, about 8,000 elements in
+all. Minimum, maximum, whether anything is non-finite, and which units are alive always come from the whole tensor.
 """
 
 from __future__ import annotations
@@ -21,21 +18,35 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Kind = Literal["plain", "detail"]
-Arrays = list[NDArray[np.float64]]
+Array = NDArray[Any]
 Row = dict[str, Any]
+Finish = Callable[[list[Array], bool], Row]
 
 EXAMPLES = 64
-ELEMENTS = 100_000
-SNAPSHOT = 8192
+FEWEST_EXAMPLES = 8
+ELEMENTS = 8_192
 DISTINCT = 64
 LOOKS = 4
 
 
-class Pending(NamedTuple):
-    """Numbers that still lie on the device, and what makes a row of them."""
+class Pending:
+    """Copies that still lie on the device, and what makes a row of them.
 
-    tensors: list[Tensor]
-    finish: Callable[[Arrays], Row]
+    Args:
+        tensors: own copies. finish: makes the row of the arrays; told whether details are wanted.
+        whole_rows: the last dimension is complete, so that `detail` may be set later.
+
+    Attributes:
+        detail: whether values are whole, how many are distinct, and sums of rows are wanted too.
+    """
+
+    __slots__ = ("detail", "finish", "tensors", "whole_rows")
+
+    def __init__(self, tensors: list[Tensor], finish: Finish, whole_rows: bool = True, detail: bool = False) -> None:
+        self.tensors = tensors
+        self.finish = finish
+        self.whole_rows = whole_rows
+        self.detail = detail
 
 
 class Flat(NamedTuple):
@@ -44,7 +55,6 @@ class Flat(NamedTuple):
     low: float = -math.inf
     high: float = math.inf
     dim: int | None = None
-    inclusive: bool = False
 
 
 class DeadUnits:
@@ -59,14 +69,14 @@ class DeadUnits:
 
     def __init__(self) -> None:
         self.batch_dim = 0
-        self._alive: dict[Hashable, deque[NDArray[np.bool_]]] = {}
+        self._alive: dict[Hashable, deque[Array]] = {}
 
-    def update(self, place: Hashable, alive: NDArray[np.float64]) -> float | None:
+    def update(self, place: Hashable, alive: Array) -> float | None:
         """Add what one look saw.
 
         Args:
             place: operation, module and occurrence.
-            alive: (units,), 1 where some example was not 0.
+            alive: (units,), whether some example was not 0.
 
         Returns:
             Fraction of dead units, in 0-1; None before the fourth look.
@@ -74,26 +84,29 @@ class DeadUnits:
         seen = self._alive.setdefault(place, deque(maxlen=LOOKS))
         if seen and len(seen[0]) != len(alive):
             seen.clear()
-        seen.append(alive > 0)
+        seen.append(alive)
         return float(1 - np.any(seen, axis=0).mean()) if len(seen) == LOOKS else None
 
 
+class Units(NamedTuple):
+    """The units of an activation whose smallest value is 0: where they are remembered, and their dimension."""
+
+    memory: DeadUnits
+    place: Hashable
+    dim: int
+
+
 def measure(
-    tensor: Tensor,
-    kind: Kind = "plain",
-    *,
-    batch_dim: int = 0,
-    flat: Flat | None = None,
-    units: tuple[DeadUnits, Hashable, int] | None = None,
+    tensor: Tensor, kind: Kind = "plain", *, batch_dim: int = 0, flat: Flat | None = None, units: Units | None = None
 ) -> Pending:
-    """Measure a tensor on its device.
+    """Measure a tensor: copy what `read` needs.
 
     Args:
         tensor: any tensor; what cannot be measured (sparse, meta, complex, transformed) gives only its size.
         kind: "detail" adds whether values are whole, how many are distinct, and sums of rows.
         batch_dim: dimension of the examples.
         flat: counts the elements (rows) on the flat part of an activation.
-        units: memory, place and dimension of an activation's units.
+        units: tells dead units.
 
     Returns:
         What `read` makes a row of `vitals.Stats` of.
@@ -101,225 +114,220 @@ def measure(
     tensor = tensor.detach()
     count = tensor.numel()
     if count == 0 or not measurable(tensor):
-        return Pending([], lambda _: {"n": count})
+        return Pending([], lambda *_: {"n": count})
+    detail = kind == "detail"
     if not tensor.is_floating_point():
-        return _whole(tensor, count)
-    if count == 1:
-        return Pending([tensor.reshape(()).clone()], _single)
-    return _Float(tensor, kind, batch_dim, flat, units).pending()
+        return _whole_numbers(tensor, count)
+    whole = count <= ELEMENTS
+    if batch_dim >= tensor.dim():
+        batch_dim = 0
+    protected = -1 if flat is None or flat.dim is None else flat.dim
+    sample = tensor if whole else thinned(tensor, batch_dim, protected, detail or protected != -1)
+    tensors = [_copied(sample)]
+    if not whole:
+        tensors.append(torch.stack(torch.aminmax(tensor)).float())
+    if units is not None:
+        tensors.append(_largest(tensor, units.dim))
 
+    def finish(arrays: list[Array], detailed: bool) -> Row:
+        return _float_row(arrays, count, whole, batch_dim, flat, units, detailed)
 
-def details(tensor: Tensor) -> Pending:
-    """Only what "detail" adds to the plain numbers of a tensor."""
-    tensor = tensor.detach()
-    if tensor.numel() < 2 or not measurable(tensor) or not tensor.is_floating_point():
-        return measure(tensor)
-    sample = examples(tensor)
-    shape = tuple(sample.shape)
-    return Pending([_snapshot(sample)], lambda arrays: _details(arrays[0], shape))
+    return Pending(tensors, finish, sample.dim() == 0 or sample.shape[-1] == tensor.shape[-1], detail)
 
 
 def read(pending: Sequence[Pending]) -> list[Row]:
     """The rows of what was measured, in order; one transfer from each device."""
     arrays = iter(_transfer([tensor for item in pending for tensor in item.tensors]))
-    return [item.finish([next(arrays) for _ in item.tensors]) for item in pending]
+    with np.errstate(all="ignore"):
+        return [item.finish([next(arrays) for _ in item.tensors], item.detail) for item in pending]
 
 
 def measurable(tensor: Tensor) -> bool:
     """Whether its numbers can be had: a dense real tensor of no transformation in progress (vmap, grad, compile)."""
     return (
-        tensor.layout is torch.strided
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and tensor.layout is torch.strided
         and not tensor.is_complex()
         and tensor.device.type != "meta"
         and not tensor.is_quantized
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-        and type(tensor) in (Tensor, torch.nn.Parameter)
     )
 
 
-def examples(tensor: Tensor, dim: int = 0) -> Tensor:
-    """Evenly spaced whole examples, at most 64 and about 1e5 elements (a view; at least 8 of them)."""
-    size = tensor.shape[dim] if tensor.dim() else 1
-    each = max(1, tensor.numel() // max(1, size))
-    most = max(8, min(EXAMPLES, ELEMENTS // each))
-    if size <= most or tensor.numel() <= 8 * EXAMPLES:
+def thinned(tensor: Tensor, batch_dim: int = 0, protected: int = -1, protect: bool = True) -> Tensor:
+    """Evenly spaced examples and features of a big tensor (a view), about 8,000 elements.
+
+    Args:
+        tensor: more elements than that. batch_dim: dimension of the examples; at least 8 of them stay if possible.
+        protected: dimension that stays complete, if `protect`.
+    """
+    each = max(1, tensor.numel() // tensor.shape[batch_dim])
+    tensor = _every(tensor, batch_dim, max(FEWEST_EXAMPLES, min(EXAMPLES, ELEMENTS // each)))
+    free = [
+        dim for dim in range(tensor.dim()) if dim != batch_dim and not (protect and dim == protected % tensor.dim())
+    ]
+    for dim in sorted(free, key=lambda dim: -tensor.shape[dim]):
+        excess = tensor.numel() / ELEMENTS
+        if excess > 1:
+            tensor = _every(tensor, dim, max(4, int(tensor.shape[dim] / excess)))
+    if tensor.numel() > 2 * ELEMENTS:
+        tensor = _every(tensor, batch_dim, 2)
+    return tensor
+
+
+def _every(tensor: Tensor, dim: int, most: int) -> Tensor:
+    size = tensor.shape[dim]
+    if size <= most:
         return tensor
-    every = -(-size // most)
-    if dim == 0:
-        return tensor[::every]
-    return tensor.movedim(dim, 0)[::every].movedim(0, dim)
+    return tensor[(slice(None),) * dim + (slice(None, None, -(-size // most)),)]
 
 
-class _Float:
-    """Numbers of one float tensor of two or more elements."""
-
-    def __init__(
-        self,
-        tensor: Tensor,
-        kind: Kind,
-        batch_dim: int,
-        flat: Flat | None,
-        units: tuple[DeadUnits, Hashable, int] | None,
-    ) -> None:
-        self.count = tensor.numel()
-        self.batch_dim = batch_dim if tensor.dim() > batch_dim else 0
-        sample = examples(tensor, self.batch_dim) if tensor.dim() else tensor
-        self.partial = sample.numel() < self.count
-        self.size = sample.numel()
-        values = sample if sample.dtype in (torch.float32, torch.float64) else sample.float()
-        self.clean = torch.nan_to_num(values, 0.0, 0.0, 0.0)
-        var, mean = torch.var_mean(self.clean, correction=0)
-        low, high = torch.aminmax(self.clean)
-        self.tensors = [mean, var, low, high, torch.count_nonzero(values), torch.count_nonzero(values - self.clean)]
-        self.names = ["mean", "var", "min", "max", "nonzero", "nonfinite"]
-        if self.partial:
-            self._add(("all_min", "all_max"), torch.aminmax(tensor))
-        if self.clean.shape[self.batch_dim] == self.size:
-            self._add(("across",), (var,))
-        elif self.clean.shape[self.batch_dim] > 1:
-            self._add(("across",), (torch.var(self.clean, self.batch_dim, correction=0).mean(),))
-        if flat is not None:
-            self._add(("flat",), (_flat(self.clean, flat),))
-        self.units = units
-        if units is not None:
-            self._add(("alive",), (_alive(values, units[2]),))
-        self.shape = tuple(sample.shape)
-        if kind == "detail":
-            self._add(("snapshot",), (_snapshot(values),))
-
-    def _add(self, names: Sequence[str], tensors: Sequence[Tensor]) -> None:
-        self.names.extend(names)
-        self.tensors.extend(tensors)
-
-    def pending(self) -> Pending:
-        """The numbers, without any hold on the tensor."""
-        names, count, size, units, shape = self.names, self.count, self.size, self.units, self.shape
-        return Pending(self.tensors, lambda arrays: _float_row(names, arrays, count, size, units, shape))
+def _copied(values: Tensor) -> Tensor:
+    if values.dtype not in (torch.float32, torch.float64):
+        return values.float().contiguous()
+    return values.clone(memory_format=torch.contiguous_format)
 
 
-def _float_row(
-    names: Sequence[str],
-    arrays: Arrays,
-    count: int,
-    size: int,
-    units: tuple[DeadUnits, Hashable, int] | None,
-    shape: tuple[int, ...],
-) -> Row:
-    found = dict(zip(names, arrays, strict=True))
-    number = {name: float(array) for name, array in found.items() if array.ndim == 0}
-    nonfinite = number["nonfinite"] / size
-    finite = max(1.0, size - number["nonfinite"])
-    mean, square = number["mean"] * size / finite, (number["var"] + number["mean"] ** 2) * size / finite
-    low, high = number["min"], number["max"]
-    if "all_min" in number:
-        if math.isfinite(number["all_min"]) and math.isfinite(number["all_max"]):
-            low, high = number["all_min"], number["all_max"]
-        else:
-            nonfinite = max(nonfinite, 1 / count)
-    std = math.sqrt(max(0.0, square - mean**2)) if nonfinite else math.sqrt(number["var"])
-    row: Row = {
-        "n": count,
-        "mean": mean,
-        "std": std if math.isfinite(std) else max(abs(low), abs(high)),
-        "min": low,
-        "max": high,
-        "zero": 1 - number["nonzero"] / size,
-        "nonfinite": nonfinite,
-    }
-    if "across" in number:
-        rms = math.sqrt(number["var"] + number["mean"] ** 2)
-        row["across"] = math.sqrt(number["across"]) / rms if rms > 0 and math.isfinite(rms) else 0.0
-    if "flat" in number:
-        row["flat"] = number["flat"]
-    if units is not None:
-        memory, place, _ = units
-        row["dead"] = memory.update(place, found["alive"])
-    if "snapshot" in found:
-        row |= _details(found["snapshot"], shape)
-    return row
+def _largest(tensor: Tensor, dim: int) -> Tensor:
+    """The largest value of every unit."""
+    others = [other for other in range(tensor.dim()) if other != dim]
+    return tensor.amax(others).float()
 
 
-def _single(arrays: Arrays) -> Row:
-    value = float(arrays[0])
-    if not math.isfinite(value):
-        return {"n": 1, "nonfinite": 1.0, "zero": 0.0}
-    return {"n": 1, "mean": value, "std": 0.0, "min": value, "max": value, "zero": float(value == 0), "nonfinite": 0.0}
-
-
-def _whole(tensor: Tensor, count: int) -> Pending:
+def _whole_numbers(tensor: Tensor, count: int) -> Pending:
     """Whole numbers and booleans."""
     if tensor.dtype == torch.bool:
         tensor = tensor.to(torch.uint8)
-    low, high = torch.aminmax(tensor)
     flat = tensor.reshape(-1)
-    sample = flat[:: max(1, -(-count // SNAPSHOT))].clone()
+    sample = flat[:: -(-count // ELEMENTS)].clone()
+    ends = [sample] if len(sample) == count else [sample, torch.stack(torch.aminmax(tensor))]
 
-    def finish(arrays: Arrays) -> Row:
-        distinct = min(DISTINCT, len(np.unique(arrays[2])))
-        return {"n": count, "min": float(arrays[0]), "max": float(arrays[1]), "distinct": distinct}
+    def finish(arrays: list[Array], _: bool) -> Row:
+        low, high = (float(end) for end in (arrays[-1].min(), arrays[-1].max()))
+        return {"n": count, "min": low, "max": high, "distinct": _distinct(arrays[0])}
 
-    return Pending([low, high, sample], finish)
+    return Pending(ends, finish)
 
 
-def _flat(values: Tensor, flat: Flat) -> Tensor:
-    """Fraction of elements (rows) on the flat part."""
-    if flat.dim is not None:
-        values = values.amax(flat.dim)
-    if flat.inclusive:
-        outside = (values <= flat.low) | (values >= flat.high)
-    elif math.isinf(flat.low):
-        outside = values > flat.high
+def _float_row(
+    arrays: list[Array],
+    count: int,
+    whole: bool,
+    batch_dim: int,
+    flat: Flat | None,
+    units: Units | None,
+    detailed: bool,
+) -> Row:
+    """The row of `vitals.Stats` of the copy of a float tensor."""
+    values = arrays[0]
+    low, high = (float(end) for end in (values.min(), values.max()))
+    if math.isfinite(low) and math.isfinite(high):
+        row = {"n": count, **_moments(values, batch_dim), "min": low, "max": high, "nonfinite": 0.0}
     else:
-        middle, reach = (flat.low + flat.high) / 2, (flat.high - flat.low) / 2
-        outside = (values - middle if middle else values).abs() > reach
-    return outside.mean(dtype=torch.float32)
-
-
-def _alive(values: Tensor, dim: int) -> Tensor:
-    """1 for every unit that gave anything but 0."""
-    others = [other for other in range(values.dim()) if other != dim % values.dim()]
-    return torch.any(values, dim=others).to(torch.float32)
-
-
-def _snapshot(values: Tensor) -> Tensor:
-    """A copy of whole rows, at most 8192 elements."""
-    rows = values.reshape(-1, values.shape[-1]) if values.dim() > 1 else values.reshape(-1, 1)
-    every = -(-rows.numel() // SNAPSHOT)
-    return rows[::every].reshape(-1).clone()
-
-
-def _details(flat: NDArray[np.float64], shape: tuple[int, ...]) -> Row:
-    """Whole numbers, distinct values and sums of rows (over the last dimension; for tensors of two or more)."""
-    finite = flat[np.isfinite(flat)]
-    row: Row = {
-        "integral": bool(len(finite)) and bool((finite == np.round(finite)).all()),
-        "distinct": min(DISTINCT, len(np.unique(finite))),
-    }
-    if len(shape) > 1:
-        rows = flat.reshape(-1, shape[-1])
-        sums = rows.sum(-1)
-        row["row_sum_min"], row["row_sum_max"] = float(sums.min()), float(sums.max())
-        row["rows_one_hot"] = float((((rows == 1).sum(-1) == 1) & ((rows == 0).sum(-1) == shape[-1] - 1)).mean())
+        row = {"n": count, **_of_finite(values)}
+    row["zero"] = 1 - float(np.count_nonzero(values)) / values.size
+    if not whole:
+        _widen(row, arrays[1], count)
+    if flat is not None:
+        row["flat"] = _flat(values, flat)
+    if units is not None:
+        row["dead"] = units.memory.update(units.place, arrays[-1] != 0)
+    if detailed:
+        row |= _details(values)
     return row
 
 
-def _transfer(tensors: Sequence[Tensor]) -> Arrays:
-    """Tensors of no or one dimension as arrays: joined on their device by type, then brought over together."""
-    groups: dict[tuple[torch.device, torch.dtype, int], list[int]] = {}
+def _moments(values: Array, batch_dim: int) -> Row:
+    """Mean, std and spread over the examples of finite values.
+
+    The variance is that around the mean example plus that of the mean example (law of total variance).
+    """
+    if values.ndim == 0 or values.size == 1:
+        return {"mean": float(values.reshape(-1)[0]), "std": 0.0, "across": None}
+    examples = values.shape[batch_dim]
+    centre = np.add.reduce(values, batch_dim, keepdims=True) / examples
+    mean = float(np.add.reduce(centre, None)) / centre.size
+    apart, between = _square_sum(values - centre), _square_sum(centre - mean) * examples
+    if not (math.isfinite(apart) and math.isfinite(between)):
+        return _moments(values.astype(np.float64), batch_dim) if values.dtype != np.float64 else _hopeless(mean)
+    square = (apart + between) / values.size + mean**2
+    across = math.sqrt(apart / values.size / square) if square > 0 else 0.0
+    return {"mean": mean, "std": math.sqrt((apart + between) / values.size), "across": across if examples > 1 else None}
+
+
+def _square_sum(values: Array) -> float:
+    flat = values.reshape(-1)
+    return float(np.dot(flat, flat))
+
+
+def _hopeless(mean: float) -> Row:
+    """Values whose squares are beyond float64."""
+    return {"mean": mean, "std": math.inf, "across": None}
+
+
+def _of_finite(values: Array) -> Row:
+    """Numbers of the finite part."""
+    finite = values[np.isfinite(values)].astype(np.float64)
+    row: Row = {"nonfinite": 1 - finite.size / values.size}
+    if finite.size:
+        ends = {"min": float(finite.min()), "max": float(finite.max())}
+        row |= {"mean": float(finite.mean()), "std": float(finite.std()), **ends}
+    return row
+
+
+def _widen(row: Row, ends: Array, count: int) -> None:
+    """Minimum, maximum and non-finite of the whole tensor that a sample stands for."""
+    if np.isfinite(ends).all():
+        row["min"], row["max"] = (float(end) for end in ends)
+    else:
+        row["nonfinite"] = max(row["nonfinite"], 1 / count)
+
+
+def _flat(values: Array, flat: Flat) -> float:
+    """Fraction of elements (rows) on the flat part."""
+    if flat.dim is not None:
+        values = values.max(flat.dim)
+    beyond = np.count_nonzero(values >= flat.high)
+    if flat.low > -math.inf:
+        beyond += np.count_nonzero(values <= flat.low)
+    return float(beyond / values.size)
+
+
+def _details(values: Array) -> Row:
+    """Whole numbers, distinct values and sums of rows (over the last dimension; for tensors of two or more)."""
+    flat = values.reshape(-1)
+    few = flat[: 4 * DISTINCT]
+    row: Row = {
+        "integral": bool((few == np.round(few)).all() and (flat == np.round(flat)).all()),
+        "distinct": _distinct(flat),
+    }
+    if values.ndim > 1:
+        rows = values.reshape(-1, values.shape[-1])
+        sums = rows.sum(-1)
+        row["row_sum_min"], row["row_sum_max"] = float(sums.min()), float(sums.max())
+        hot = row["integral"] and (((rows == 1).sum(-1) == 1) & ((rows != 0).sum(-1) == 1)).mean()
+        row["rows_one_hot"] = float(hot)
+    return row
+
+
+def _distinct(values: Array) -> int:
+    """Number of distinct values, at most 64; the first few often tell."""
+    few = len(set(values[: 4 * DISTINCT].tolist()))
+    return min(DISTINCT, few if few >= DISTINCT or len(values) <= 4 * DISTINCT else len(np.unique(values)))
+
+
+def _transfer(tensors: Sequence[Tensor]) -> list[Array]:
+    """Our copies as arrays: those on the host as they are, others joined by type and brought over together."""
+    found: list[Any] = [None] * len(tensors)
+    groups: dict[Any, list[int]] = {}
     for position, tensor in enumerate(tensors):
-        groups.setdefault((tensor.device, tensor.dtype, tensor.dim()), []).append(position)
-    joined: dict[torch.device, list[Tensor]] = {}
-    for (device, _, dims), positions in groups.items():
-        parts = [tensors[position] for position in positions]
-        wide = torch.float32 if device.type == "mps" else torch.float64
-        joined.setdefault(device, []).append((torch.cat(parts) if dims else torch.stack(parts)).to(wide))
-    flat = {device: torch.cat(parts).cpu().numpy().astype(np.float64) for device, parts in joined.items()}
-    begin = dict.fromkeys(flat, 0)
-    arrays: Arrays = [np.empty(0)] * len(tensors)
-    for (device, _, dims), positions in groups.items():
-        for position in positions:
-            size = tensors[position].numel()
-            part = flat[device][begin[device] : begin[device] + size]
-            arrays[position] = part if dims else part.reshape(())
-            begin[device] += size
-    return arrays
+        if tensor.device.type == "cpu":
+            found[position] = tensor.numpy()
+        else:
+            groups.setdefault((tensor.device, tensor.dtype), []).append(position)
+    for positions in groups.values():
+        parts = [tensors[position].reshape(-1) for position in positions]
+        joined = torch.cat(parts).cpu().split([len(part) for part in parts])
+        for position, part in zip(positions, joined, strict=True):
+            found[position] = part.view(tensors[position].shape).numpy()
+    return found

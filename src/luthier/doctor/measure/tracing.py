@@ -80,6 +80,7 @@ class Trace:
         self._process, self._thread = os.getpid(), threading.get_ident()
         self._modules: dict[int, str] = {}
         self._moded: list[tuple[str, nn.Module]] = []
+        self._labels: dict[int, str] = {}
         self._roots_of_models = {id(model) for model in self.models}
         self._recorder = Recorder(Graph({}), self.memory)
         self._begin_anew("")
@@ -96,6 +97,7 @@ class Trace:
         names = anatomy.named_modules(self.models)
         self._modules = {id(module): name for name, module in names.items()}
         self._moded = [(name, module) for name, module in names.items() if isinstance(module, _MODED)]
+        self._labels = _labels(names)
         self._begin_anew("")
         self._handles = [
             module_hooks.register_module_forward_pre_hook(self._before_module),
@@ -184,13 +186,9 @@ class Trace:
             self._push_mode()
 
     def _begin_anew(self, phase: str) -> None:
-        labels = {id(p): f"param:{name}" for name, p in anatomy.named_parameters(self.models)} if phase else {}
-        if phase:
-            buffers = (item for model in self.models for item in model.named_buffers())
-            labels |= {id(buffer): f"buffer:{name}" for name, buffer in buffers}
         module = self._recorder.module
         self._phase = phase
-        self._recorder = Recorder(Graph(labels), self.memory)
+        self._recorder = Recorder(Graph(self._labels), self.memory)
         self._recorder.module = module
         self._recorder.recording = bool(phase)
         self._forwards: list[Forward] = []
@@ -380,25 +378,25 @@ class _Wanted:
     def __init__(self) -> None:
         self.pending: list[Pending] = []
         self._slots: dict[int, int] = {}
-        self._places: list[tuple[str, str | None, list[int]]] = []
+        self._places: list[tuple[str, str | None, int]] = []
 
     def add(self, position: int, node: Node) -> None:
+        """Everything of one operation."""
         if node.pending is not None:
-            self._places.append((str(position), None, [self._slot(node.pending)]))
+            self._places.append((str(position), None, self._slot(node.pending)))
         for place, given in enumerate(node.arguments):
-            if given.pending:
-                self._places.append((str(position), str(place), [self._slot(item) for item in given.pending]))
+            if given.pending is not None:
+                self._places.append((str(position), str(place), self._slot(given.pending)))
 
     def numbers(self, found: Sequence[Row]) -> Row:
         """{"<index>": {"stats": ..., "arguments": {"<place>": ...}}}."""
         rows: Row = {}
-        for index, place, slots in self._places:
+        for index, place, slot in self._places:
             row = rows.setdefault(index, {})
-            stats = {key: value for slot in slots for key, value in found[slot].items()}
             if place is None:
-                row["stats"] = stats
+                row["stats"] = found[slot]
             else:
-                row.setdefault("arguments", {})[place] = stats
+                row.setdefault("arguments", {})[place] = found[slot]
         return rows
 
     def _slot(self, pending: Pending) -> int:
@@ -453,6 +451,18 @@ def _loss_arguments(kept: Sequence[Node], rows: Rows) -> list[Row]:
         for node in kept
         if node.op in LOSSES
     ]
+
+
+def _labels(names: dict[str, nn.Module]) -> dict[int, str]:
+    """id -> source of all parameters and buffers, by the name of the first module that holds them."""
+    labels: dict[int, str] = {}
+    for prefix, module in names.items():
+        begin = f"{prefix}." if prefix else ""
+        for kind, held in (("param", module._parameters), ("buffer", module._buffers)):
+            for name, tensor in held.items():
+                if tensor is not None:
+                    labels.setdefault(id(tensor), f"{kind}:{begin}{name}")
+    return labels
 
 
 def _take_modes() -> list[Any]:
