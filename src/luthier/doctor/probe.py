@@ -49,7 +49,7 @@ class Probe(Hook):
         """Tell the watch."""
         if self.watch is not None:
             pair = self._batch if isinstance(self._batch, (tuple, list)) and len(self._batch) == 2 else (None, None)
-            self.watch.step(self._loss, targets=pair[1])
+            self.watch.step(self._loss, *pair)
             self._batch = self._loss = None
 
     def evaluated(self, run: Run, row: dict[str, Any]) -> None:

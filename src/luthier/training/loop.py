@@ -84,16 +84,18 @@ def backward(run: Run, batch: Any) -> tuple[Tensor, int]:
 def accumulate(run: Run, parts: list[Any]) -> tuple[Tensor, int]:
     """The same from micro-batches.
 
-    Each part's loss is weighted by its size and the sum divided at the end, so the gradient is that of the whole
-    batch whatever the number of parts (but for batch norm, which sees the parts).
+    Each part's loss is weighted by its size against what all would have if they were like the first, and the
+    gradients are set right at the end, when all sizes are known: so the gradient is that of the whole batch whatever
+    the number of parts (but for batch norm, which sees the parts).
     """
     clear_gradients(run.optimizer)
-    total, loss_sum = 0, torch.zeros((), device=run.device)
+    total, expected, loss_sum = 0, 0, torch.zeros((), device=run.device)
     for part in parts:
         step = forward(run, part)
-        scaled(run, step.loss * step.n).backward()  # type: ignore[no-untyped-call]
+        expected = expected or max(1, step.n) * len(parts)
+        scaled(run, step.loss * (step.n / expected)).backward()  # type: ignore[no-untyped-call]
         total, loss_sum = total + step.n, loss_sum + step.loss.detach() * step.n
-    divide_gradients(run.model, total)
+    divide_gradients(run.model, total / expected)
     return loss_sum / total, total
 
 

@@ -28,8 +28,8 @@ def split_batch(batch: Any, parts: int) -> list[Any]:
     )
 
 
-def divide_gradients(model: nn.Module, n: int) -> None:
-    """Turn gradients of a sum over n examples into those of the mean."""
+def divide_gradients(model: nn.Module, divisor: float) -> None:
+    """Divide all gradients by a number."""
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     if gradients:
-        torch._foreach_div_(gradients, float(n))
+        torch._foreach_div_(gradients, divisor)

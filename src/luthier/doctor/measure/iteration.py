@@ -85,9 +85,16 @@ class Pending:
     targets: Any = None
 
     def tell(self, inputs: Any, targets: Any) -> None:
-        """What the user says of this step."""
-        if self.inputs is None:
-            self.inputs = first_tensor((inputs,), {})
+        """What the user says of this step.
+
+        Inputs and targets must belong together: with gradient accumulation the traced forward and the user's last
+        micro-batch are different examples, so the user's own pair comes before what was traced.
+        """
+        given = first_tensor((inputs,), {})
+        if given is not None:
+            self.inputs = given
+        elif self.row.get("n_forward", 1) != 1:
+            self.inputs = None
         self.targets = targets
 
     def read(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
