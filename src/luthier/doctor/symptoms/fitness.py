@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from luthier.doctor.findings import Finding, NotSeen
-from luthier.doctor.symptoms.objectives import GIVEN, LOSSES, REGRESSION, LossCall, loss_calls, terms
+from luthier.doctor.symptoms.driven import maximised, misfit, without_targets
+from luthier.doctor.symptoms.objectives import REGRESSION, LossCall, loss_calls
 from luthier.doctor.symptoms.paths import (
     DROPOUTS,
     SAME_VALUES,
@@ -14,10 +15,9 @@ from luthier.doctor.symptoms.paths import (
     graphs,
     gravest,
     is_dense,
-    names,
     unseen,
 )
-from luthier.doctor.vitals import Argument, Node, Stats, Vitals
+from luthier.doctor.vitals import Argument, Stats, Vitals
 
 _PASSED = SAME_VALUES | DROPOUTS
 _MOST_CLASSES = 30
@@ -34,25 +34,14 @@ def wrong_loss(vitals: Vitals) -> list[Finding] | NotSeen:
             for check in _CHECKS:
                 found.extend(check(vitals, graph, call))
         if _single(vitals):
-            found.extend(_maximised(vitals, graph))
-            found.extend(_without_targets(graph))
+            found.extend(maximised(vitals, graph))
+            found.extend(without_targets(graph))
     return gravest(found)
 
 
 def _single(vitals: Vitals) -> bool:
     """One model is trained: of adversarial pairs one may well drive a loss up."""
     return vitals.anatomy is None or len(vitals.anatomy.model_types) <= 1
-
-
-def _finding(graph: Graph, cause: str, evidence: str, severity: str = "critical", certainty: float = 1.0) -> Finding:
-    return Finding(
-        symptom="wrong_loss",
-        severity="critical" if severity == "critical" else "warning" if severity == "warning" else "info",
-        cause=cause,
-        evidence=(f"step {graph.onset}: {evidence}",),
-        onset=0,
-        certainty=certainty,
-    )
 
 
 def _shape(argument: Argument) -> str:
@@ -74,10 +63,10 @@ def _single_score(_: Vitals, graph: Graph, call: LossCall) -> list[Finding]:
         return []
     if len(shape) >= 2 and shape[1] == 1:
         cause = "cross_entropy is given a single score per example: with one class it is always 0 and teaches nothing."
-        return [_finding(graph, cause, f"the scores have shape {_shape(call.prediction)}.")]
+        return [misfit(graph, cause, f"the scores have shape {_shape(call.prediction)}.")]
     if len(shape) == 1 and shape[0] > 1 and shape[0] == graph.batch_size:
         cause = "cross_entropy is given one score per example, without a dimension for classes: it takes the batch."
-        return [_finding(graph, cause, f"the scores have shape {_shape(call.prediction)}.")]
+        return [misfit(graph, cause, f"the scores have shape {_shape(call.prediction)}.")]
     return []
 
 
@@ -94,7 +83,7 @@ def _not_log(_: Vitals, graph: Graph, call: LossCall) -> list[Finding]:
     cause = f"{call.kind} expects log-probabilities, but is given the output of {op}: it can be driven down without "
     cause += "bound or limit, whatever the classes are."
     text = f"the largest value given is {highest:.3g}." if highest is not None else f"the values come from {op}."
-    return [_finding(graph, cause, text, certainty=1.0 if seen else 0.85)]
+    return [misfit(graph, cause, text, certainty=1.0 if seen else 0.85)]
 
 
 def _unit_targets(_: Vitals, graph: Graph, call: LossCall) -> list[Finding]:
@@ -106,7 +95,7 @@ def _unit_targets(_: Vitals, graph: Graph, call: LossCall) -> list[Finding]:
     if low is None or high is None or (low >= -1e-3 and high <= 1 + 1e-3):
         return []
     cause = f"{call.kind} expects targets between 0 and 1; beyond these the loss has no lower bound."
-    return [_finding(graph, cause, f"the targets reach from {low:.3g} to {high:.3g}.")]
+    return [misfit(graph, cause, f"the targets reach from {low:.3g} to {high:.3g}.")]
 
 
 def _multi_label(_: Vitals, graph: Graph, call: LossCall) -> list[Finding]:
@@ -124,7 +113,7 @@ def _multi_label(_: Vitals, graph: Graph, call: LossCall) -> list[Finding]:
     cause = f"the targets name several or no classes per example, but {how} shares a single 100% among the classes: "
     cause += "such labels need a sigmoid for each class (binary_cross_entropy_with_logits)."
     text = f"rows of the targets hold {labels.row_sum_min:g} to {labels.row_sum_max:g} ones."
-    return [_finding(graph, cause, text, certainty=0.95)]
+    return [misfit(graph, cause, text, certainty=0.95)]
 
 
 def _labels(graph: Graph, call: LossCall) -> Stats | None:
@@ -152,23 +141,26 @@ def _distance_to_classes(vitals: Vitals, graph: Graph, call: LossCall) -> list[F
     """A squared or absolute error of class labels."""
     if call.kind not in REGRESSION or call.target is None or not _single(vitals):
         return []
-    source = graph.back(call.target.source, SAME_VALUES)[1]
-    if source.startswith("input") or _from_input(graph, source):
+    if graph.back(call.target.source, SAME_VALUES)[1].startswith("input"):
         return []
-    numbers = graph.numbers_of(call.target)
-    if not numbers:
-        return []
-    what = _class_kind(vitals, graph, call, numbers)
+    what = _looked_up(graph, call.target) or _class_kind(vitals, graph, call, graph.numbers_of(call.target))
     if what is None:
         return []
     text, severity, certainty = what
     cause = f"{call.name} measures distances, but the targets are {text}: cross entropy is the loss of classes, its "
-    return [_finding(graph, cause + "gradient does not fade for confident mistakes.", f"{text}.", severity, certainty)]
+    return [misfit(graph, cause + "gradient does not fade for confident mistakes.", f"{text}.", severity, certainty)]
 
 
-def _from_input(graph: Graph, source: str) -> bool:
-    look = graph.looks[0]
-    return look.inputs is not None and look.inputs.source == source
+def _looked_up(graph: Graph, target: Argument) -> tuple[str, str, float] | None:
+    """Rows of a square table picked by whole numbers: one-hot rows of an identity matrix."""
+    node = graph.origin(target.source, SAME_VALUES - {"getitem"})
+    if node is None or node.op != "getitem" or len(node.arguments) != 2:
+        return None
+    table, labels = node.arguments
+    square = len(table.shape) == 2 and table.shape[0] == table.shape[1] >= 2
+    if not square or not labels.dtype.startswith("int") or not table.source.startswith(("extern", "buffer")):
+        return None
+    return f"rows of a table of {table.shape[0]} classes, picked by label", "critical", 0.9
 
 
 def _class_kind(
@@ -176,7 +168,11 @@ def _class_kind(
 ) -> tuple[str, str, float] | None:
     """What makes the targets classes, how grave, how sure; None when they are quantities."""
     target = call.target
-    if target is None or not all(item.integral for item in numbers):
+    if target is None or not numbers or not all(item.integral in (True, None) for item in numbers):
+        return None
+    if any(item.integral is None for item in numbers) and not _dtype_of(graph, call).startswith(
+        ("int", "uint", "bool")
+    ):
         return None
     rows = [item.rows_one_hot for item in numbers if item.rows_one_hot is not None]
     wide = len(target.shape) == 2 and target.shape[1] >= 2
@@ -233,66 +229,7 @@ def _sigmoids_for_one_class(_: Vitals, graph: Graph, call: LossCall) -> list[Fin
     if len(shape) != 2 or shape[1] < 3 or not rows or min(rows) < 0.999:
         return []
     cause = f"every example has exactly one of {shape[1]} classes, but {call.kind} learns each class by itself: "
-    return [_finding(graph, cause + "cross_entropy fits better.", "the targets are one-hot rows.", "info", 0.9)]
-
-
-def _maximised(vitals: Vitals, graph: Graph) -> list[Finding]:
-    """The loss reaches backward() with a negative sign, or the optimizer maximises."""
-    upwards = any(group.get("maximize") for row in vitals.optimizers for group in row.groups)
-    for root in graph.roots:
-        parts = terms(graph, root)
-        losses = [part for part in parts if part.node.op in LOSSES or _is_distance(graph, part.node)]
-        likelihoods = [part for part in parts if _is_log_likelihood(graph, part.node)]
-        driven_up = [part for part in losses if (part.factor < 0) != upwards]
-        driven_up += [part for part in likelihoods if (part.factor > 0) != upwards]
-        if driven_up and len(driven_up) == len(losses) + len(likelihoods) and len(parts) == len(driven_up):
-            why = "the optimizer is told to maximize" if upwards else "it reaches backward() with the wrong sign"
-            cause = f"{_call_name(driven_up[0].node)} is driven up, not down: {why}."
-            return [_finding(graph, cause, f"the term has the factor {driven_up[0].factor:g}.")]
-    return []
-
-
-def _call_name(node: Node) -> str:
-    return node.op if node.op in LOSSES else "the error" if node.op in ("pow", "square", "abs") else "the likelihood"
-
-
-def _is_distance(graph: Graph, node: Node) -> bool:
-    """A squared or absolute difference to something outside of the model."""
-    return node.op in ("pow", "square", "abs") and any(
-        call.by_hand and call.node.index in graph.upstream([node.index]) for call in loss_calls(graph)
-    )
-
-
-def _is_log_likelihood(graph: Graph, node: Node) -> bool:
-    """log-probabilities picked at the targets."""
-    if node.op != "gather" or not node.arguments:
-        return False
-    origin = graph.origin(node.arguments[0].source, _PASSED)
-    if origin is not None and origin.op == "log" and origin.arguments:
-        inner = graph.origin(origin.arguments[0].source, _PASSED | names("clamp add"))
-        return inner is not None and inner.op in SOFTMAXES
-    return origin is not None and origin.op == "log_softmax"
-
-
-def _without_targets(graph: Graph) -> list[Finding]:
-    """The loss depends on nothing but the model's output, though there are targets."""
-    look = graph.looks[0]
-    if look.targets is None or not graph.roots:
-        return []
-    reached = [graph.nodes[index] for index in graph.upstream(graph.roots) if index not in graph.inside]
-    sources = [item.source.partition(":")[0] for node in reached for item in node.arguments]
-    made_here = any(not node.arguments for node in reached)
-    labels_inside = any(
-        item.source.startswith(("input", "target", "extern"))
-        for index in graph.inside
-        for item in graph.nodes[index].arguments
-        if graph.nodes[index].op in LOSSES
-    )
-    calls = loss_calls(graph)
-    if not calls or made_here or labels_inside or any(source in GIVEN for source in sources):
-        return []
-    cause = f"{calls[0].name} never sees the targets: it compares the model's output with itself."
-    return [_finding(graph, cause, "nothing from outside the model enters the loss.", certainty=0.9)]
+    return [misfit(graph, cause + "cross_entropy fits better.", "the targets are one-hot rows.", "info", 0.9)]
 
 
 _CHECKS: tuple[Callable[[Vitals, Graph, LossCall], list[Finding]], ...] = (

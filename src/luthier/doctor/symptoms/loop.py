@@ -201,9 +201,13 @@ def _evaluations(vitals: Vitals) -> list[Evaluation]:
     """Rows that are evaluations: with metrics told at the same step, or (without metrics) of several batches."""
     told = {row.step for row in vitals.metrics if any(_is_held_out(name) for name in row.values)}
     rows = [row for row in vitals.evaluations if row.step > 0 and row.forwards > 0]
-    if told:
-        return [row for row in rows if row.step in told]
-    return [row for row in rows if row.forwards >= 2 or not row.grad]
+    if not told:
+        return [row for row in rows if row.forwards >= 2 or not row.grad]
+    # a program that also runs the model after every step (for the training accuracy) hides which forwards are meant
+    elsewhere = sum(row.training for row in rows if row.step not in told)
+    in_eval = {row.step for row in rows if not row.training}
+    found = [row for row in rows if row.step in told and not (row.training and row.step in in_eval)]
+    return found if elsewhere < len(found) else [row for row in found if not row.training]
 
 
 def _is_held_out(name: str) -> bool:

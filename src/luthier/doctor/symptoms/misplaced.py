@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from luthier.doctor.findings import Finding, NotSeen
 from luthier.doctor.symptoms.graph import layers_of
+from luthier.doctor.symptoms.objectives import LOSSES, REGRESSION
 from luthier.doctor.symptoms.paths import (
     DROPOUTS,
     LINEAR_POOLS,
@@ -151,12 +152,18 @@ def _shrink(vitals: Vitals, graph: Graph) -> float | None:
     return values[0] / values[-1] if len(values) >= 2 and values[-1] > 0 else None
 
 
+def _ends_in_classes(graph: Graph, node: Node) -> bool:
+    """It is the head of a classifier: `output_range_mismatch` tells."""
+    ends = graph.readers(node.index, SAME_VALUES | names("log clamp"))
+    return not ends or any(end.op in LOSSES - REGRESSION for end in ends)
+
+
 def _one_sided(graph: Graph) -> list[Finding]:
     """ReLU right before an activation that needs both signs, inside of the model."""
     nodes = []
     for node in _candidates(graph):
         origin = graph.origin(node.arguments[0].source, SAME_VALUES) if node.op in _SQUASHING else None
-        if origin is not None and origin.op == "relu" and graph.readers(node.index, SAME_VALUES):
+        if origin is not None and origin.op == "relu" and not _ends_in_classes(graph, node):
             nodes.append(node)
     if not nodes:
         return []

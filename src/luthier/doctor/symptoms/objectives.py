@@ -142,6 +142,8 @@ def _following(graph: Graph, term: Term) -> list[tuple[int, Term]] | None:
     node = term.node
     if not node.arguments or (node.index in graph.inside and node.index not in graph.roots):
         return None
+    if node.op == "getitem" and len(node.arguments) > 1:
+        return None  # values picked at given places, such as log-probabilities at the targets
     if node.op in SAME_VALUES | {"mean", "nanmean"}:
         return [(0, term)]
     if node.op in ("add", "stack", "cat"):
@@ -174,10 +176,12 @@ def _product(graph: Graph, term: Term) -> list[tuple[int, Term]] | None:
             return [(0, replace(term, weighted=True))]
         return [(0, _scaled(term, number if node.op == "mul" else 1 / number))]
     other = node.arguments[1 - learning[0]] if len(node.arguments) == 2 else None
-    amp = _amp(graph, other) if other is not None and node.op == "mul" else None
-    if amp is not None:
-        return [(learning[0], replace(term, amp=term.amp * amp))]
-    return [(learning[0], replace(term, weighted=True))]
+    number = _constant(graph, other) if other is not None and node.op == "mul" else None
+    if number is None:
+        return [(learning[0], replace(term, weighted=True))]
+    if _is_amp(number):
+        return [(learning[0], replace(term, amp=term.amp * number))]
+    return [(learning[0], _scaled(term, number))]
 
 
 def _is_divisor(node: Node, position: int) -> bool:
@@ -190,15 +194,18 @@ def _index_in(graph: Graph, argument: Argument) -> bool:
     return node is not None and node.index in graph.learning
 
 
-def _amp(graph: Graph, other: Argument) -> float | None:
-    """The factor of a GradScaler: one number outside the graph, a power of two."""
-    numbers = graph.numbers(other.source)
-    if other.shape not in ((), (1,)) or other.requires_grad or not numbers:
+def _constant(graph: Graph, other: Argument) -> float | None:
+    """The value of a tensor of one number from outside that is the same at every look (twice at least)."""
+    values = {item.mean for item in graph.numbers(other.source)}
+    outside = other.source.partition(":")[0] in ("extern", "buffer") and not other.requires_grad
+    if other.shape not in ((), (1,)) or not outside or len(values) != 1:
         return None
-    value = numbers[0].mean
-    if value is None or value < 1 or value != int(value) or int(value) & (int(value) - 1):
-        return None
-    return value if value >= 2 else 1.0
+    return values.pop()
+
+
+def _is_amp(number: float) -> bool:
+    """The factor of a GradScaler is a power of two."""
+    return number >= 2 and number == int(number) and not int(number) & (int(number) - 1)
 
 
 def _summed(graph: Graph, term: Term) -> Term:

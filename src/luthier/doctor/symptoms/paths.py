@@ -216,10 +216,9 @@ def _of_argument(look: Look, source: str) -> Stats | None:
         for argument in node.arguments:
             if argument.source == source and argument.stats is not None:
                 return argument.stats
-    for given in (look.inputs, look.targets):
-        if given is not None and given.source == source:
-            return given.stats
-    return None
+    if source in ("target", "targets") and look.targets is not None:
+        return look.targets.stats
+    return look.inputs.stats if source in ("input:0", "inputs") and look.inputs is not None else None
 
 
 def graphs(vitals: Vitals) -> list[Graph]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from luthier.doctor.findings import Finding, NotSeen
@@ -157,11 +158,14 @@ def frozen_params(vitals: Vitals) -> list[Finding] | NotSeen:
         return NotSeen("no parameters were seen: watch a model with parameters")
     missing = [] if _is_stale(anatomy) else _missing(vitals, anatomy)
     frozen = [item for item in anatomy.parameters if not item.requires_grad]
-    fresh = [item for item in frozen if _should_learn(vitals, item)]
+    fresh = _should_learn(vitals, frozen)
     if missing:
         return [_finding(anatomy, missing, "are in no optimizer", "warning")]
     if fresh:
-        return [_finding(anatomy, fresh, "have requires_grad off, though they hold random initial values", "warning")]
+        began = {item.name for item in vitals.anatomies[0].parameters if item.requires_grad}
+        late = any(item.name in began for item in fresh)
+        why = "were frozen while training" if late else "have requires_grad off, though they hold random initial values"
+        return [_finding(anatomy, fresh, why, "warning")]
     if frozen:
         return [_finding(anatomy, frozen, "have requires_grad off (they look trained or fixed on purpose)", "info")]
     return []
@@ -186,14 +190,44 @@ def _on_the_way(found: Sequence[Graph], name: str) -> bool:
     )
 
 
-def _should_learn(vitals: Vitals, item: Parameter) -> bool:
-    """Frozen with fresh random values in a layer that is made to learn, or frozen only after training began."""
-    first = next((p for p in vitals.anatomies[0].parameters if p.name == item.name), item)
-    if first.requires_grad and len(item.shape) >= 2:
-        return True
-    fresh = item.initial in ("uniform", "normal") and first.initial in ("uniform", "normal")
-    is_layer = any(kind in item.layer_type for kind in _LAYERS)
-    return fresh and is_layer and len(item.shape) >= 2 and not _is_teacher(vitals, item)
+def _should_learn(vitals: Vitals, frozen: Sequence[Parameter]) -> list[Parameter]:
+    """Frozen only after training began, or with fresh random values in layers that are made to learn.
+
+    Trained weights may look like random ones here and there, so most of the frozen layers must look fresh.
+    """
+    began = {item.name: item for item in vitals.anatomies[0].parameters}
+    later = [item for item in frozen if began.get(item.name, item).requires_grad]
+    layers = [
+        item
+        for item in frozen
+        if len(item.shape) >= 2 and any(kind in item.layer_type for kind in _LAYERS) and not _is_teacher(vitals, item)
+    ]
+    fresh = [item for item in layers if is_fresh(began.get(item.name, item))]
+    if 2 * sum(item.numel for item in fresh) <= sum(item.numel for item in layers):
+        fresh = []
+    if later and any(len(item.shape) >= 2 for item in later):
+        return later
+    names = {item.layer for item in fresh}
+    return [item for item in frozen if item.layer in names] if fresh else []
+
+
+def is_fresh(item: Parameter) -> bool:
+    """Whether values are as an initialiser leaves them: uniform with sharp ends, or normal with a usual scale.
+
+    Training pushes some values beyond the ends of a uniform distribution, and changes the scale of a normal one. The
+    root mean square of n normal values is known to 1 / sqrt(2 n).
+    """
+    if item.rms is None or item.absmax is None or not item.rms:
+        return False
+    if item.initial == "uniform":
+        return item.absmax <= 1.78 * item.rms
+    if item.initial != "normal":
+        return False
+    inputs = item.fan_in or item.shape[-1]
+    outputs = item.shape[0] * (inputs // max(item.shape[1], 1) if len(item.shape) > 2 else 1)
+    squares = (2 / inputs, 1 / inputs, 2 / outputs, 1 / outputs, 2 / (inputs + outputs), 1.0, 0.01, 4e-4, 1e-4, 0.0025)
+    error = 4 / math.sqrt(2 * item.numel) + 0.002
+    return any(abs(item.rms / math.sqrt(square) - 1) < error for square in squares)
 
 
 def _is_teacher(vitals: Vitals, item: Parameter) -> bool:
@@ -245,7 +279,7 @@ def _is_stale(anatomy: Anatomy) -> bool:
 def stale_optimizer(vitals: Vitals) -> list[Finding] | NotSeen:
     """The optimizer holds parameters that the model no longer uses, and not those that it uses."""
     anatomy = vitals.anatomy
-    if anatomy is None or not vitals.optimizers:
+    if anatomy is None or not (vitals.optimizers or anatomy.foreign):
         return NotSeen("no optimizer was seen: pass it to watch, or step it while watching")
     if not _is_stale(anatomy):
         return []
