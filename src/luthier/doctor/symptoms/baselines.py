@@ -84,6 +84,14 @@ def loss_node(look: Look) -> Node | None:
     return found[0] if len(found) == 1 else None
 
 
+def added_to(look: Look, node: Node | None) -> bool:
+    """Something is added to this loss on its way to backward(): a penalty, another loss."""
+    return node is not None and any(
+        later.op == "add" and len(later.arguments) > 1 and later.module is None
+        for later in look.nodes[node.index + 1 :]
+    )
+
+
 def loss_name(vitals: Vitals) -> str:
     """Operation name of the loss ("cross_entropy", "mse_loss", ...); "" when unknown or several."""
     for look in vitals.looks:
@@ -199,7 +207,8 @@ def _reported_factor(vitals: Vitals) -> float:
             shape = node.arguments[0].shape
             classes = shape[1] if node.op in ("cross_entropy", "nll_loss") and len(shape) > 1 else 1
             elements.append(math.prod(shape) / classes)
-        if value is not None and node.stats is not None and node.stats.mean and math.isfinite(value):
+        plain = value is not None and math.isfinite(value) and not added_to(look, node)
+        if plain and value is not None and node.stats is not None and node.stats.mean:
             ratios.append(value / node.stats.mean)
     factor = middle(elements, 1.0)
     if len(ratios) >= 2 and median(ratios) > 0 and max(ratios) - min(ratios) < 0.02 * median(ratios):

@@ -191,7 +191,7 @@ def oscillating_loss(vitals: Vitals) -> list[Finding] | NotSeen:
     swing = min(curve.noise, _detrended(late))
     expected = _expected_noise(vitals, median(late))
     epochs = _swinging_epochs(vitals, span)
-    by_step = swing > 3 * expected and swing > 0.15 * span
+    by_step = swing > 2.5 * expected and swing > 0.15 * span
     if not by_step and not epochs:
         return []
     size = f"{swing:.2g} from step to step where batches explain {expected:.2g}" if by_step else epochs
@@ -216,14 +216,17 @@ def _detrended(values: Sequence[float]) -> float:
 
 
 def _expected_noise(vitals: Vitals, level: float) -> float:
-    """Standard deviation of a mini-batch loss: that of single examples divided by sqrt(batch size)."""
+    """Standard deviation of a mini-batch loss: that of single examples divided by sqrt(batch size).
+
+    Where single losses were not seen they are taken to spread like an exponential (squares: chi-square) distribution.
+    """
     spreads = [
         max((look.predictions.loss[5] - look.predictions.loss[1]) / 2.56, look.predictions.loss[6] / 5)
         for look in vitals.looks
         if look.predictions is not None and len(look.predictions.loss) == 7
     ]
     late = spreads[-max(len(spreads) // 3, 1) :]
-    single = max(middle(late), 1.2 * abs(level))
+    single = max(middle(late), abs(level) * (1.0 if is_classification(vitals) else math.sqrt(2)))
     return single / math.sqrt(batch_size(vitals) or 16)
 
 

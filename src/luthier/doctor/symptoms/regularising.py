@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from luthier.doctor.findings import Finding, NotSeen
-from luthier.doctor.symptoms.facts import baseline, known, loss_curve, loss_node, middle, progress
+from luthier.doctor.symptoms.facts import added_to, baseline, known, loss_curve, loss_node, middle, progress
 from luthier.doctor.symptoms.layers import is_matrix, layers, names, total
 from luthier.doctor.vitals import Look, Node, Vitals
 
@@ -77,17 +77,9 @@ def _penalty_share(vitals: Vitals, begin: float = 0.5, end: float = 1.0) -> floa
     for look in vitals.looks[int(begin * len(vitals.looks)) : math.ceil(end * len(vitals.looks))]:
         node, value = loss_node(look), reported.get(look.step)
         mean = node.stats.mean if node is not None and node.stats is not None else None
-        if mean is not None and value is not None and math.isfinite(value) and value > 0 and _added_to(look, node):
+        if mean is not None and value is not None and math.isfinite(value) and value > 0 and added_to(look, node):
             shares.append(1 - mean / value)
     return middle(shares)
-
-
-def _added_to(look: Look, node: Node | None) -> bool:
-    """Something is added to this loss on its way to backward()."""
-    return node is not None and any(
-        later.op == "add" and len(later.arguments) > 1 and later.module is None
-        for later in look.nodes[node.index + 1 :]
-    )
 
 
 def _penalty(vitals: Vitals, learnt: float) -> Finding | None:

@@ -1,0 +1,397 @@
+"""Rules for curves, step sizes and regularisation, and the numbers they derive, on vitals made by hand."""
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+
+from luthier.doctor.findings import Finding, NotSeen
+from luthier.doctor.symptoms import curves, facts, generalising, regularising, steps
+from luthier.doctor.vitals import (
+    Anatomy,
+    Argument,
+    BatchTargets,
+    Look,
+    Metrics,
+    Node,
+    Optimizer,
+    Parameter,
+    Predictions,
+    Stats,
+    Steps,
+    Vitals,
+)
+
+RULES = [
+    generalising.overfitting,
+    curves.underfitting,
+    curves.no_learning,
+    curves.plateau,
+    curves.oscillating_loss,
+    curves.too_few_epochs,
+    regularising.too_much_regularisation,
+    steps.lr_too_high,
+    steps.lr_too_low,
+    steps.batch_too_small,
+    steps.batch_too_large,
+]
+LN10 = math.log(10)
+LOOKS = (0, 1, 2, 3, 4, 6, 8, 12, 20, 40, 80, 150, 290)
+
+
+def noisy(levels, spread: float = 0.1, seed: int = 0) -> list[float]:
+    """Losses with mini-batch noise in proportion to their level."""
+    draw = random.Random(seed)
+    return [max(level * (1 + spread * draw.gauss(0, 1)), 0.0) for level in levels]
+
+
+def falling(n: int = 300, start: float = LN10, end: float = 0.2, speed: float = 40.0) -> list[float]:
+    return [end + (start - end) * math.exp(-i / speed) for i in range(n)]
+
+
+def node(op: str = "cross_entropy", classes: int = 10, mean: float | None = None, **attrs) -> Node:
+    arguments = (Argument("n0", (32, classes)), Argument("target", (32,), "int64"))
+    stats = Stats(n=1, mean=mean) if mean is not None else None
+    return Node(1, op, None, arguments, {"reduction": "mean"} | attrs, stats=stats)
+
+
+def look(step: int, update: float = 3e-3, grad: float = 0.1, **changes) -> Look:
+    linear = Node(0, "linear", "fc", (Argument("input:0", (32, 8)), Argument("param:fc.weight", (10, 8))))
+    made = Look(
+        step,
+        True,
+        nodes=(linear, node()),
+        outputs=(0,),
+        roots=(1,),
+        grad=(2.0 * grad,),
+        grad_before_clip=(2.0 * grad,),
+        weight=(2.0,),
+        update=(2.0 * update,),
+        lr=(1e-3,),
+        cleared=True,
+        inputs=Argument("inputs", (32, 8), "float32", stats=Stats(n=256, mean=0.0, std=1.0, across=0.8)),
+        batch_size=32,
+    )
+    return replace(made, **changes)
+
+
+def vitals(losses=None, looks=None, metrics=(), lr=1e-3, **changes) -> Vitals:
+    """A healthy training of 300 steps, unless changed; metrics are (train_loss, val_loss) every 30 steps."""
+    losses = noisy(falling()) if losses is None else losses
+    n = len(losses)
+    weight = Parameter("fc.weight", (10, 8), "float32", 80, layer="fc", layer_type="Linear", fan_in=8, rms=0.3)
+    made = Vitals(
+        anatomies=[Anatomy(model_types=("Net",), parameters=(weight,), loss_fn="CrossEntropyLoss")],
+        optimizers=[Optimizer(0, 0, "Adam", groups=({"lr": lr, "weight_decay": 0},))],
+        looks=[look(step) for step in LOOKS if step < n] if looks is None else looks,
+        steps=Steps(tuple(range(n)), tuple(losses), (lr,) * n, (0.0,) * n, (0.0,) * n),
+        targets=[BatchTargets(step, 30, {str(label): 3 + (label == step) for label in range(10)}) for step in range(5)],
+        metrics=[
+            Metrics(30 * (i + 1), {"train_loss": train, "val_loss": val}, {"train_loss": "min", "val_loss": "min"})
+            for i, (train, val) in enumerate(metrics)
+        ],
+    )
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
+
+
+def the(found) -> Finding:
+    assert isinstance(found, list)
+    assert len(found) == 1
+    return found[0]
+
+
+EPOCHS = [(LN10 * math.exp(-i), 0.1 + LN10 * math.exp(-i)) for i in range(10)]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("seed", range(5))
+def test_a_healthy_training_is_silent(rule, seed):
+    assert rule(vitals(noisy(falling(), seed=seed), metrics=EPOCHS)) == []
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_missing_rows_never_raise(rule):
+    whole = vitals(metrics=EPOCHS)
+    for part in (
+        Vitals(),
+        vitals(looks=[]),
+        vitals(looks=[Look(0), Look(5)]),
+        replace(whole, anatomies=[]),
+        replace(whole, targets=[]),
+        replace(whole, steps=Steps()),
+        replace(whole, steps=Steps((0, 1), (math.nan, math.nan), (1e-3,) * 2, (0.0,) * 2, (0.0,) * 2)),
+        replace(whole, optimizers=[], metrics=[Metrics(3, {"val_loss": math.nan})]),
+        vitals([-1.0 - i for i in range(50)]),
+        vitals([0.0] * 50),
+    ):
+        assert isinstance(rule(part), NotSeen | list)
+
+
+def test_nothing_watched_is_said_and_not_called_healthy():
+    for rule in RULES:
+        assert isinstance(rule(Vitals()), NotSeen)
+
+
+# --- facts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "kind"),
+    [
+        ("train_loss", "train", "loss"),
+        ("loss", "train", "loss"),
+        ("val_acc", "val", "accuracy"),
+        ("valid/accuracy", "val", "accuracy"),
+        ("test_loss", "val", "loss"),
+        ("acc", "train", "accuracy"),
+        ("validation_mse", "val", "mse"),
+    ],
+)
+def test_metrics_are_known_however_they_are_spelt(name, side, kind):
+    assert facts.side_and_kind(name) == (side, kind)
+
+
+@pytest.mark.parametrize("name", ["lr", "loss_ratio_of_heads", "train_val_loss", "grad_norm"])
+def test_other_metrics_are_left_alone(name):
+    assert facts.side_and_kind(name) is None
+
+
+def test_the_constant_answer_of_cross_entropy_is_the_entropy_of_the_classes():
+    skewed = vitals(targets=[BatchTargets(0, 100, {"0": 90, "1": 10})], looks=[look(0, nodes=(node(classes=2),))])
+    assert facts.baseline(skewed).value == pytest.approx(-0.9 * math.log(0.9) - 0.1 * math.log(0.1))
+    assert facts.baseline(vitals(targets=[])).value == pytest.approx(LN10)
+
+
+def test_the_constant_answer_of_squares_is_the_variance_between_all_targets():
+    rows = [BatchTargets(0, 10, None, 0.0, 1.0), BatchTargets(1, 10, None, 4.0, 1.0)]
+    base = facts.baseline(vitals(targets=rows, looks=[look(0, nodes=(node("mse_loss", 1),))]))
+    assert base.value == pytest.approx(1.0 + 4.0)
+    assert base.progress(2.5) == pytest.approx(0.5)
+
+
+def test_label_smoothing_leaves_a_floor():
+    base = facts.baseline(vitals(looks=[look(0, nodes=(node(label_smoothing=0.1),))]))
+    assert base.floor == pytest.approx(-0.91 * math.log(0.91) - 9 * 0.01 * math.log(0.01))
+
+
+def test_a_summed_loss_and_one_divided_for_accumulation_scale_the_baseline():
+    values = falling()
+    summed = [look(s, nodes=(node(mean=values[s], reduction="sum"),)) for s in (0, 1, 2)]
+    assert facts.baseline(vitals(values, summed)).value == pytest.approx(32 * LN10, rel=1e-3)
+    divided = [look(s, nodes=(node(mean=4 * values[s]),)) for s in (0, 1, 2)]
+    assert facts.baseline(vitals(values, divided)).value == pytest.approx(LN10 / 4, rel=1e-3)
+
+
+def test_loss_curve_tells_lost_from_untold():
+    assert facts.loss_curve(vitals([1.0] * 50 + [math.nan] * 10)).lost_at == 50
+    assert facts.loss_curve(vitals([1.0 if i % 7 == 0 else math.nan for i in range(104)])).lost_at is None
+    assert facts.loss_curve(vitals([1.0] * 50 + [math.inf])).lost_at == 50
+
+
+def test_loss_curve_numbers():
+    curve = facts.loss_curve(vitals([3.0 - 0.01 * i for i in range(200)]))
+    assert curve.start == pytest.approx(2.99)
+    assert curve.drop == pytest.approx(0.66, abs=0.02)
+    assert facts.loss_curve(vitals([1.0] * 4)) is None
+
+
+def test_a_remembered_number_follows_the_vitals():
+    watched = vitals([1.0] * 50)
+    assert facts.loss_curve(watched).end == 1.0
+    watched.steps = replace(watched.steps, loss=(2.0,) * 50)
+    assert facts.loss_curve(watched).end == 2.0
+
+
+def test_accuracy_comes_from_metrics_or_batches():
+    seen = [look(s, predictions=Predictions(10, 9, 0)) for s in (0, 1, 2)]
+    assert facts.accuracies(vitals(looks=seen)) == (pytest.approx(0.9), None)
+    told = [Metrics(i, {"acc": 80.0, "val_acc": 0.7}) for i in range(3)]
+    assert facts.accuracies(replace(vitals(), metrics=told)) == (pytest.approx(0.8), pytest.approx(0.7))
+
+
+# --- generalising ----------------------------------------------------------------------------------------------------
+
+
+def test_overfitting_by_rising_validation():
+    epochs = [(LN10 * math.exp(-i), 1.0 - 0.3 * min(i, 3) + 0.25 * max(i - 3, 0)) for i in range(12)]
+    found = the(generalising.overfitting(vitals(metrics=epochs)))
+    assert found.severity == "warning"
+    assert found.numbers["best_step"] == 120
+
+
+def test_overfitting_by_accuracy_alone():
+    rows = [Metrics(i, {"train_accuracy": 1.0, "val_accuracy": 0.7}) for i in range(3)]
+    assert the(generalising.overfitting(replace(vitals(), metrics=rows))).numbers["gap"] == pytest.approx(0.3)
+
+
+def test_a_small_gap_is_no_overfitting():
+    epochs = [(LN10 * math.exp(-i), 0.08 + LN10 * math.exp(-i) + 0.002 * i) for i in range(12)]
+    assert generalising.overfitting(vitals(metrics=epochs)) == []
+
+
+# --- curves ----------------------------------------------------------------------------------------------------------
+
+
+def test_no_learning():
+    found = the(curves.no_learning(vitals(noisy([LN10] * 300, 0.02))))
+    assert found.numbers["baseline"] == pytest.approx(LN10, rel=1e-2)
+    assert curves.no_learning(vitals(noisy(falling(end=1.5)))) == []
+
+
+def test_a_loss_that_fell_to_the_constant_answer_has_learnt_nothing_about_the_inputs():
+    assert the(curves.no_learning(vitals(noisy(falling(start=8.0, end=LN10, speed=5), 0.02))))
+
+
+def test_underfitting_and_plateau():
+    stuck = vitals(noisy(falling(end=1.7, speed=15), 0.03), metrics=[(1.7, 1.75)] * 10)
+    assert the(curves.underfitting(stuck)).numbers["progress"] == pytest.approx(0.26, abs=0.05)
+    found = the(curves.plateau(stuck))
+    assert found.severity == "warning"
+    assert found.onset < 100
+    assert curves.too_few_epochs(stuck) == []
+
+
+def test_validation_far_behind_is_no_underfitting():
+    assert curves.underfitting(vitals(noisy(falling(end=1.7, speed=15), 0.03), metrics=[(1.7, 2.6)] * 10)) == []
+
+
+def test_high_accuracy_speaks_against_underfitting():
+    rows = [Metrics(30 * i, {"train_accuracy": 0.9, "val_accuracy": 0.9}) for i in range(5)]
+    assert curves.underfitting(replace(vitals(noisy(falling(end=1.7, speed=15), 0.03)), metrics=rows)) == []
+
+
+def test_a_noise_floor_of_a_regression_is_no_underfitting():
+    squares = [look(s, nodes=(node("mse_loss", 1),)) for s in LOOKS]
+    rows = [BatchTargets(s, 32, None, 0.0, 1.0) for s in range(5)]
+    assert curves.underfitting(vitals(noisy(falling(start=1.0, end=0.5)), squares, targets=rows)) == []
+
+
+def test_too_few_epochs():
+    steady = vitals(noisy([LN10 - 0.9 * i / 300 for i in range(300)], 0.02))
+    assert the(curves.too_few_epochs(steady)).numbers["steps"] == 300
+    rates = tuple(1e-3 * 0.98**i for i in range(300))
+    assert curves.too_few_epochs(replace(steady, steps=replace(steady.steps, lr=rates))) == []
+
+
+def test_oscillation_beyond_the_noise_of_batches():
+    swinging = [1.5 + 0.9 * (-1) ** i for i in range(300)]
+    assert the(curves.oscillating_loss(vitals(swinging))).numbers["swing"] > 0.5
+    ordinary = noisy(falling(end=0.5), 0.25)
+    assert curves.oscillating_loss(vitals(ordinary)) == []
+
+
+def test_epochs_that_jump():
+    epochs = [(1.0 + 0.8 * (-1) ** i, 1.2) for i in range(10)]
+    assert "whole epochs" in the(curves.oscillating_loss(vitals(metrics=epochs))).cause
+
+
+# --- regularisation --------------------------------------------------------------------------------------------------
+
+
+def test_strong_dropout():
+    drop = Node(0, "dropout", "drop", (), {"p": 0.9, "training": True})
+    looks = [look(s, nodes=(drop, node())) for s in LOOKS]
+    found = the(regularising.too_much_regularisation(vitals(noisy(falling(end=1.8)), looks)))
+    assert found.where == ("drop",)
+    assert found.numbers["p"] == 0.9
+    assert regularising.too_much_regularisation(vitals(noisy(falling(end=0.1)), looks)) == []
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_ordinary_dropout_is_fine(p):
+    drop = Node(0, "dropout", "drop", (), {"p": p, "training": True})
+    looks = [look(s, nodes=(drop, node())) for s in LOOKS]
+    assert regularising.too_much_regularisation(vitals(noisy(falling(end=1.8)), looks)) == []
+
+
+def test_weight_decay_that_crushes_the_weights():
+    looks = [replace(look(s), weight=(2.0 * math.exp(-s / 50),), grad=(math.exp(-s / 50),)) for s in LOOKS]
+    sick = vitals(noisy(falling(end=2.2), 0.02), looks)
+    sick.optimizers = [Optimizer(0, 0, "SGD", groups=({"lr": 0.1, "weight_decay": 0.4},))]
+    found = the(regularising.too_much_regularisation(sick))
+    assert found.numbers["weight_decay"] == 0.4
+    sick.optimizers = [Optimizer(0, 0, "SGD", groups=({"lr": 0.1, "weight_decay": 5e-4},))]
+    assert regularising.too_much_regularisation(sick) == []
+
+
+def test_a_penalty_that_outweighs_the_task():
+    losses = [10.0 + 2.2] * 300
+    added = Node(2, "add", None, (Argument("n1"), Argument("n7")), stats=Stats(n=1, mean=12.2))
+    looks = [look(s, nodes=(look(0).nodes[0], node(mean=2.2), added), roots=(2,)) for s in LOOKS]
+    assert the(regularising.too_much_regularisation(vitals(losses, looks))).numbers["share"] > 0.8
+
+
+def test_strong_label_smoothing():
+    looks = [look(s, nodes=(node(label_smoothing=0.6),)) for s in LOOKS]
+    assert the(regularising.too_much_regularisation(vitals(looks=looks))).numbers["label_smoothing"] == 0.6
+    mild = [look(s, nodes=(node(label_smoothing=0.1),)) for s in LOOKS]
+    assert regularising.too_much_regularisation(vitals(looks=mild)) == []
+
+
+# --- steps -----------------------------------------------------------------------------------------------------------
+
+
+def test_lr_too_high_needs_large_updates_and_harm():
+    jumping = [LN10, 30.0, 25.0, 20.0] + [2.4 + 0.1 * (-1) ** i for i in range(200)]
+    large = [look(s, update=0.5) for s in LOOKS if s < 200]
+    found = the(steps.lr_too_high(vitals(jumping, large, lr=3.0)))
+    assert found.severity == "critical"
+    assert found.numbers["lr"] == 3.0
+    assert found.numbers["suggested_lr"] < 0.1
+    assert steps.lr_too_high(vitals(looks=large)) == []
+    assert steps.lr_too_high(vitals(jumping)) == []
+
+
+def test_a_loss_that_grows_geometrically_is_divergence():
+    assert the(steps.lr_too_high(vitals([1.0 * 1.5**i for i in range(40)]))).onset <= 2
+
+
+def test_a_bad_operation_is_not_blamed_on_the_lr():
+    losses = noisy(falling(100)) + [math.nan] * 50
+    assert steps.lr_too_high(vitals(losses, [look(s, update=0.1) for s in LOOKS if s < 100])) == []
+
+
+def test_unscaled_inputs_make_the_lr_less_certain():
+    jumping = [LN10, 30.0, 25.0, 20.0] + [2.4] * 200
+    large = Argument("inputs", (32, 8), "float32", stats=Stats(n=256, mean=500.0, std=100.0, across=0.2))
+    plain = the(steps.lr_too_high(vitals(jumping, [look(s, update=0.5) for s in LOOKS])))
+    scaled = the(steps.lr_too_high(vitals(jumping, [look(s, update=0.5, inputs=large) for s in LOOKS])))
+    assert scaled.certainty < plain.certainty
+
+
+def test_lr_too_low():
+    crawling = noisy([LN10 - 1e-4 * i for i in range(300)], 0.01)
+    found = the(steps.lr_too_low(vitals(crawling, [look(s, update=1e-6) for s in LOOKS], lr=1e-7)))
+    assert found.numbers["moved"] == pytest.approx(3e-4, rel=0.1)
+    assert found.numbers["suggested_lr"] > 1e-5
+
+
+def test_small_steps_with_another_reason_are_not_blamed_on_the_lr():
+    crawling = noisy([LN10 - 1e-4 * i for i in range(300)], 0.01)
+    vanished = [look(s, update=1e-6, grad=1e-8) for s in LOOKS]
+    assert steps.lr_too_low(vitals(crawling, vanished)) == []
+    clipped = [replace(look(s, update=1e-6, grad=1e-3), grad_before_clip=(2.0,)) for s in LOOKS]
+    assert steps.lr_too_low(vitals(crawling, clipped)) == []
+    collapsed = vitals(crawling, [look(s, update=1e-6) for s in LOOKS])
+    collapsed.steps = replace(collapsed.steps, lr=tuple(0.1 * 0.9**i for i in range(300)))
+    assert steps.lr_too_low(collapsed) == []
+    assert steps.lr_too_low(vitals(looks=[look(s, update=1e-6) for s in LOOKS])) == []
+
+
+def test_batch_too_small():
+    few = [look(s, batch_size=1) for s in LOOKS]
+    found = the(steps.batch_too_small(vitals(noisy(falling(end=1.2), 0.8), few)))
+    assert found.numbers["batch_size"] == 1
+    assert steps.batch_too_small(vitals(noisy(falling(end=1.2), 0.8))) == []
+
+
+def test_batch_too_large():
+    whole = [look(s, batch_size=1500) for s in LOOKS if s < 40]
+    falling_still = vitals([LN10 - 0.02 * i for i in range(40)], whole)
+    falling_still.targets = [BatchTargets(s, 1500, dict.fromkeys("0123456789", 150)) for s in range(5)]
+    found = the(steps.batch_too_large(falling_still))
+    assert found.numbers["steps_per_epoch"] == 1
+    assert isinstance(steps.batch_too_large(vitals()), NotSeen)

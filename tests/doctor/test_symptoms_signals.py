@@ -1,0 +1,406 @@
+"""Rules for gradients, activations, initial weights and numbers, on vitals made by hand."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from luthier.doctor.findings import Finding, NotSeen
+from luthier.doctor.symptoms import activations, gradients, initial, numerics, precision
+from luthier.doctor.symptoms.layers import layers, names, normalised, output_indices
+from luthier.doctor.vitals import (
+    Anatomy,
+    Argument,
+    BatchTargets,
+    Event,
+    Look,
+    Node,
+    Optimizer,
+    Parameter,
+    Stats,
+    Steps,
+    Vitals,
+)
+
+RULES = [
+    gradients.vanishing_gradient,
+    gradients.exploding_gradient,
+    activations.dead_relu,
+    activations.saturated_activation,
+    activations.exploding_activation,
+    activations.constant_output,
+    numerics.nan_inf,
+    precision.precision_loss,
+    initial.bad_init,
+    initial.symmetric_init,
+]
+DEPTH = 4  # linear layers of the net of these tests, widths 8-8-8-8-3
+LN3 = math.log(3)
+STEPS = (0, 1, 2, 3, 4, 6, 8, 10, 15, 20, 40, 80)
+
+
+def parameters(**changes) -> tuple[Parameter, ...]:
+    found = []
+    for i in range(DEPTH):
+        rows = 3 if i == DEPTH - 1 else 8
+        weight = {"rms": 0.3, "mean": 0.0, "absmax": 0.9, "row_spread": 0.9, "fan_in": 8} | changes
+        found.append(
+            Parameter(f"{i}.weight", (rows, 8), "float32", rows * 8, layer=str(i), layer_type="Linear", **weight)
+        )
+        found.append(Parameter(f"{i}.bias", (rows,), "float32", rows, layer=str(i), layer_type="Linear", rms=0.2))
+    return tuple(found)
+
+
+def graph(act: str = "relu", output: Stats | None = None, hidden: Stats | None = None, linear: Stats | None = None):
+    """linear, activation, ..., linear, cross_entropy."""
+    ordinary = Stats(
+        n=64, mean=0.1, std=0.6, min=0.0, max=2.0, zero=0.4, nonfinite=0.0, across=0.6, dead=0.1, flat=0.05
+    )
+    nodes: list[Node] = []
+    source = "input:0"
+    for i in range(DEPTH):
+        weights = (Argument(f"param:{i}.weight", (8, 8)), Argument(f"param:{i}.bias", (8,)))
+        last = i == DEPTH - 1
+        stats = (output or ordinary) if last else (linear or ordinary)
+        nodes.append(
+            Node(len(nodes), "linear", str(i), (Argument(source, (16, 8)), *weights), shape=(16, 8), stats=stats)
+        )
+        if not last:
+            name = f"act{i}"
+            before = (Argument(f"n{len(nodes) - 1}", (16, 8)),)
+            nodes.append(Node(len(nodes), act, name, before, shape=(16, 8), stats=hidden or ordinary))
+        source = f"n{len(nodes) - 1}"
+    outputs = (len(nodes) - 1,)
+    loss = (Argument(source, (16, 3)), Argument("target", (16,), "int64"))
+    nodes.append(Node(len(nodes), "cross_entropy", None, loss, {"reduction": "mean"}, stats=Stats(n=1, mean=1.0)))
+    return {"nodes": tuple(nodes), "outputs": outputs, "roots": (len(nodes) - 1,)}
+
+
+def look(step: int, shares=(0.1, 0.1, 0.1, 0.1), update: float = 3e-3, weight: float = 2.0, **changes) -> Look:
+    """A look at which every layer has a gradient of so many times its weight."""
+    per_layer = [value for share in shares for value in (share * weight, share * weight)]
+    made = Look(
+        step,
+        True,
+        grad=tuple(per_layer),
+        grad_before_clip=tuple(per_layer),
+        grad_zero=(0.1,) * (2 * DEPTH),
+        grad_nonfinite=(0.0,) * (2 * DEPTH),
+        weight=(weight,) * (2 * DEPTH),
+        update=(update * weight,) * (2 * DEPTH),
+        unmoved=(0.0,) * (2 * DEPTH),
+        row_spread=(None,) * (2 * DEPTH),
+        lr=(1e-3,),
+        cleared=True,
+        inputs=Argument("inputs", (16, 8), "float32", stats=Stats(n=128, mean=0.0, std=1.0, across=0.8)),
+        batch_size=16,
+        **graph(),
+    )
+    return replace(made, **changes)
+
+
+def vitals(looks=None, losses=None, **changes) -> Vitals:
+    """A healthy training of 100 steps, unless changed."""
+    values = losses or [LN3 * math.exp(-i / 30) + 0.02 * (-1) ** i for i in range(100)]
+    n = len(values)
+    made = Vitals(
+        anatomies=[Anatomy(model_types=("Net",), parameters=parameters(), loss_fn="CrossEntropyLoss")],
+        optimizers=[Optimizer(0, 0, "Adam", groups=({"lr": 1e-3, "weight_decay": 0},))],
+        looks=looks if looks is not None else [look(step) for step in STEPS],
+        steps=Steps(tuple(range(n)), tuple(values), (1e-3,) * n, (0.0,) * n, (0.0,) * n),
+        targets=[BatchTargets(step, 15, {"0": 5, "1": 5, "2": 5}) for step in range(5)],
+    )
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
+
+
+STUCK = [LN3 + 0.02 * (-1) ** i for i in range(100)]
+
+
+def the(found) -> Finding:
+    assert isinstance(found, list)
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_a_healthy_training_is_silent(rule):
+    assert rule(vitals()) == []
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_missing_rows_never_raise(rule):
+    whole = vitals()
+    bare = replace(look(0), nodes=(), outputs=(), roots=(), inputs=None)
+    for part in (
+        Vitals(),
+        vitals(looks=[]),
+        vitals(looks=[Look(0), Look(1), Look(2), Look(3)]),
+        vitals(looks=[bare, replace(bare, step=5)]),
+        replace(whole, anatomies=[]),
+        replace(whole, targets=[], steps=Steps()),
+        replace(whole, looks=[replace(item, grad=(), weight=(), update=()) for item in whole.looks]),
+        replace(whole, steps=Steps((0, 1, 2), (math.nan,) * 3, (1e-3,) * 3, (0.0,) * 3, (0.0,) * 3)),
+    ):
+        found = rule(part)
+        assert isinstance(found, NotSeen | list)
+
+
+def test_nothing_watched_is_said_and_not_called_healthy():
+    for rule in RULES:
+        assert isinstance(rule(Vitals()), NotSeen)
+
+
+# --- gradients -------------------------------------------------------------------------------------------------------
+
+
+def test_vanishing_gradient_over_depth():
+    found = the(gradients.vanishing_gradient(vitals([look(s, (1e-7, 1e-5, 1e-3, 0.1)) for s in STEPS], STUCK)))
+    assert found.severity == "critical"
+    assert found.where == ("0",)
+    assert found.onset == 0
+    assert found.numbers["share"] == pytest.approx(1e-6)
+
+
+def test_small_gradients_of_a_fitted_loss_are_worth_knowing_only():
+    losses = [LN3 * math.exp(-i / 10) for i in range(100)]
+    fading = [look(s, (0.1 * math.exp(-s / 6),) * DEPTH) for s in STEPS]
+    found = the(gradients.vanishing_gradient(vitals(fading, losses)))
+    assert found.severity == "info"
+    assert found.numbers["fitted"]
+
+
+def test_a_last_layer_that_starts_at_zero_does_not_look_like_vanishing():
+    first = look(0, (0.0, 0.0, 0.0, 5.0))
+    assert gradients.vanishing_gradient(vitals([first, *(look(s) for s in STEPS[1:])])) == []
+
+
+def test_exploding_gradient_needs_harm():
+    growing = [look(s, (0.1 * 2.0**i,) * DEPTH) for i, s in enumerate(STEPS)]
+    assert gradients.exploding_gradient(vitals(growing)) == []
+    found = the(gradients.exploding_gradient(vitals(growing, [LN3 * 1.1**i for i in range(100)])))
+    assert found.onset > 0
+    assert found.numbers["grad_norm_peak"] > 100 * found.numbers["grad_norm_early"]
+
+
+def test_one_spike_of_the_gradient_is_not_exploding():
+    looks = [look(s, (100.0,) * DEPTH if s == 20 else (0.1,) * DEPTH) for s in STEPS]
+    assert gradients.exploding_gradient(vitals(looks, [1.2 * LN3 + i / 100 for i in range(100)])) == []
+
+
+def test_recurrent_gain_explodes_over_a_long_sequence():
+    weight = Parameter("r.weight_hh_l0", (32, 32), layer="r", layer_type="RNN", rms=0.4, fan_in=32)
+    node = Node(0, "rnn", "r", (Argument("input:0", (16, 40, 4)), Argument("param:r.weight_hh_l0", (32, 32))))
+    looks = [Look(s, nodes=(node,), weight=(10.0,), grad=(1.0,), batch_size=16) for s in (0, 1, 2)]
+    sick = vitals(looks, [LN3 * 1.3**i for i in range(50)], anatomies=[Anatomy(parameters=(weight,))])
+    found = the(gradients.exploding_gradient(sick))
+    assert found.where == ("r",)
+    assert found.numbers["times"] == 40
+
+
+# --- activations -----------------------------------------------------------------------------------------------------
+
+
+def _dying(at: int, share: float, losses):
+    dead = Stats(n=64, mean=0.0, std=0.1, zero=0.99, nonfinite=0.0, across=0.1, dead=share)
+    return vitals([look(s, **graph(hidden=dead if s >= at else None)) for s in STEPS], losses)
+
+
+def test_dead_units_and_when_they_died():
+    found = the(activations.dead_relu(_dying(4, 0.95, STUCK)))
+    assert found.severity == "critical"
+    assert found.onset == 4
+    assert set(found.where) == {"act0", "act1", "act2"}
+    assert the(activations.dead_relu(_dying(0, 0.95, STUCK))).onset == 0
+
+
+def test_some_dead_units_are_normal_and_harmless_ones_are_told_softly():
+    assert activations.dead_relu(_dying(4, 0.4, STUCK)) == []
+    assert the(activations.dead_relu(_dying(4, 0.6, [LN3 * math.exp(-i / 10) for i in range(100)]))).severity == "info"
+
+
+def test_tiny_batches_make_units_look_dead():
+    few = _dying(0, 0.7, STUCK)
+    few.looks = [replace(item, batch_size=2) for item in few.looks]
+    assert activations.dead_relu(few) == []
+
+
+def test_saturated_hidden_units_but_not_the_output():
+    flat = Stats(n=64, mean=0.5, std=0.5, across=0.5, flat=0.95, nonfinite=0.0)
+    found = the(activations.saturated_activation(vitals([look(s, **graph("tanh", hidden=flat)) for s in STEPS], STUCK)))
+    assert found.severity == "critical"
+    assert found.onset == 0
+    nodes = graph("tanh")["nodes"]
+    sigmoid = Node(len(nodes), "sigmoid", "out", (Argument("n6", (16, 3)),), stats=flat)
+    looks = [look(s, nodes=(*nodes, sigmoid), outputs=(sigmoid.index,)) for s in STEPS]
+    assert activations.saturated_activation(vitals(looks, STUCK)) == []
+
+
+def test_exploding_activation():
+    huge = Stats(n=64, mean=0.0, std=1e6, across=0.6, nonfinite=0.0)
+    looks = [look(s, **graph(linear=huge if s >= 10 else None)) for s in STEPS]
+    found = the(activations.exploding_activation(vitals(looks, STUCK)))
+    assert found.onset == 10
+    assert found.numbers["std"] == 1e6
+
+
+def test_constant_output():
+    same = Stats(n=48, mean=0.3, std=0.4, across=1e-6, nonfinite=0.0)
+    found = the(activations.constant_output(vitals([look(s, **graph(output=same)) for s in STEPS], STUCK)))
+    assert found.severity == "critical"
+    assert found.onset == 0
+    late = [look(s, **graph(output=same if s >= 10 else None)) for s in STEPS]
+    assert the(activations.constant_output(vitals(late, STUCK))).onset == 10
+    early = [look(s, **graph(output=same if s < 10 else None)) for s in STEPS]
+    assert activations.constant_output(vitals(early, STUCK)) == []
+
+
+def test_outputs_are_not_constant_when_targets_lie_far_from_zero():
+    near = Stats(n=16, mean=1000.0, std=2.0, across=2e-3, nonfinite=0.0)
+    shape = graph(output=near)
+    mse = replace(shape["nodes"][-1], op="mse_loss")
+    looks = [look(s, **{**shape, "nodes": (*shape["nodes"][:-1], mse)}) for s in STEPS]
+    far = [BatchTargets(s, 16, None, 1000.0, 3.0) for s in range(5)]
+    assert activations.constant_output(vitals(looks, [8.9] * 100, targets=far)) == []
+
+
+# --- initial weights -------------------------------------------------------------------------------------------------
+
+
+def test_weights_too_large():
+    sick = vitals(losses=[60 * math.exp(-i / 50) for i in range(100)])
+    sick.anatomies = [replace(sick.anatomies[0], parameters=parameters(rms=3.0))]
+    found = the(initial.bad_init(sick))
+    assert found.onset == 0
+    assert found.numbers["direction"] == "large"
+    assert found.numbers["gain"] == pytest.approx(3 * math.sqrt(8))
+
+
+def test_large_weights_without_harm_are_fine():
+    large = [Anatomy(model_types=("Net",), parameters=parameters(rms=3.0))]
+    assert initial.bad_init(vitals(anatomies=large)) == []
+
+
+def test_weights_too_small_for_the_depth():
+    looks = []
+    for step in STEPS:
+        nodes = list(graph()["nodes"])
+        for i, node in enumerate(nodes[:-1]):
+            nodes[i] = replace(node, stats=Stats(n=64, mean=0.0, std=10.0 ** (-i - 1), across=0.7, nonfinite=0.0))
+        looks.append(look(step, nodes=tuple(nodes)))
+    sick = vitals(looks, STUCK, anatomies=[Anatomy(model_types=("Net",), parameters=parameters(rms=1e-3))])
+    found = the(initial.bad_init(sick))
+    assert found.numbers["direction"] == "small"
+
+
+def test_biases_that_kill_units_before_training():
+    dead = Stats(n=64, mean=0.0, std=0.0, zero=1.0, nonfinite=0.0, across=0.0, dead=1.0)
+    given = tuple(replace(p, rms=10.0, mean=-10.0) if p.name.endswith("bias") else p for p in parameters())
+    sick = vitals([look(s, **graph(hidden=dead)) for s in STEPS], STUCK, anatomies=[Anatomy(parameters=given)])
+    found = the(initial.bad_init(sick))
+    assert found.numbers["direction"] == "shifted"
+    assert "3" not in found.where
+
+
+def test_identical_units_that_stay_identical():
+    alike = tuple(0.0 if i % 2 == 0 else None for i in range(2 * DEPTH))
+    found = the(initial.symmetric_init(vitals([look(s, row_spread=alike) for s in STEPS], STUCK)))
+    assert found.where == ("0", "1", "2")
+    assert found.onset == 0
+    parting = [look(s, row_spread=alike if s < 2 else (0.9,) * (2 * DEPTH)) for s in STEPS]
+    assert initial.symmetric_init(vitals(parting)) == []
+    last = tuple(0.0 if i == 2 * DEPTH - 2 else None for i in range(2 * DEPTH))
+    assert initial.symmetric_init(vitals([look(s, row_spread=last) for s in STEPS])) == []
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def _log_of_zero(step: int) -> Look:
+    nodes = list(graph()["nodes"])
+    given = Argument(f"n{len(nodes) - 2}", (16, 3), stats=Stats(n=48, min=0.0, max=1.0, zero=0.1, nonfinite=0.0))
+    nodes[-1] = Node(len(nodes) - 1, "log", None, (given,), stats=Stats(n=48, nonfinite=0.1))
+    minus = Argument(f"n{len(nodes) - 1}", (16, 3))
+    nodes.append(Node(len(nodes), "mean", None, (minus,), stats=Stats(n=1, nonfinite=1.0)))
+    return look(step, nodes=tuple(nodes), roots=(len(nodes) - 1,))
+
+
+def test_nan_names_the_operation_that_made_it():
+    losses = [1.0] * 8 + [math.nan] * 10
+    found = the(numerics.nan_inf(vitals([*(look(s) for s in STEPS[:6]), _log_of_zero(8)], losses)))
+    assert found.certainty == 1.0
+    assert found.onset == 8
+    assert found.numbers["operation"] == "log"
+    assert "0 to 1" in " ".join(found.evidence)
+
+
+def test_nan_after_growth_points_to_divergence():
+    losses = [1.0 * 3**i for i in range(20)] + [math.inf] * 5
+    found = the(numerics.nan_inf(vitals([look(s, weight=2.0 * 2**i) for i, s in enumerate(STEPS[:9])], losses)))
+    assert found.numbers["diverged"]
+    assert found.certainty < 0.8
+
+
+def test_losses_that_were_not_told_are_not_nan():
+    every_fifth = [1.0 if i % 5 == 0 else math.nan for i in range(98)]
+    assert numerics.nan_inf(vitals(losses=every_fifth)) == []
+
+
+def test_a_step_that_the_scaler_skipped_is_no_nan():
+    scaled = [look(s, grad_nonfinite=(0.5 if s == 4 else 0.0,) * (2 * DEPTH)) for s in STEPS]
+    assert numerics.nan_inf(vitals(scaled, events=[Event(4, "step_skipped")])) == []
+    assert numerics.nan_inf(vitals(scaled)) != []
+
+
+def test_masks_of_minus_infinity_are_no_nan():
+    nodes = list(graph()["nodes"])
+    masked = Node(len(nodes), "masked_fill", "attention", (Argument("n0"),), stats=Stats(n=9, nonfinite=0.3))
+    looks = [look(s, nodes=(*nodes, masked)) for s in STEPS]
+    assert numerics.nan_inf(vitals(looks)) == []
+
+
+def test_updates_that_round_away():
+    half = [Anatomy(parameters=tuple(replace(p, dtype="bfloat16") for p in parameters()))]
+    sick = vitals([look(s, unmoved=(0.9,) * (2 * DEPTH)) for s in STEPS], STUCK, anatomies=half)
+    found = the(precision.precision_loss(sick))
+    assert found.severity == "critical"
+    assert found.numbers["dtype"] == "bfloat16"
+
+
+def test_inputs_with_a_huge_offset_are_too_coarse():
+    far = Argument("inputs", (16, 8), "float32", stats=Stats(n=128, mean=1e7, std=1.0, across=1e-7, integral=False))
+    assert the(precision.precision_loss(vitals([look(s, inputs=far) for s in STEPS]))).certainty == 0.8
+
+
+def test_float16_overflow():
+    nodes = list(graph()["nodes"])
+    nodes[-2] = replace(nodes[-2], dtype="float16", stats=Stats(n=48, nonfinite=0.2))
+    sick = vitals([look(s, nodes=tuple(nodes)) for s in STEPS], STUCK)
+    assert the(precision.precision_loss(sick)).where == ("3",)
+    assert precision.precision_loss(replace(sick, events=[Event(1, "step_skipped")])) == []
+
+
+# --- layers ----------------------------------------------------------------------------------------------------------
+
+
+def test_layers_come_in_the_order_of_use_and_without_a_graph_as_registered():
+    watched = vitals()
+    assert [layer.name for layer in layers(watched, watched.looks[0])] == [f"{i}.weight" for i in range(DEPTH)]
+    blind = vitals([replace(look(0), nodes=())])
+    assert [layer.name for layer in layers(blind, blind.looks[0])] == [f"{i}.weight" for i in range(DEPTH)]
+    reverse = replace(look(0), nodes=tuple(reversed(graph()["nodes"])))
+    assert layers(vitals([reverse]), reverse)[0].name == f"{DEPTH - 1}.weight"
+
+
+def test_a_norm_layer_behind_a_weight_is_found():
+    nodes = list(graph()["nodes"])
+    nodes[1] = replace(nodes[1], op="batch_norm")
+    seen = look(0, nodes=tuple(nodes))
+    chain = layers(vitals([seen]), seen)
+    assert [normalised(seen, layer) for layer in chain] == [True, False, False, False]
+    assert output_indices(seen) == {6}
+
+
+def test_names_are_shortened():
+    assert names(list("abcdef")) == "a, b, c, d and 2 more"
