@@ -1,9 +1,9 @@
 """When to look: dense at first, then ever rarer, within a share of the training's time.
 
 A full look costs about as much as a step or two of a small net, norms a tenth of that. The first `DENSE` steps are an
-examination of fixed size (most faults of a loop show there). After them two purses fill with `overhead` times the time
-that passes, one for looks and one for norms; a few looks at steps in geometric progression are granted on credit, so
-that short trainings are seen to their end, and are paid back before the next one is bought.
+examination (most faults of a loop show there). A few further looks, at steps in geometric progression, are granted on
+credit, so that short trainings are seen to their end. Examination and credit are bounded in seconds, and both are paid
+back: all other looks and norms are bought from two purses that fill with `overhead` times the time that passes.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from __future__ import annotations
 from typing import Literal
 
 DENSE = 20
+FIRST = 6
 GROWTH = 1.25
-CREDIT_UNTIL = 4000
+EXAMINATION_S = 0.4
+CREDIT_S = 0.15
 
 Kind = Literal["look", "norms", "count"]
 
@@ -21,7 +23,7 @@ class Pace:
     """Chooses what to measure at each step, and keeps account of what was spent.
 
     Args:
-        overhead: share of the training's time that may be spent after the first `DENSE` steps, 0-1.
+        overhead: share of the training's time that may be spent, 0-1.
     """
 
     def __init__(self, overhead: float) -> None:
@@ -31,8 +33,10 @@ class Pace:
         self.spent_later_s = 0.0
         self.looks = 0
         self.norms = 0
-        self._began_later: float | None = None
-        self._used = {"look": 0.0, "norms": 0.0}
+        self._began_s: float | None = None
+        self._used_s = {"look": 0.0, "norms": 0.0}
+        self._credit_s = CREDIT_S
+        self._granted = -1
         self._next_granted = DENSE
 
     def plan(self, step: int, now_s: float) -> Kind:
@@ -42,36 +46,38 @@ class Pace:
             step: optimizer steps made so far.
             now_s: clock.
         """
+        if self._began_s is None:
+            self._began_s = now_s
         if step < DENSE:
-            return "look" if step < 6 or step % 2 == 0 else "norms"
-        if self._began_later is None:
-            self._began_later = now_s
+            dense = step < FIRST or (step % 2 == 0 and self.spent_s < EXAMINATION_S)
+            return "look" if dense else "norms"
         if step >= self._next_granted:
-            self._next_granted = max(step + 1, int(step * GROWTH)) if step < CREDIT_UNTIL else 1 << 62
+            self._next_granted = max(step + 1, int(step * GROWTH))
+            if self._credit_s >= self.cost_s["look"]:
+                self._granted = step
+                return "look"
+        purse_s = self.overhead * (now_s - self._began_s) - self._counting_s()
+        if 0.7 * purse_s - self._used_s["look"] > self.cost_s["look"]:
             return "look"
-        purse_s = self.overhead * (now_s - self._began_later) - self._overspent()
-        if purse_s * 0.7 - self._used["look"] > self.cost_s["look"]:
-            return "look"
-        if purse_s * 0.3 - self._used["norms"] > self.cost_s["norms"]:
+        if 0.3 * purse_s - self._used_s["norms"] > self.cost_s["norms"]:
             return "norms"
         return "count"
-
-    def _overspent(self) -> float:
-        """What counting alone has cost."""
-        return self.spent_later_s - self._used["look"] - self._used["norms"]
 
     def paid(self, kind: Kind, seconds: float, step: int) -> None:
         """Book the time that a step of some kind cost."""
         self.spent_s += seconds
         if step >= DENSE:
             self.spent_later_s += seconds
+        if step == self._granted:
+            self._credit_s -= seconds
         if kind == "count":
             return
-        if kind == "look":
-            self.looks += 1
-        else:
-            self.norms += 1
-        if step >= DENSE:
-            self._used[kind] += seconds
+        self.looks += kind == "look"
+        self.norms += kind == "norms"
+        self._used_s[kind] += seconds
         known = self.cost_s[kind]
         self.cost_s[kind] = seconds if known == 0 or step < 3 else 0.8 * known + 0.2 * seconds
+
+    def _counting_s(self) -> float:
+        """What counting alone has cost."""
+        return self.spent_s - self._used_s["look"] - self._used_s["norms"]
