@@ -77,6 +77,7 @@ CAUSES: dict[str, frozenset[str]] = {
     "no_learning": frozenset({"plateau", "underfitting"}),
     "plateau": frozenset({"underfitting"}),
 }
+NOTHING = "no training step was seen: the optimizers given to watch must step while it is open"
 _SEVERITY = {"info": 0, "warning": 1, "critical": 2}
 
 
@@ -95,6 +96,8 @@ def diagnose_early(vitals: Vitals) -> Diagnosis:
 
 
 def _diagnose(vitals: Vitals, rules: Mapping[str, Rule]) -> Diagnosis:
+    if not (vitals.looks or vitals.steps.step or vitals.metrics):
+        return Diagnosis(not_seen=dict.fromkeys(rules, NOTHING), watched=watched(vitals))
     found: list[Finding] = []
     healthy: list[str] = []
     not_seen: dict[str, str] = {}

@@ -1,0 +1,71 @@
+"""Roots before consequences."""
+
+import pytest
+
+from luthier.doctor.diagnosing import CAUSES, diagnose, explains, order
+from luthier.doctor.findings import Finding, NotSeen
+from luthier.doctor.symptoms import EARLY, SYMPTOMS
+from luthier.doctor.vitals import Steps, Vitals
+
+
+def finding(symptom, certainty=0.8, severity="warning", onset=None):
+    return Finding(symptom, severity, "because", certainty=certainty, onset=onset)
+
+
+def names(findings):
+    return [item.symptom for item in findings]
+
+
+def test_a_root_comes_before_what_it_causes_and_carries_it():
+    found = order([finding("dead_relu", 0.9, "critical", 12), finding("lr_too_high", 0.8, "critical", 3)])
+    assert names(found) == ["lr_too_high", "dead_relu"]
+    assert names(found[0].consequences) == ["dead_relu"]
+
+
+def test_an_effect_that_was_there_long_before_is_a_root_of_its_own():
+    found = order([finding("dead_relu", 0.9, "critical", 0), finding("lr_too_high", 0.8, "critical", 60)])
+    assert names(found) == ["dead_relu", "lr_too_high"]
+    assert found[0].consequences == ()
+
+
+def test_chains_hang_under_their_root():
+    found = order([finding("no_learning", 0.5), finding("vanishing_gradient", 0.8), finding("bad_init", 0.8, onset=0)])
+    assert names(found) == ["bad_init", "vanishing_gradient", "no_learning"]
+    assert names(found[0].consequences) == ["vanishing_gradient", "no_learning"]
+
+
+def test_what_was_seen_directly_is_named_before_what_was_inferred():
+    found = order([finding("overfitting", 0.6, "warning"), finding("missing_zero_grad", 1.0, "critical")])
+    assert names(found)[0] == "missing_zero_grad"
+
+
+def test_infos_come_last_and_explain_nothing():
+    found = order([finding("lr_too_high", 1.0, "info"), finding("dead_relu", 0.5)])
+    assert names(found) == ["dead_relu", "lr_too_high"]
+    assert found[0].consequences == ()
+
+
+@pytest.mark.parametrize("one", sorted(CAUSES))
+def test_two_findings_never_explain_each_other(one):
+    for other in CAUSES[one]:
+        first, second = finding(one), finding(other)
+        assert not (explains(first, second) and explains(second, first))
+
+
+def test_every_id_in_the_tables_is_a_symptom():
+    assert set(CAUSES) <= set(SYMPTOMS)
+    assert set().union(*CAUSES.values()) <= set(SYMPTOMS)
+    assert set(EARLY) <= set(SYMPTOMS)
+
+
+@pytest.mark.parametrize("symptom", SYMPTOMS)
+def test_rules_answer_to_empty_and_half_filled_vitals(symptom):
+    for vitals in (Vitals(), Vitals(steps=Steps((0, 1), (1.0, 0.5), (0.1, 0.1), (0.0, 0.0), (0.0, 0.0)))):
+        answer = SYMPTOMS[symptom](vitals)
+        assert isinstance(answer, (list, NotSeen))
+
+
+def test_silence_is_not_health():
+    diagnosis = diagnose(Vitals())
+    assert diagnosis.healthy == ()
+    assert set(diagnosis.not_seen) == set(SYMPTOMS)
