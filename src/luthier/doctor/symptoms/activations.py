@@ -19,7 +19,15 @@ from luthier.doctor.symptoms.facts import (
     target_std,
 )
 from luthier.doctor.symptoms.harm import FITTED
-from luthier.doctor.symptoms.layers import ACTIVATIONS, MULTIPLYING, RECTIFIERS, SQUASHING, names, output_indices
+from luthier.doctor.symptoms.layers import (
+    ACTIVATIONS,
+    MULTIPLYING,
+    RECTIFIERS,
+    RECURRENT,
+    SQUASHING,
+    names,
+    output_indices,
+)
 from luthier.doctor.vitals import Look, Node, Stats, Vitals
 
 _UNSEEN = "no activations were seen: watch a model that is not compiled"
@@ -130,7 +138,7 @@ def saturated_activation(vitals: Vitals) -> list[Finding] | NotSeen:
     if not _graphs(vitals):
         return NotSeen(_UNSEEN)
     sick: list[tuple[float, int, list[Reading]]] = []
-    for series in readings(vitals, lambda node: node.op in SQUASHING or node.op == "softmax").values():
+    for series in readings(vitals, lambda node: node.op in SQUASHING | RECURRENT or node.op == "softmax").values():
         hidden = [reading for reading in series if reading.node.index not in output_indices(reading.look)]
         found = _flat(vitals, hidden)
         if found is not None:

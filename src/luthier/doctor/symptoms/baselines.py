@@ -63,7 +63,8 @@ class Baseline:
     """What the best constant answer costs, in units of the loss that was reported.
 
     Attributes:
-        value: that loss; floor: the least that the loss can be (above 0 with label smoothing).
+        value: that loss; floor: the least that the loss can be (above 0 with label smoothing; the
+            least seen of losses that go below 0, such as log densities).
         loss: name of the loss operation. assumed: no targets were seen, so the loss at the start stands in.
     """
 
@@ -146,7 +147,7 @@ def _baseline(vitals: Vitals) -> Baseline | None:
     curve = loss_curve(vitals)
     if curve is None or curve.start <= 0:
         return None
-    return Baseline(max(curve.start, curve.values[0]), 0.0, name, assumed=True)
+    return Baseline(max(curve.start, curve.values[0]), min(curve.best, 0.0), name, assumed=True)
 
 
 def _unit_baseline(vitals: Vitals, name: str) -> Baseline | None:

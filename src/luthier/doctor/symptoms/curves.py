@@ -18,6 +18,7 @@ from luthier.doctor.symptoms.facts import (
     epoch_losses,
     is_classification,
     loss_curve,
+    loss_node,
     metric,
     middle,
     steps_per_epoch,
@@ -40,9 +41,18 @@ class _Course:
 
     @property
     def flat(self) -> bool:
-        """The last third falls by less than 5% of the way, or by no more than its noise explains."""
+        """The last third falls by no more than its noise explains, or hardly and slower than before."""
         span = self.base.value - self.base.floor
-        return self.curve.drop < 0.05 * span or (not self.curve.falls and self.curve.drop < 0.1 * span)
+        if not self.curve.falls:
+            return self.curve.drop < 0.1 * span
+        return self.curve.drop < 0.05 * span and not self.steady
+
+    @property
+    def steady(self) -> bool:
+        """The last third brought a fair part (15%) of the whole fall, more than its noise explains."""
+        return self.curve.drop > 4 * self.curve.drop_error and self.curve.drop > 0.15 * (
+            self.curve.start - self.curve.end
+        )
 
     @property
     def stable(self) -> bool:
@@ -79,7 +89,7 @@ def underfitting(vitals: Vitals) -> list[Finding] | NotSeen:
     course = _course(vitals, 60)
     if course is None:
         return _FEW
-    limit = 0.5 if is_classification(vitals) else 0.25
+    limit = _limit(vitals)
     poor = course.end < limit and not _accurate(vitals, 0.75)
     if course.base.assumed or not poor or not course.flat or not course.stable:
         return []
@@ -101,6 +111,18 @@ def underfitting(vitals: Vitals) -> list[Finding] | NotSeen:
             numbers={"progress": course.end, "narrow": len(narrow)},
         )
     ]
+
+
+def _limit(vitals: Vitals) -> float:
+    """Progress below which a settled loss is poor: targets of regressions and of sequences hold noise of their own."""
+    if not is_classification(vitals):
+        return 0.25
+    dense = any(
+        len(node.arguments[0].shape) > 2 or node.arguments[0].shape[0] > 1.5 * (look.batch_size or math.inf)
+        for look in vitals.looks[:3]
+        if (node := loss_node(look)) is not None and node.arguments and node.arguments[0].shape
+    )
+    return 0.15 if dense else 0.5
 
 
 def _narrow(vitals: Vitals) -> list[str]:
@@ -158,12 +180,12 @@ def plateau(vitals: Vitals) -> list[Finding] | NotSeen:
     if course is None:
         return _FEW
     curve, base = course.curve, course.base
-    limit = 0.5 if is_classification(vitals) else 0.25
+    limit = _limit(vitals)
     moved = max(course.end - course.begin, 0.0)
     if base.assumed or not course.flat or moved < 0.05 or not 0.02 < course.end < limit or _accurate(vitals, 0.75):
         return []
     since = next(i for i, value in enumerate(curve.smooth) if base.progress(value) > course.end - 0.1 * moved - 0.02)
-    early = since < 0.4 * len(curve.smooth)
+    early = since < 0.4 * len(curve.smooth) and not _narrow(vitals)
     return [
         Finding(
             "plateau",
@@ -252,7 +274,7 @@ def too_few_epochs(vitals: Vitals) -> list[Finding] | NotSeen:
         return _FEW
     curve, base = course.curve, course.base
     span = base.value - base.floor
-    steep = curve.drop > 4 * curve.drop_error and curve.drop > 0.03 * span
+    steep = course.steady and curve.drop > 0.03 * span
     if not steep or course.end > 0.6 or _accurate(vitals) or _decayed(vitals) or not course.stable:
         return []
     if not _validation_falls(vitals):

@@ -6,11 +6,12 @@ import math
 
 from luthier.doctor.findings import Finding, NotSeen
 from luthier.doctor.symptoms.activations import place_of, readings
-from luthier.doctor.symptoms.facts import baseline, loss_curve, middle, progress
+from luthier.doctor.symptoms.facts import baseline, known, middle, progress
 from luthier.doctor.symptoms.harm import FITTED, harm
 from luthier.doctor.symptoms.layers import (
     ACTIVATIONS,
     MULTIPLYING,
+    RECURRENT,
     SQUASHING,
     Layer,
     biases,
@@ -35,7 +36,7 @@ def bad_init(vitals: Vitals) -> list[Finding] | NotSeen:
     look = first_look(vitals)
     if look is None:
         return NotSeen("the first training step was not seen: attach the watch before training starts")
-    found = _too_large(vitals, look) or _too_small(vitals, look) or _shifted(vitals, look)
+    found = _too_large(vitals, look) or _compounding(vitals, look) or _too_small(vitals, look) or _shifted(vitals, look)
     return [found] if found is not None else []
 
 
@@ -69,12 +70,33 @@ def _too_large(vitals: Vitals, look: Look) -> Finding | None:
     )
 
 
-def _loss_above(vitals: Vitals) -> str:
+def _loss_above(vitals: Vitals, factor: float = 2.5) -> str:
     """The first loss is far above that of a constant answer."""
-    curve, base = loss_curve(vitals), baseline(vitals)
-    if curve is None or base is None or base.assumed or curve.values[0] < 2.5 * base.value:
+    first, base = next(iter(known(vitals.steps.loss[:3])), None), baseline(vitals)
+    if first is None or base is None or base.assumed or first < factor * base.value:
         return ""
-    return f"the first loss is {curve.values[0]:.3g}, that of a constant answer {base.value:.3g}"
+    return f"the first loss is {first:.3g}, that of a constant answer {base.value:.3g}"
+
+
+def _compounding(vitals: Vitals, look: Look) -> Finding | None:
+    """Each layer's scale is ordinary, but their product over the depth (or over time) is not: sums of branches."""
+    above, growth = _loss_above(vitals, 5.0), _growth(look, 100.0)
+    learnt = progress(vitals)
+    if not above or not growth or (learnt is not None and learnt > FITTED):
+        return None
+    gains = [gain for _, gain in _free(vitals, look)]
+    return Finding(
+        "bad_init",
+        "critical",
+        "The initial weights let activations grow with every layer or branch (or time step), until the first answers "
+        "are far too large.",
+        (above, growth, f"rms of the weights times sqrt(fan_in): {middle(gains, 1.0):.2g} in the median"),
+        (),
+        0,
+        0.75,
+        {"gain": middle(gains, 1.0), "direction": "large"},
+        source="Zhang, Dauphin and Ma, Fixup initialization, 2019",
+    )
 
 
 def _signals(look: Look) -> list[float]:
@@ -89,10 +111,11 @@ def _signals(look: Look) -> list[float]:
     return found
 
 
-def _growth(look: Look) -> str:
+def _growth(look: Look, factor: float = 30.0) -> str:
+    """Activations grow by such a factor against the inputs."""
     signals = [size for size in _signals(look) if size > 0]
     scale = look.inputs.stats.std if look.inputs is not None and look.inputs.stats is not None else None
-    if len(signals) >= 2 and max(signals) > 30 * max(scale or 1.0, 1e-3):
+    if len(signals) >= 2 and max(signals) > factor * max(scale or 1.0, 1e-3):
         return f"step 0: activations grow to {max(signals):.3g} from inputs of {scale or 1.0:.3g}"
     return ""
 
@@ -101,7 +124,7 @@ def _stuck_at_start(vitals: Vitals) -> str:
     """Squashing units on their flat parts before any weight moved."""
     flat = [
         (series[0].stats.flat or 0.0, place_of(series[0]))
-        for series in readings(vitals, lambda node: node.op in SQUASHING).values()
+        for series in readings(vitals, lambda node: node.op in SQUASHING | RECURRENT).values()
         if series[0].look.step == 0
     ]
     worst = max(flat, default=(0.0, ""))

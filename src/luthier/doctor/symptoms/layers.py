@@ -38,6 +38,7 @@ ACTIVATIONS = {
     "logsigmoid",
 } | RECTIFIERS
 SQUASHING = {"sigmoid", "tanh", "hardtanh", "hardsigmoid", "softsign"}
+RECURRENT = {"rnn", "lstm", "gru", "rnn_cell", "lstm_cell", "gru_cell"}
 
 
 @dataclass(frozen=True)

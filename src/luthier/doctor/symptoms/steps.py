@@ -20,7 +20,7 @@ from luthier.doctor.symptoms.facts import (
     steps_per_epoch,
 )
 from luthier.doctor.symptoms.harm import FITTED, harm
-from luthier.doctor.symptoms.layers import RECTIFIERS, SQUASHING, layers, ratios, total, update_ratio
+from luthier.doctor.symptoms.layers import RECTIFIERS, RECURRENT, SQUASHING, layers, ratios, total, update_ratio
 from luthier.doctor.vitals import Optimizer, Vitals
 
 _RATIO = "Karpathy, CS231n notes, ratio of weights:updates, usually about 1e-3"
@@ -132,7 +132,7 @@ def _late_ratio(vitals: Vitals) -> float:
 
 def _broken_units(vitals: Vitals) -> str:
     """Units that worked at step 0 and died or saturated in training."""
-    for series in readings(vitals, lambda node: node.op in RECTIFIERS | SQUASHING).values():
+    for series in readings(vitals, lambda node: node.op in RECTIFIERS | SQUASHING | RECURRENT).values():
         first, last = series[0].stats, series[-1].stats
         if (first.dead or 0.0) < 0.3 and (last.dead or 0.0) > 0.7:
             return f"{last.dead:.0%} of the units of {place_of(series[-1])} died"
