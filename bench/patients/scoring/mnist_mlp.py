@@ -191,7 +191,7 @@ def linear_decay(optimizer: Optimizer, total: int) -> LRScheduler:
 
 
 GENTLE = replace(HEALTHY, setup=partial(sgd, lr=0.002), epochs=9)
-DEEP = replace(HEALTHY, model=deep_relu, setup=partial(sgd, lr=0.01))
+DEEP = replace(HEALTHY, model=deep_relu, setup=partial(sgd, lr=0.005))
 NORMED = replace(HEALTHY, model=batch_norm)
 DROPPED = replace(HEALTHY, model=partial(dropout, 0.2))
 DECAYED = replace(HEALTHY, schedule=partial(linear_decay, total=310), per_batch=True)

@@ -74,11 +74,11 @@ HEALTHY = Program(
     setup=adamw,
     loss=nn.CrossEntropyLoss(),
     correct=multiclass,
-    epochs=7,
+    epochs=5,
     batch=64,
     loader=Permuted,
 )
-DECAYED = replace(HEALTHY, schedule=partial(linear_decay, total=7 * 32), per_batch=True)
+DECAYED = replace(HEALTHY, schedule=partial(linear_decay, total=5 * 32), per_batch=True)
 
 CASES: tuple[Case, ...] = (
     HOST.healthy(HEALTHY),
@@ -87,7 +87,7 @@ CASES: tuple[Case, ...] = (
     HOST.sick("softmax_before_ce", "softmax-at-end", replace(HEALTHY, model=SoftmaxAtEnd)),
     HOST.sick("frozen_params", "frozen-encoder", replace(HEALTHY, setup=frozen_encoder)),
     HOST.sick("optimizer_reset", "new-each-batch", replace(HEALTHY, update=new_each_batch)),
-    HOST.sick("lr_schedule_collapse", "epochs-for-steps", replace(DECAYED, schedule=partial(linear_decay, total=7))),
+    HOST.sick("lr_schedule_collapse", "epochs-for-steps", replace(DECAYED, schedule=partial(linear_decay, total=5))),
     HOST.sick("lr_too_high", "lr-0.3", replace(HEALTHY, setup=partial(adamw, lr=0.3))),
     HOST.sick("lr_too_low", "lr-1e-6", replace(HEALTHY, setup=partial(adamw, lr=1e-6))),
     HOST.sick("degenerate_labels", "wrong-column", replace(HEALTHY, data=one_class)),
