@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from luthier.doctor.measure.stats import Array, Pending, Row, measurable
+from luthier.doctor.measure.stats import Array, Pending, Row, measurable, plain
 
 CONFIDENT = 0.9
 QUANTILES = np.array((0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0))
@@ -52,7 +52,7 @@ def of_classes(
         return None
     if targets.shape != scores.shape[:1] + scores.shape[2:] or targets.numel() == 0:
         return None
-    scores, targets = scores.detach(), targets.detach()
+    scores, targets = plain(scores), plain(targets)
     classes = scores.shape[1]
     if scores.dim() > 2:
         scores = scores.movedim(1, -1).reshape(-1, classes)
@@ -71,7 +71,7 @@ def kept_output(outputs: Sequence[Tensor]) -> Tensor | None:
         return None
     output = outputs[0]
     fits = output.dim() == 2 and output.is_floating_point() and 2 <= output.shape[1] <= MOST_CLASSES
-    return output.detach().clone() if fits and 0 < output.numel() <= COPIED else None
+    return plain(output).clone() if fits and 0 < output.numel() <= COPIED else None
 
 
 def _of_pair(scores: Tensor, targets: Tensor, as_chances: bool) -> Pending | None:
@@ -81,7 +81,7 @@ def _of_pair(scores: Tensor, targets: Tensor, as_chances: bool) -> Pending | Non
     if not (measurable(scores) and measurable(targets)):
         return None
     every = -(-scores.numel() // COPIED)
-    copies = [tensor.detach().reshape(-1)[::every].float().clone() for tensor in (scores, targets)]
+    copies = [plain(tensor).reshape(-1)[::every].float().clone() for tensor in (scores, targets)]
 
     def finish(arrays: list[Array], _: bool) -> Row:
         logits, truth = (array.astype(np.float64) for array in arrays)

@@ -14,6 +14,7 @@ from luthier.doctor.measure.stats import Pending, Row
 
 MOST_NODES = 2_000
 KEPT_ARGUMENTS = 64
+_RESHAPING = VIEWS | {"to", "one_hot"}
 _DTYPES = {value: str(value).removeprefix("torch.") for value in vars(torch).values() if isinstance(value, torch.dtype)}
 
 
@@ -85,21 +86,29 @@ class Graph:
     """Which operation every living tensor came from.
 
     Args:
-        labels: id -> source of tensors that the trace's owner keeps alive: parameters and buffers.
+        labels: id -> (itself, source) of parameters and buffers.
     """
 
-    def __init__(self, labels: dict[int, str]) -> None:
-        self.labels = labels
+    def __init__(self, labels: dict[int, tuple[Tensor, str]]) -> None:
         self.nodes: list[Node] = []
         self.outers: list[Outer] = []
+        self._labels = labels
         self._by_id: dict[int, tuple[weakref.ref[Tensor], Node | Outer]] = {}
+
+    def label(self, tensor: Tensor) -> str | None:
+        """Source of a parameter or buffer."""
+        found = self._labels.get(id(tensor))
+        return None if found is None else found[1]
 
     def source(self, tensor: Tensor) -> Node | Outer:
         """Where a tensor comes from; a new `Outer` for one not seen before."""
         found = self._by_id.get(id(tensor))
         if found is not None and found[0]() is tensor:
             return found[1]
-        return self._outer(tensor, self.labels.get(id(tensor)))
+        outer = Outer(tensor, self.label(tensor))
+        self._by_id[id(tensor)] = (outer.ref, outer)
+        self.outers.append(outer)
+        return outer
 
     def node_of(self, tensor: Tensor) -> Node | None:
         """The operation that made a tensor."""
@@ -133,12 +142,6 @@ class Graph:
         kept = reaching(self.living())
         self.nodes = [node for node in self.nodes if id(node) in kept]
 
-    def _outer(self, tensor: Tensor, label: str | None) -> Outer:
-        outer = Outer(tensor, label)
-        self._by_id[id(tensor)] = (outer.ref, outer)
-        self.outers.append(outer)
-        return outer
-
 
 def reaching(sinks: Iterable[Node]) -> set[int]:
     """Ids of the operations that some sink rests on, the sinks among them."""
@@ -155,22 +158,20 @@ def reaching(sinks: Iterable[Node]) -> set[int]:
 def name_targets(nodes: Sequence[Node], outers: Sequence[Outer], targets: Sequence[Tensor]) -> None:
     """Label outer tensors "target": those given as targets, and what a loss compares with, also through a view."""
     places = {(tensor.data_ptr(), tensor.numel()) for tensor in targets if tensor.layout is torch.strided}
-    for outer in outers:
-        if outer.label is None and places:
-            tensor = outer.ref()
-            if tensor is not None and tensor.layout is torch.strided:
-                if any(tensor is target for target in targets) or (tensor.data_ptr(), tensor.numel()) in places:
-                    outer.label = "target"
+    for outer in outers if places else ():
+        tensor = outer.ref() if outer.label is None else None
+        if tensor is not None and tensor.layout is torch.strided and (tensor.data_ptr(), tensor.numel()) in places:
+            outer.label = "target"
     for node in nodes:
         if node.op in LOSSES and len(node.arguments) > 1:
-            outer = _behind_views(node.arguments[1].source)
-            if outer is not None and outer.label is None and not outer.leaf:
-                outer.label = "target"
+            compared = _behind_views(node.arguments[1].source)
+            if compared is not None and compared.label is None and not compared.leaf:
+                compared.label = "target"
 
 
 def _behind_views(source: Node | Outer) -> Outer | None:
     while isinstance(source, Node):
-        if (source.op not in VIEWS and source.op not in ("to", "one_hot")) or not source.arguments:
+        if source.op not in _RESHAPING or not source.arguments:
             return None
         source = source.arguments[0].source
     return source

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
 from luthier.doctor.measure import answers
+from luthier.doctor.measure.attributes import arguments, attributes, tensors
 from luthier.doctor.measure.graph import KEPT_ARGUMENTS, MOST_NODES, Argument, Graph, Node, Outer, argument
-from luthier.doctor.measure.operations import (
-    ARITHMETIC,
-    RECURRENT,
-    SENSITIVE,
-    Operation,
-    arguments,
-    attributes,
-    tensors,
-)
+from luthier.doctor.measure.operations import ARITHMETIC, RECURRENT, SENSITIVE, Operation, names
 from luthier.doctor.measure.stats import DeadUnits, Flat, Pending, Units, measure
 
 ALWAYS_MEASURED = 150
@@ -30,35 +23,14 @@ _FIXED_FLAT = {
     "hardsigmoid": Flat(0.0, 1.0),
     **dict.fromkeys((*RECURRENT, "rnn_cell", "gru_cell", "lstm_cell"), Flat(-0.96, 0.96)),
 }
-_RELUS = frozenset(("relu", "relu6", "threshold"))
-_FEATURES_FIRST = frozenset(
-    f"{name}{d}d" for name in ("conv", "conv_transpose", "max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool")
-    for d in (1, 2, 3)
-) | {"batch_norm", "instance_norm", "group_norm", "interpolate", "pixel_shuffle"}  # fmt: skip
-_FEATURES_LAST = frozenset(
-    [
-        "linear",
-        "embedding",
-        "layer_norm",
-        "rms_norm",
-        "matmul",
-        "einsum",
-        "multi_head_attention",
-        "scaled_dot_product_attention",
-        "lstm",
-        "gru",
-        "rnn",
-    ]
+_RELUS = names("relu relu6 threshold")
+_POOLS = names("conv conv_transpose max_pool avg_pool adaptive_avg_pool adaptive_max_pool")
+_FEATURES_FIRST = {f"{name}{n}d" for name in _POOLS for n in (1, 2, 3)} | names(
+    "batch_norm instance_norm group_norm interpolate pixel_shuffle"
 )
-
-
-class Input(NamedTuple):
-    """A tensor passed to the watched model."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    requires_grad: bool
-    pending: Pending
+_FEATURES_LAST = names("""
+    linear embedding layer_norm rms_norm matmul einsum multi_head_attention scaled_dot_product_attention lstm gru rnn
+""")
 
 
 class Recorder:
@@ -103,20 +75,26 @@ class Recorder:
 
     def record(self, known: Operation, given: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         """Record what ran unseen."""
-        if self.recording and given and outputs:
+        if not (self.recording and given and outputs):
+            return
+        try:
             self._after(known, self._before(known, given), given, (), {}, tuple(outputs))
+        except Exception as error:
+            self._fail(error)
 
-    def take_input(self, tensor: Tensor, position: int) -> Input | None:
-        """A tensor was passed to a watched model; None when an operation made it."""
-        if self._batch is None and tensor.dim() > self.memory.batch_dim:
-            self._batch = tensor.shape[self.memory.batch_dim]
-        outer = self.graph.input(tensor, position)
-        if outer is None:
-            return None
-        if outer.lent is None:
+    def take_input(self, tensor: Tensor, position: int) -> Argument | None:
+        """A tensor is passed to a watched model; None when an operation made it, or it is known."""
+        try:
+            if self._batch is None and tensor.dim() > self.memory.batch_dim:
+                self._batch = tensor.shape[self.memory.batch_dim]
+            outer = self.graph.input(tensor, position)
+            if outer is None or outer.lent is not None:
+                return None
             outer.lent = measure(tensor, "detail", batch_dim=self._batch_dim(tensor))
-        given = argument(outer, tensor, None)
-        return Input(given.shape, given.dtype, given.requires_grad, outer.lent)
+            return argument(outer, tensor, outer.lent)
+        except Exception as error:
+            self._fail(error)
+            return None
 
     def _fail(self, error: Exception) -> None:
         """A fault of ours must not reach the training: recording ends, and the rows say so."""
@@ -183,9 +161,8 @@ class Recorder:
         node.attrs = attributes(known, args, kwargs, result)
         node.layout = _layout(node)
         occurrence = self._occurrence(node)
-        if not known.is_view and shown.is_floating_point() and not (known.name == "to" and _same_type(before, node)):
-            if self._is_measured(occurrence):
-                node.pending = self._measure(node, shown, occurrence)
+        if _is_worth_measuring(known, before, node, shown) and self._is_measured(occurrence):
+            node.pending = self._measure(node, shown, occurrence)
         self.graph.add(node, outputs)
         if known.is_loss and self.predictions is None:
             self.predictions = answers.of_loss(known.name, given, node.attrs)
@@ -225,12 +202,18 @@ def _did_nothing(known: Operation) -> bool:
     return known.is_view or known.name == "to"
 
 
-def _same_type(before: Sequence[Argument], node: Node) -> bool:
-    return before[0].dtype == node.dtype
+def _is_worth_measuring(known: Operation, before: Sequence[Argument], node: Node, output: Tensor) -> bool:
+    """Floats that are no mere view of what was measured already."""
+    return (
+        output.is_floating_point() and not known.is_view and not (known.name == "to" and before[0].dtype == node.dtype)
+    )
 
 
 def _is_relu(node: Node) -> bool:
-    return node.op in _RELUS or (node.op == "clamp" and node.attrs.get("min") == 0 and "max" not in node.attrs)
+    """Whether what is not positive becomes 0."""
+    if node.op == "clamp":
+        return node.attrs.get("min") == 0 and "max" not in node.attrs
+    return node.op in _RELUS and node.attrs.get("threshold", 0) == 0 and node.attrs.get("value", 0) == 0
 
 
 def _flat(node: Node) -> Flat | None:

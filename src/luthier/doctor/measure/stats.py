@@ -111,10 +111,10 @@ def measure(
     Returns:
         What `read` makes a row of `vitals.Stats` of.
     """
-    tensor = tensor.detach()
     count = tensor.numel()
     if count == 0 or not measurable(tensor):
         return Pending([], lambda *_: {"n": count})
+    tensor = plain(tensor)
     detail = kind == "detail"
     if not tensor.is_floating_point():
         return _whole_numbers(tensor, count)
@@ -124,10 +124,10 @@ def measure(
     protected = -1 if flat is None or flat.dim is None else flat.dim
     sample = tensor if whole else thinned(tensor, batch_dim, protected, detail or protected != -1)
     tensors = [_copied(sample)]
-    if not whole:
-        tensors.append(torch.stack(torch.aminmax(tensor)).float())
     if units is not None:
         tensors.append(_largest(tensor, units.dim))
+    elif not whole:
+        tensors.append(torch.stack(torch.aminmax(tensor)).float())
 
     def finish(arrays: list[Array], detailed: bool) -> Row:
         return _float_row(arrays, count, whole, batch_dim, flat, units, detailed)
@@ -145,13 +145,21 @@ def read(pending: Sequence[Pending]) -> list[Row]:
 def measurable(tensor: Tensor) -> bool:
     """Whether its numbers can be had: a dense real tensor of no transformation in progress (vmap, grad, compile)."""
     return (
-        type(tensor) in (Tensor, torch.nn.Parameter)
-        and tensor.layout is torch.strided
+        tensor.layout is torch.strided
         and not tensor.is_complex()
         and tensor.device.type != "meta"
         and not tensor.is_quantized
+        and type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
     )
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """The tensor without history, and as a plain one where it is of a class of its own (image, mask)."""
+    if type(tensor) is Tensor or type(tensor) is torch.nn.Parameter:
+        return tensor.detach()
+    with torch._C.DisableTorchFunctionSubclass():
+        return tensor.detach().as_subclass(Tensor)
 
 
 def thinned(tensor: Tensor, batch_dim: int = 0, protected: int = -1, protect: bool = True) -> Tensor:
@@ -276,9 +284,13 @@ def _of_finite(values: Array) -> Row:
 
 
 def _widen(row: Row, ends: Array, count: int) -> None:
-    """Minimum, maximum and non-finite of the whole tensor that a sample stands for."""
+    """Minimum, maximum and non-finite of the whole tensor that a sample stands for.
+
+    Args:
+        ends: minimum and maximum, or the largest of every unit of a ReLU.
+    """
     if np.isfinite(ends).all():
-        row["min"], row["max"] = (float(end) for end in ends)
+        row["min"], row["max"] = min(row["min"], float(ends.min())), float(ends.max())
     else:
         row["nonfinite"] = max(row["nonfinite"], 1 / count)
 
