@@ -65,6 +65,7 @@ def mend(
     folder: str | Path | None = None,
     console: bool | Listener = True,
     until_healthy: bool = False,
+    patience: int = 10,
     test: bool = False,
     diagnose: Callable[[Record], Diagnosis] | None = None,
 ) -> Mended:
@@ -84,6 +85,7 @@ def mend(
         folder: where everything goes; None makes a new one under `runs`.
         console: True prints the steps on the terminal; or a listener of your own.
         until_healthy: stop at the first healthy diagnosis; False goes on with what the book recommends.
+        patience: patches that are tried on a healthy training, none of them helping, before it is left as it is.
         test: measure the recipe before and after on the test data at the end; test data can be opened once only.
         diagnose: a doctor of your own; None is Luthier's.
 
@@ -94,7 +96,7 @@ def mend(
         LuthierError: task, recipe or settings do not fit, or the starting recipe cannot be built.
     """
     began = time.monotonic()
-    _check(trials, seeds)
+    _check(trials=(trials, 2), seeds=(seeds, 2), patience=(patience, 1))
     subject = _subject(task)
     if test and subject.task.test is None:
         raise LuthierError("test=True needs a task with test data: pass Task(test=...) or leave test out")
@@ -104,7 +106,7 @@ def mend(
     room.limit = trials * room.cost(start)
     listener = _listener(console)
     listener.began(subject.task.name, start, room.limit, path)
-    rounds = Rounds(room, start, seeds, diagnose or diagnose_record, listener, until_healthy)
+    rounds = Rounds(room, start, seeds, diagnose or diagnose_record, listener, 0 if until_healthy else patience)
     ended = rounds.run()
     mended = _result(rounds, path, ended, began, test)
     mended.save()
@@ -168,8 +170,8 @@ def explicit(task: Task, recipe: Recipe) -> Recipe:
     return recipe.replace({"model": {**missing, **recipe.model}}) if missing else recipe
 
 
-def _check(trials: int, seeds: int) -> None:
-    for name, value, least in (("trials", trials, 2), ("seeds", seeds, 2)):
+def _check(**settings: tuple[int, int]) -> None:
+    for name, (value, least) in settings.items():
         if value < least:
             raise LuthierError(f"{name} must be at least {least}, got {value}")
 

@@ -68,8 +68,9 @@ def has_gap(task: Task, record: Record) -> bool:
 
 def builder_choices(task: Task) -> dict[str, tuple[Any, ...]]:
     """Keywords of the model builder that are annotated as Literal, such as `arch: Literal["mlp", "cnn"]`."""
+    call = task.model.__init__ if inspect.isclass(task.model) else task.model
     try:
-        hints = typing.get_type_hints(task.model)
+        hints = typing.get_type_hints(call)
     except (NameError, TypeError):
         return {}
     return {name: typing.get_args(hint) for name, hint in hints.items() if typing.get_origin(hint) is Literal}
@@ -127,7 +128,7 @@ def _odd(case: Case) -> Iterator[tuple[str, tuple[Set, ...]]]:
     if case.n_train is not None and recipe.batch_size > max(32, case.n_train // 8):
         size = 2 ** max(3, (case.n_train // 20).bit_length() - 1)
         yield "take more, smaller steps in each epoch", (Set(field="batch_size", value=min(64, size)),)
-    if recipe.batch_size < 8:
+    if recipe.batch_size < 8 and (case.n_train is None or case.n_train >= 64):
         yield "average each step over 32 examples", (Set(field="batch_size", value=32),)
 
 
@@ -163,6 +164,7 @@ def fit_better(case: Case) -> Iterator[Patch]:
 def generalise(case: Case) -> Iterator[Patch]:
     """For a training that fits its data and not others."""
     recipe = case.recipe
+    yield from architectures(case)
     if case.images:
         for degrees, translate, scale, shear in ((10.0, 0.1, 0.1, 0.0), (15.0, 0.1, 0.15, 15.0)):
             part = {"name": "affine", "degrees": degrees, "translate": translate, "scale": scale, "shear": shear}
@@ -170,7 +172,6 @@ def generalise(case: Case) -> Iterator[Patch]:
                 f", shear by {shear:g} degrees" if shear else ""
             )
             yield _set("augment", (part,), f"augment: {told}")
-    yield from architectures(case)
     if case.images:
         longer = (Scale(field="epochs", factor=3.0), Set(field="schedule", value="one-cycle"))
         yield Patch(reason="train three times as long, the learning rate rising and falling once", operations=longer)

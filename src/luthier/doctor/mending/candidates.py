@@ -15,7 +15,7 @@ AGAIN = "again"
 ROOT_AHEAD = 2.0  # the root's first remedies come before the next finding's first one
 INFO = 6.0  # findings that are only worth knowing come after the first remedies of the others
 RESETS = 2.5  # settings outside every recommendation, when the root's first remedies were tried
-GENERAL = 8.0  # what is generally worth trying
+GENERAL = 5.0  # what is generally worth trying
 
 
 @dataclass(frozen=True)

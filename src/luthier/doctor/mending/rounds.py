@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 SHARES = ("accuracy", "binary_accuracy", "f1", "multilabel_f1")
 TOGETHER = 5  # candidates that are trained with one seed before the best of them get more
 FINALISTS = 2
-PATIENCE = 10  # candidates that are tried on a healthy training before it is left as it is
 SCREENED = 8  # candidates that prove themselves over a few steps first
 PROOF_STEPS, LEAST_PROOF = 100, 20
 
@@ -46,11 +45,11 @@ class Rounds:
         seeds: int,
         diagnose: Callable[[Record], Diagnosis],
         listener: Listener,
-        until_healthy: bool,
+        patience: int,
     ) -> None:
         self.trials, self.start, self.recipe = trials, start, start
         self.seeds = [start.seed + offset for offset in range(seeds)]
-        self.diagnose, self.listener, self.until_healthy = diagnose, listener, until_healthy
+        self.diagnose, self.listener, self.patience = diagnose, listener, patience
         self.metric = trials.task.metric
         self.steps: list[Step] = []
         self.again: list[tuple[float, Patch]] = []
@@ -65,7 +64,7 @@ class Rounds:
         try:
             self.before = self.after = self._examine()
             while True:
-                if self.after.is_healthy and self.until_healthy:
+                if self.after.is_healthy and not self.patience:
                     return "healthy"
                 if not self._round():
                     break
@@ -98,7 +97,7 @@ class Rounds:
             self._tell(Step(self.round, item.patch, item.source, "not applicable", item.reason))
         found = self._screened(found)
         if self.after.is_healthy:
-            found = found[:PATIENCE]
+            found = found[: self.patience]
         for first in range(0, len(found), TOGETHER):
             if self._narrow(found[first : first + TOGETHER]):
                 self.trials.forget_weights(frozenset({self.start.key(), self.recipe.key()}))

@@ -1,0 +1,215 @@
+"""mend against random search over the same fields, at equal training steps, on the scoring patients.
+
+Each patient is mended and searched with several seeds. Both get the same number of optimizer steps, in which every
+training, repeat, proof and diagnosis run is counted. What each of them ends with is then trained anew with a fresh
+seed and read on the test data, as are the sick and the healthy recipe. The share of the healthy gap recovered is
+(result - sick) / (healthy - sick), cut to -1 .. 1.5.
+
+    python bench/mend.py [--side scoring] [--seeds 5] [--trials 30] [--only NAME ...] [--out FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+
+from luthier.data.batches import in_memory
+from luthier.data.trees import as_tensors
+from luthier.doctor.findings import Diagnosis
+from luthier.doctor.mend import explicit, mend
+from luthier.doctor.mending.book import builder_choices
+from luthier.errors import LuthierError
+from luthier.fitting import fit, total_steps
+from luthier.recipe import Recipe
+from luthier.task import Task
+from luthier.tasks.patients import PATIENTS, Patient
+from luthier.training.loop import evaluate
+from luthier.training.run import Run, evaluation_batches
+from luthier.tuning.comparing import paired_interval
+
+FRESH = 10_000  # seeds of the final trainings lie beyond those of the search
+LOWEST, HIGHEST = -1.0, 1.5
+
+
+def random_recipe(task: Task, start: Recipe, draw: random.Random) -> Recipe:
+    """A draw from all the fields that mending changes, each over the range that people search."""
+    tree = in_memory(task.train)
+    n = as_tensors(tree)[1] if tree is not None else 1024
+    values: dict[str, Any] = {
+        "optimizer": draw.choice(["adamw", {"name": "sgd", "momentum": 0.9}]),
+        "lr": 10 ** draw.uniform(-4, 0),
+        "weight_decay": draw.choice([0.0, 10 ** draw.uniform(-5, -1)]),
+        "schedule": draw.choice(["constant", "cosine", "one-cycle"]),
+        "warmup_frac": draw.choice([0.0, 0.1]),
+        "dropout": draw.choice([0.0, draw.uniform(0.05, 0.6)]),
+        "label_smoothing": draw.choice([0.0, 0.1]) if task.loss.kind == "classes" else 0.0,
+        "mixup": draw.choice([0.0, 0.2]) if task.loss.kind == "classes" else 0.0,
+        "clip_norm": draw.choice([None, 1.0]),
+        "averaging": draw.choice([None, "ema"]),
+        "norm": draw.choice([None, "batch", "layer"]),
+        "activation": draw.choice(["relu", "leaky_relu", "gelu", "tanh"]),
+        "init": draw.choice([None, "kaiming", "xavier", "orthogonal"]),
+        "batch_size": draw.choice([size for size in (16, 32, 64, 128, 256) if size <= n]),
+        "epochs": round(start.epochs * draw.choice([1, 2])),
+    }
+    if task.train[0].ndim == 4:
+        parts = {"name": "affine", "degrees": 10.0, "translate": 0.1, "scale": 0.1}
+        values["augment"] = draw.choice([(), (parts,)])
+    choices = builder_choices(task)
+    changed = {name: draw.choice(options) for name, options in choices.items()}
+    if any(start.model.get(name, choices[name][0]) != option for name, option in changed.items()):
+        values["model"] = changed  # sizes mean something else in another architecture
+    else:
+        for name in ("width", "depth"):
+            if isinstance(size := start.model.get(name), int):
+                values[f"model.{name}"] = max(
+                    1, round(size * draw.choice([0.5, 1, 2, 4] if name == "width" else [1, 2]))
+                )
+    return start.replace(values)
+
+
+def search(task: Task, start: Recipe, limit: int, seed: int, folder: Path) -> tuple[Recipe, int]:
+    """Random search: the starting recipe, then draws until the steps are used up; the best validation value wins."""
+    draw = random.Random(seed)
+    best, best_value, spent = start, None, 0
+    recipe = start
+    number = 0
+    while True:
+        cost = total_steps(task, recipe)
+        if spent + cost > limit:
+            if number > 0 and limit - spent < total_steps(task, start):
+                return best, spent
+        else:
+            value, steps = value_of(task, recipe.replace({"seed": seed}), folder / f"random-{number}")
+            spent += steps
+            if value is not None and task.metric.better(value, best_value):
+                best, best_value = recipe, value
+        number += 1
+        if number > 1000:
+            return best, spent
+        recipe = random_recipe(task, start, draw)
+
+
+def value_of(task: Task, recipe: Recipe, folder: Path) -> tuple[float | None, int]:
+    """Best validation value and the steps that it took; none for a training that fails."""
+    try:
+        record = fit(task, recipe, folder=folder, console=False, tensorboard=False, watch=False)
+    except LuthierError:
+        from luthier.record import Record
+
+        steps = int(Record(folder).status.get("step", 0)) if Record.exists(folder) else 0
+        return None, steps
+    return record.best, int(record.status["step"])
+
+
+def final(task: Task, test: Any, recipe: Recipe, seed: int, folder: Path) -> float | None:
+    """Train with a fresh seed, and read the best weights on the test data; None when the training fails."""
+    recipe = recipe.replace({"seed": FRESH + seed})
+    try:
+        record = fit(task, recipe, folder=folder, console=False, tensorboard=False, watch=False)
+    except LuthierError:
+        return None
+    run = Run(task, recipe)
+    values = evaluate(run, record.load_best(task), evaluation_batches(test, recipe, "test"))
+    return values[task.metric.name]
+
+
+def one(patient: Patient, seed: int, trials: int, blind: bool) -> dict[str, Any]:
+    """Mend and search one patient with one seed."""
+    folder = Path(tempfile.mkdtemp(prefix="luthier-mend-"))
+    sick, host = patient.make(), patient.host()
+    task = sick.task
+    test = task.test.open("the bench's readings") if task.test is not None else task.val
+    start = explicit(task, sick.recipe).replace({"seed": seed * 100})
+    limit = trials * total_steps(host.task, host.recipe)
+    doctor: Callable[[Any], Diagnosis] | None = (lambda _: Diagnosis()) if blind else None
+    began = time.monotonic()
+    try:
+        share = limit / total_steps(task, start)
+        mended = mend(
+            task, start, trials=round(share), folder=folder / "mend", console=False, diagnose=doctor, patience=10**6
+        )
+        mend_s, began = time.monotonic() - began, time.monotonic()
+        found, searched = search(task, start, mended.limit, seed, folder)
+        random_s = time.monotonic() - began
+        recipes = {"sick": start, "healthy": host.recipe, "mend": mended.recipe, "random": found}
+        values = {name: final(task, test, recipe, seed, folder / f"final-{name}") for name, recipe in recipes.items()}
+        return {
+            "seed": seed,
+            "values": values,
+            "shares": {name: share_of(task, values, name) for name in ("mend", "random")},
+            "steps": {"limit": mended.limit, "mend": mended.spent, "random": searched},
+            "seconds": {"mend": mend_s, "random": random_s},
+            "before": [finding.symptom for finding in mended.before.findings if finding.severity != "info"],
+            "kept": [(step.source, step.patch.reason) for step in mended.kept],
+        }
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def share_of(task: Task, values: dict[str, float | None], name: str) -> float:
+    """Share of the gap between sick and healthy that a result recovers; a failed training counts as the lowest."""
+    result, sick, healthy = values[name], values["sick"], values["healthy"]
+    if result is None or not math.isfinite(result):
+        return LOWEST if sick is not None else 0.0
+    if healthy is None:
+        raise RuntimeError(f"the healthy training of {task.name} failed")
+    if sick is None or not math.isfinite(sick):
+        sick = 0.0 if not task.metric.minimise else 5 * healthy
+    return min(max((result - sick) / (healthy - sick), LOWEST), HIGHEST)
+
+
+def table(results: dict[str, list[dict[str, Any]]]) -> str:
+    """Both side by side, a line for each patient, and the paired interval over patients and seeds."""
+    lines = [f"{'patient':24}{'first finding':24}{'mend':>16}{'random':>16}{'difference':>14}"]
+    for name, rows in results.items():
+        cells = [[row["shares"][side] for row in rows] for side in ("mend", "random")]
+        texts = [f"{fmean(cell):.2f} ± {stdev(cell) if len(cell) > 1 else 0:.2f}" for cell in cells]
+        found = rows[0]["before"][0] if rows[0]["before"] else "-"
+        lines.append(f"{name:24}{found:24}{texts[0]:>16}{texts[1]:>16}{fmean(cells[0]) - fmean(cells[1]):>+14.2f}")
+    pairs = [row["shares"]["mend"] - row["shares"]["random"] for rows in results.values() for row in rows]
+    mean, low, high = paired_interval(pairs)
+    by_patient = [fmean(row["shares"]["mend"] - row["shares"]["random"] for row in rows) for rows in results.values()]
+    lines.append(f"share of the healthy gap, mend minus random: {mean:+.3f}, 95% interval {low:+.3f} to {high:+.3f}")
+    lines[-1] += f" over {len(pairs)} pairs"
+    if len(by_patient) > 1:
+        mean, low, high = paired_interval(by_patient)
+        lines.append(f"the same with each patient as one observation: {mean:+.3f}, {low:+.3f} to {high:+.3f}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the bench and print the table; results so far are in the file after each patient."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--side", default="scoring", choices=["scoring", "tuning"])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--trials", type=int, default=30, help="budget in trainings of the healthy recipe")
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--blind", action="store_true", help="mend without a diagnosis: by the book alone")
+    parser.add_argument("--out", type=Path, default=Path("bench/results/mend.json"))
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    results: dict[str, list[dict[str, Any]]] = {}
+    for name, patient in PATIENTS.items():
+        if patient.side != given.side or (given.only and name not in given.only):
+            continue
+        results[name] = [one(patient, seed, given.trials, given.blind) for seed in range(given.seeds)]
+        print(table({name: results[name]}).splitlines()[1], flush=True)
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(json.dumps(results, indent=1))
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
