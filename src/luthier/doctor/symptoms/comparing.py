@@ -28,7 +28,8 @@ def _outside(graph: Graph) -> list[Finding]:
     found = []
     for index in sorted(graph.learning):
         node = graph.nodes[index]
-        if node.op not in _ELEMENTWISE or len(node.arguments) < 2:
+        outside = index not in graph.inside or node.op in REGRESSION
+        if node.op not in _ELEMENTWISE or len(node.arguments) < 2 or not outside:
             continue
         ours = [item for item in node.arguments[:2] if graph.is_prediction(item)]
         theirs = [item for item in node.arguments[:2] if not graph.is_prediction(item)]

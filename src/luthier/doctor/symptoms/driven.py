@@ -28,7 +28,7 @@ def maximised(vitals: Vitals, graph: Graph) -> list[Finding]:
     for root in graph.roots:
         parts = terms(graph, root)
         losses = [part for part in parts if part.node.op in LOSSES or _is_distance(graph, part.node)]
-        likelihoods = [part for part in parts if _is_log_likelihood(graph, part.node)]
+        likelihoods = [part for part in parts if not part.weighted and _is_log_likelihood(graph, part.node)]
         driven_up = [part for part in losses if (part.factor < 0) != upwards]
         driven_up += [part for part in likelihoods if (part.factor > 0) != upwards]
         if driven_up and len(driven_up) == len(losses) + len(likelihoods) and len(parts) == len(driven_up):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from luthier.doctor.findings import Finding, NotSeen
@@ -110,6 +111,7 @@ def _multi_label(_: Vitals, graph: Graph, call: LossCall) -> list[Finding]:
     if labels is None:
         return []
     how = "softmax with binary_cross_entropy" if call.kind == "binary_cross_entropy" else call.kind
+    how = "softmax" if call.by_hand else how
     cause = f"the targets name several or no classes per example, but {how} shares a single 100% among the classes: "
     cause += "such labels need a sigmoid for each class (binary_cross_entropy_with_logits)."
     text = f"rows of the targets hold {labels.row_sum_min:g} to {labels.row_sum_max:g} ones."
@@ -141,7 +143,7 @@ def _distance_to_classes(vitals: Vitals, graph: Graph, call: LossCall) -> list[F
     """A squared or absolute error of class labels."""
     if call.kind not in REGRESSION or call.target is None or not _single(vitals):
         return []
-    if graph.back(call.target.source, SAME_VALUES)[1].startswith("input"):
+    if graph.back(call.target.source, SAME_VALUES)[1].startswith("input") or _is_reconstruction(graph, call.target):
         return []
     what = _looked_up(graph, call.target) or _class_kind(vitals, graph, call, graph.numbers_of(call.target))
     if what is None:
@@ -149,6 +151,12 @@ def _distance_to_classes(vitals: Vitals, graph: Graph, call: LossCall) -> list[F
     text, severity, certainty = what
     cause = f"{call.name} measures distances, but the targets are {text}: cross entropy is the loss of classes, its "
     return [misfit(graph, cause + "gradient does not fade for confident mistakes.", f"{text}.", severity, certainty)]
+
+
+def _is_reconstruction(graph: Graph, target: Argument) -> bool:
+    """The targets have the shape of the model's inputs: an autoencoder, whatever values they take."""
+    given = [item.shape for node in graph.nodes.values() for item in node.arguments if item.source.startswith("input")]
+    return len(target.shape) >= 2 and math.prod(target.shape[1:]) >= 4 and target.shape in given
 
 
 def _looked_up(graph: Graph, target: Argument) -> tuple[str, str, float] | None:

@@ -25,6 +25,7 @@ from luthier.doctor.symptoms.paths import (
 )
 from luthier.doctor.vitals import Node, Vitals
 
+_PAIRWISE = names("cosine_similarity pairwise_distance cdist bilinear")
 _AFFINE = names("add sub mul div neg")
 _LINEAR = SAME_VALUES | DROPOUTS | NORMS | LINEAR_POOLS | names("cat stack pad embedding embedding_bag mean sum")
 _PASSED = SAME_VALUES | DROPOUTS | NORMS | LINEAR_POOLS | MAX_POOLS
@@ -68,7 +69,7 @@ def _unbroken(graph: Graph) -> list[Finding]:
     bends = _nonlinear(graph, layers)
     if not bends and (useless or (not pairs and _follow_each_other(graph, layers))):
         return [_linear_model(graph, layers, useless)]
-    plain = [pair for pair in useless if not pair.pooled]
+    plain = [pair for pair in useless if not pair.pooled and not _is_projection(graph, pair)]
     if plain:
         return [_linear_pair(graph, plain, layers)]
     return []
@@ -99,6 +100,7 @@ def _justified(graph: Graph, pair: Pair) -> bool:
         _is_bottleneck(graph, pair)
         or _is_factorised(pair)
         or _projects_attention(graph, pair)
+        or _joins_another(graph, pair)
         or _branches(graph, pair)
     )
 
@@ -107,6 +109,12 @@ def _is_bottleneck(graph: Graph, pair: Pair) -> bool:
     """Fewer numbers between the two than on either side: a code, or a low-rank factor."""
     middle = min(math.prod(node.shape) for node in (pair.first, *pair.between))
     return middle < min(math.prod(graph.main(pair.first).shape), math.prod(pair.second.shape))
+
+
+def _is_projection(graph: Graph, pair: Pair) -> bool:
+    """The first brings many numbers down to a few before the next layer: a summary, chosen to be small."""
+    middle = min(math.prod(node.shape) for node in (pair.first, *pair.between))
+    return 4 * middle <= math.prod(graph.main(pair.first).shape)
 
 
 def _is_factorised(pair: Pair) -> bool:
@@ -120,15 +128,40 @@ def _is_factorised(pair: Pair) -> bool:
 
 def _projects_attention(graph: Graph, pair: Pair) -> bool:
     """The second makes queries, keys or values, or the first follows the weighted sum of attention."""
-    after = graph.readers(pair.second.index, SAME_VALUES | DROPOUTS | names("mul div add"))
-    if any(_mixes(node) for node in after):
+    if any(_mixes(graph, node) for node in _after(graph, pair.second)):
         return True
-    before = graph.origin(graph.main(pair.first).source, SAME_VALUES | DROPOUTS)
-    return before is not None and _mixes(before)
+    before = graph.origin(graph.main(pair.first).source, SAME_VALUES | DROPOUTS | LINEAR_POOLS)
+    return before is not None and _mixes(graph, before)
 
 
-def _mixes(node: Node) -> bool:
-    return node.op in ATTENTION or (node.op in PRODUCTS and not is_dense(node))
+def _after(graph: Graph, layer: Node) -> list[Node]:
+    """What reads a layer behind changes of shape and arithmetic with constants."""
+    found: list[Node] = []
+    waiting = list(graph.consumers[layer.index])
+    while waiting:
+        node = graph.nodes[waiting.pop()]
+        if node.op in SAME_VALUES | DROPOUTS or _is_affine(graph, node):
+            waiting.extend(graph.consumers[node.index])
+        else:
+            found.append(node)
+    return found
+
+
+def _mixes(graph: Graph, node: Node) -> bool:
+    """Products of two values that both depend on the input: attention, gates, distances."""
+    if node.op in ATTENTION | _PAIRWISE or (node.op in PRODUCTS and not is_dense(node)):
+        return True
+    return node.op == "mul" and len({item.source for item in node.arguments if graph.is_prediction(item)}) == 2
+
+
+def _joins_another(graph: Graph, pair: Pair) -> bool:
+    """The second is added to a branch that does not come from before the first, such as the state of a recurrence."""
+    before = graph.upstream([pair.first.index])
+    for node in _after(graph, pair.second):
+        others = {item.index for item in graph.producers(node) if pair.second.index not in graph.upstream([item.index])}
+        if node.op == "add" and others and not others & before:
+            return True
+    return False
 
 
 def _branches(graph: Graph, pair: Pair) -> bool:

@@ -261,7 +261,7 @@ def small_batch_bn(vitals: Vitals) -> list[Finding] | NotSeen:
     examples, values, name = sorted(sizes)[len(sizes) // 2]
     if examples > 4:
         return []
-    noisy = values <= 64 or examples <= 2
+    noisy = values <= 1024 or examples <= 2
     noise = 1 / math.sqrt(max(values, 1))
     return [
         Finding(

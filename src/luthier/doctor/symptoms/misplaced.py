@@ -55,9 +55,17 @@ def _is_hidden(graph: Graph, node: Node) -> bool:
     """It works on the output of a layer, and only layers read it."""
     if is_dense(node) or node.op in _PASSED:
         return False
-    before = graph.origin(graph.main(node).source, SAME_VALUES | DROPOUTS | NORMS)
     after = graph.readers(node.index, _PASSED)
-    return before is not None and is_dense(before) and bool(after) and all(is_dense(reader) for reader in after)
+    return bool(after) and all(is_dense(reader) for reader in after) and _from_layers(graph, graph.main(node).source)
+
+
+def _from_layers(graph: Graph, source: str, depth: int = 2) -> bool:
+    """It is the output of a layer, or a sum of such (as in a recurrence)."""
+    before = graph.origin(source, SAME_VALUES | DROPOUTS | NORMS)
+    if before is not None and before.op == "add" and depth:
+        parts = [item.source for item in before.arguments if graph.is_prediction(item)]
+        return bool(parts) and all(_from_layers(graph, part, depth - 1) for part in parts)
+    return before is not None and is_dense(before)
 
 
 def _misfit(

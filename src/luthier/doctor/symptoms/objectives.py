@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from luthier.doctor.symptoms.paths import SAME_VALUES, Graph, names
+from luthier.doctor.symptoms.paths import SAME_VALUES, SOFTMAXES, Graph, names
 from luthier.doctor.vitals import Argument, Node
 
 REGRESSION = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"})
@@ -58,6 +58,8 @@ def loss_calls(graph: Graph) -> list[LossCall]:
             calls.append(_call(graph, node))
         elif node.op == "sub" and len(node.arguments) == 2 and index not in graph.inside:
             calls.extend(_by_hand(graph, node))
+        elif node.op == "mul" and len(node.arguments) == 2 and index not in graph.inside:
+            calls.extend(_likelihood(graph, node))
     return calls
 
 
@@ -77,6 +79,19 @@ def _by_hand(graph: Graph, node: Node) -> list[LossCall]:
         return []
     kinds = {_measure(reader) for reader in graph.readers(node.index, SAME_VALUES)} - {None}
     return [LossCall(node, kind, ours[0], theirs[0], by_hand=True) for kind in sorted(filter(None, kinds))[:1]]
+
+
+def _likelihood(graph: Graph, node: Node) -> list[LossCall]:
+    """log-probabilities times what was wanted of each class: a cross entropy written by hand."""
+    ours = [item for item in node.arguments if graph.is_prediction(item)]
+    theirs = [item for item in node.arguments if not graph.is_prediction(item)]
+    if len(ours) != 1 or len(theirs) != 1 or ours[0].shape != theirs[0].shape:
+        return []
+    origin = graph.origin(ours[0].source)
+    if origin is not None and origin.op == "log":
+        origin = graph.origin(graph.main(origin).source, SAME_VALUES | names("clamp add"))
+    known = origin is not None and origin.op in SOFTMAXES | {"log_softmax"}
+    return [LossCall(node, "nll_loss", ours[0], theirs[0], by_hand=True)] if known else []
 
 
 def _measure(reader: Node) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -178,15 +179,24 @@ class Graph:
         return list(found.values())
 
     def numbers(self, source: str) -> list[Stats]:
-        """What was measured of a source, look by look: as an output, or as an argument wherever it was measured."""
+        """What was measured of a source, look by look: closely as an argument if it was, else as an output."""
+        taken = self._taken(source)
         index = node_index(source)
         found = []
         for look in self.looks:
-            stats = _of_output(look, index) if index is not None else None
-            stats = stats or _of_argument(look, source)
+            stats = _of_argument(look, *taken) if taken is not None else _given(look, source)
+            stats = stats or (_of_output(look, index) if index is not None else None)
             if stats is not None:
                 found.append(stats)
         return found
+
+    def _taken(self, source: str) -> tuple[int, int] | None:
+        """Node and position of the argument where a source was measured."""
+        for node in self.nodes.values():
+            for position, argument in enumerate(node.arguments):
+                if argument.source == source and argument.stats is not None:
+                    return node.index, position
+        return None
 
     def numbers_of(self, argument: Argument) -> list[Stats]:
         """`numbers` of an argument; if nothing was measured, of what it is a view of."""
@@ -205,30 +215,46 @@ class Graph:
         return next((item.shape[0] for item in (look.targets, look.inputs) if item and item.shape), None)
 
 
-def _of_output(look: Look, index: int) -> Stats | None:
+def _node(look: Look, index: int) -> Node | None:
     if index < len(look.nodes) and look.nodes[index].index == index:
-        return look.nodes[index].stats
-    return next((node.stats for node in look.nodes if node.index == index), None)
+        return look.nodes[index]
+    return next((node for node in look.nodes if node.index == index), None)
 
 
-def _of_argument(look: Look, source: str) -> Stats | None:
-    for node in look.nodes:
-        for argument in node.arguments:
-            if argument.source == source and argument.stats is not None:
-                return argument.stats
+def _of_output(look: Look, index: int) -> Stats | None:
+    node = _node(look, index)
+    return node.stats if node is not None else None
+
+
+def _of_argument(look: Look, index: int, position: int) -> Stats | None:
+    node = _node(look, index)
+    return node.arguments[position].stats if node is not None and position < len(node.arguments) else None
+
+
+def _given(look: Look, source: str) -> Stats | None:
+    """Numbers of the batch as passed to watch.step."""
     if source in ("target", "targets") and look.targets is not None:
         return look.targets.stats
     return look.inputs.stats if source in ("input:0", "inputs") and look.inputs is not None else None
 
 
+_last: list[tuple[weakref.ref[Vitals], tuple[int, int], list[Graph]]] = []
+"""The vitals asked for last with their graphs: every rule asks for those of the same vitals in turn."""
+
+
 def graphs(vitals: Vitals) -> list[Graph]:
     """The different graphs of a training (one, unless several models are trained or shapes of the program change)."""
+    state = (len(vitals.looks), id(vitals.looks[-1]) if vitals.looks else 0)
+    if _last and _last[0][0]() is vitals and _last[0][1] == state:
+        return _last[0][2]
     groups: dict[tuple[object, ...], list[Look]] = {}
     for look in vitals.looks:
         if look.nodes:
             key = (look.roots, tuple((node.op, tuple(a.source for a in node.arguments)) for node in look.nodes))
             groups.setdefault(key, []).append(look)
-    return [Graph.of(looks) for looks in list(groups.values())[:UNTIL]]
+    found = [Graph.of(looks) for looks in list(groups.values())[:UNTIL]]
+    _last[:] = [(weakref.ref(vitals), state, found)]
+    return found
 
 
 def unseen(vitals: Vitals, loss: bool = False) -> NotSeen | None:

@@ -105,7 +105,7 @@ def lr_schedule_collapse(vitals: Vitals) -> list[Finding] | NotSeen:
     if low > rates.index(peak) and share > 0.4:
         return [_collapsed(vitals, steps, rates, low, share)]
     cycles = _cycles(rates, peak)
-    if cycles >= 3:
+    if cycles >= 3 and not _is_triangular(rates):
         return [_swinging(steps, rates, cycles)]
     return []
 
@@ -153,6 +153,12 @@ def _cycles(rates: Sequence[float], peak: float) -> int:
                 turns += climbed >= 2
                 below = False
     return turns
+
+
+def _is_triangular(rates: Sequence[float]) -> bool:
+    """Straight ramps up and down are a cyclic schedule, chosen as such; a cosine that runs on is not."""
+    moves = [abs(later - earlier) for earlier, later in itertools.pairwise(rates) if later != earlier]
+    return bool(moves) and median(moves) > 0.9 * max(moves)
 
 
 def _swinging(steps: Sequence[int], rates: Sequence[float], cycles: int) -> Finding:

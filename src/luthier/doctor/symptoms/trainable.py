@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from luthier.doctor.findings import Finding, NotSeen
+from luthier.doctor.symptoms.freshness import is_fresh, is_trained_norm
 from luthier.doctor.symptoms.paths import PRODUCTS, Graph, graphs, is_dense
 from luthier.doctor.vitals import Anatomy, Look, Node, Parameter, Vitals
 
-_LAYERS = ("Linear", "Conv", "LSTM", "GRU", "RNN", "Attention", "Embedding", "Bilinear")
+_LAYERS = ("Linear", "Conv", "LSTM", "GRU", "RNN", "Attention", "Bilinear")
 _SHARE = 0.5
 
 
@@ -193,7 +193,8 @@ def _on_the_way(found: Sequence[Graph], name: str) -> bool:
 def _should_learn(vitals: Vitals, frozen: Sequence[Parameter]) -> list[Parameter]:
     """Frozen only after training began, or with fresh random values in layers that are made to learn.
 
-    Trained weights may look like random ones here and there, so most of the frozen layers must look fresh.
+    Trained weights may look like random ones here and there, so all of the frozen layers must look fresh. Embeddings
+    do not count: fixed random codes serve the layers after them well.
     """
     began = {item.name: item for item in vitals.anatomies[0].parameters}
     later = [item for item in frozen if began.get(item.name, item).requires_grad]
@@ -202,32 +203,13 @@ def _should_learn(vitals: Vitals, frozen: Sequence[Parameter]) -> list[Parameter
         for item in frozen
         if len(item.shape) >= 2 and any(kind in item.layer_type for kind in _LAYERS) and not _is_teacher(vitals, item)
     ]
-    fresh = [item for item in layers if is_fresh(began.get(item.name, item))]
-    if 2 * sum(item.numel for item in fresh) <= sum(item.numel for item in layers):
-        fresh = []
+    known = [item for item in layers if item.numel >= 64]
+    trained = any(not is_fresh(began.get(item.name, item)) for item in known) or any(map(is_trained_norm, frozen))
+    fresh = [] if trained else known
     if later and any(len(item.shape) >= 2 for item in later):
         return later
     names = {item.layer for item in fresh}
     return [item for item in frozen if item.layer in names] if fresh else []
-
-
-def is_fresh(item: Parameter) -> bool:
-    """Whether values are as an initialiser leaves them: uniform with sharp ends, or normal with a usual scale.
-
-    Training pushes some values beyond the ends of a uniform distribution, and changes the scale of a normal one. The
-    root mean square of n normal values is known to 1 / sqrt(2 n).
-    """
-    if item.rms is None or item.absmax is None or not item.rms:
-        return False
-    if item.initial == "uniform":
-        return item.absmax <= 1.78 * item.rms
-    if item.initial != "normal":
-        return False
-    inputs = item.fan_in or item.shape[-1]
-    outputs = item.shape[0] * (inputs // max(item.shape[1], 1) if len(item.shape) > 2 else 1)
-    squares = (2 / inputs, 1 / inputs, 2 / outputs, 1 / outputs, 2 / (inputs + outputs), 1.0, 0.01, 4e-4, 1e-4, 0.0025)
-    error = 4 / math.sqrt(2 * item.numel) + 0.002
-    return any(abs(item.rms / math.sqrt(square) - 1) < error for square in squares)
 
 
 def _is_teacher(vitals: Vitals, item: Parameter) -> bool:
