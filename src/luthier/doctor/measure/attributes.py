@@ -16,8 +16,8 @@ _KEPT = {
     name: name
     for name in names("""
         dim p training inplace reduction label_smoothing negative_slope groups stride padding dilation momentum eps
-        keepdim exponent min max ignore_index beta delta alpha margin num_layers bidirectional batch_first threshold value
-        num_heads num_groups padding_idx start_dim rounding_mode log_input log_target equation
+        keepdim exponent min max ignore_index beta delta alpha margin num_layers bidirectional batch_first threshold
+        value num_heads num_groups padding_idx start_dim rounding_mode log_input log_target equation
     """)
 } | {
     "train": "training",
