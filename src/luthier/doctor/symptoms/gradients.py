@@ -11,7 +11,7 @@ from statistics import median
 from luthier.doctor.findings import Finding, NotSeen
 from luthier.doctor.symptoms.facts import known, middle, progress, progress_at
 from luthier.doctor.symptoms.harm import FITTED, harm
-from luthier.doctor.symptoms.layers import Layer, biases, layers, names, total
+from luthier.doctor.symptoms.layers import RECURRENT, SQUASHING, Layer, biases, layers, names, total
 from luthier.doctor.vitals import Look, Vitals
 
 _GLOROT = "Glorot and Bengio, Understanding the difficulty of training deep feedforward neural networks, 2010"
@@ -70,7 +70,7 @@ def _over_depth(vitals: Vitals, depths: Sequence[_Depth]) -> Finding | None:
     share = median(depth.share for depth in depths)
     learnt = progress(vitals)
     stuck = learnt is not None and learnt < 0.3
-    if share > (3e-2 if stuck else 1e-3):
+    if share > (3e-2 if stuck and _deep_or_squashed(vitals) else 1e-3):
         return None
     hit = next((depth for depth in depths if depth.share <= 10 * share), depths[0])
     severity = "info" if (learnt or 0.0) > FITTED else "critical" if share < 1e-4 and stuck else "warning"
@@ -90,6 +90,13 @@ def _over_depth(vitals: Vitals, depths: Sequence[_Depth]) -> Finding | None:
         {"share": share},
         source=_GLOROT,
     )
+
+
+def _deep_or_squashed(vitals: Vitals) -> bool:
+    """Depth or squashing activations that make a gradient fade; in a shallow net of ReLUs a factor of 30 is nothing."""
+    look = vitals.looks[0]
+    squashed = any(node.op in SQUASHING | RECURRENT for node in look.nodes if node.module is not None)
+    return squashed or len(layers(vitals, look)) >= 6
 
 
 def _behind_biases(vitals: Vitals, looks: Sequence[Look]) -> Finding | None:

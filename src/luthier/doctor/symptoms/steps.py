@@ -84,12 +84,18 @@ def lr_too_high(vitals: Vitals) -> list[Finding] | NotSeen:
                 *([f"optimizer: {row.type}"] if row is not None else []),
                 *([f"the loss grew step by step from step {runs_away} on"] if runs_away else []),
             ),
-            onset=runs_away or next((step for step, ratio in series if ratio >= 0.5 * high), series[0][0]),
+            onset=_first_large(series, high, runs_away),
             certainty=certainty,
             numbers=numbers,
             source=_RATIO,
         )
     ]
+
+
+def _first_large(series: Sequence[tuple[int, float]], high: float, runs_away: int) -> int:
+    """First step at which updates were large, or from which the loss ran away, whichever came first."""
+    large = [step for step, ratio in series if ratio >= 0.5 * high][:1]
+    return min([*large, *([runs_away] if runs_away else [])], default=series[0][0])
 
 
 def _hurt(vitals: Vitals, curve: LossCurve, high: float) -> str:
