@@ -370,7 +370,12 @@ CASES: tuple[Case, ...] = (
         epochs=110,
         batch_size=20,
     ),
-    DIGITS.sick("underfitting", "two-units", model=lambda: mlp((64, 2, 10))),
+    DIGITS.sick(
+        "underfitting",
+        "two-units",
+        model=lambda: mlp((64, 2, 10), nn.Tanh),
+        optimizer=partial(adam, lr=0.02),
+    ),
     FRIEDMAN_F.sick("underfitting", "one-unit", model=lambda: FunctionalMLP((10, 1, 1), torch.tanh)),
     DEEP.sick("underfitting", "two-units", model=lambda: mlp((2, 2, 1), nn.Tanh), epochs=40),
     SERIES_F.sick("underfitting", "one-state", model=lambda: HandRNN(1)),
