@@ -212,7 +212,7 @@ def _all_forwards_sampled(vitals: Vitals) -> bool:
     for step, place in zip(steps, places, strict=True):
         last[int(step)] = max(last.get(int(step), 0.0), place)
     made = {row.step: row.forwards for row in vitals.evaluations}
-    return any(step not in made or place >= 0.8 * made[step] for step, place in last.items())
+    return any(step not in made or place + 1 >= 0.8 * made[step] for step, place in last.items())
 
 
 def _reports_validation(vitals: Vitals) -> bool:

@@ -7,7 +7,8 @@ from typing import Any
 
 from luthier.doctor.findings import Finding, NotSeen, Severity
 from luthier.doctor.symptoms import facts
-from luthier.doctor.symptoms.outcomes import best_val_accuracy, read, series, share, val_beats_chance
+from luthier.doctor.symptoms.ahead import ahead_in_validation, lower_loss_in_validation
+from luthier.doctor.symptoms.outcomes import best_val_accuracy, majority, read, series, share, val_beats_chance
 from luthier.doctor.vitals import Vitals
 
 NOTHING = "too few pairs of inputs and targets were seen: pass inputs= and targets= to watch.step"
@@ -103,7 +104,7 @@ def _shifted(vitals: Vitals) -> Finding | None:
 def _unrelated(vitals: Vitals) -> Finding | None:
     """Nothing in the inputs tells the targets: neither to small learners nor, in validation, to the network."""
     correlation, z, n = _agreement(vitals)
-    if n < FEWEST or z > 3 or abs(correlation) > 0.15:
+    if n < FEWEST or z > 3 or abs(correlation) > 0.15 or (read(vitals.data, "learn", "majority") or 0.0) > 0.8:
         return None
     beats, came = val_beats_chance(vitals), facts.progress(vitals)
     if beats or (beats is None and (came is None or came > 0.05)):
@@ -119,12 +120,12 @@ def _unrelated(vitals: Vitals) -> Finding | None:
         evidence.append(f"the training loss falls to {1 - (came or 0):.2f} of a constant answer's: learnt by heart")
     shape = vitals.data.get("shape")
     ordered = bool(vitals.data.get("tokens")) or (isinstance(shape, list | tuple) and len(shape) == 2)
-    certainty = 0.75 if memorised and beats is False else 0.55
+    certainty = 0.75 if memorised and beats is False else 0.45 if ordered else 0.55
     return _misaligned(
-        "info" if ordered and not memorised else "warning",
+        "warning",
         "Inputs and targets do not belong together: nothing in the inputs tells the targets.",
         evidence,
-        0.35 if ordered and not memorised else certainty,
+        certainty,
     )
 
 
@@ -137,7 +138,7 @@ def label_noise(vitals: Vitals) -> list[Finding] | NotSeen:
     """
     if read(vitals.data, "learn", "n") is None and read(vitals.data, "repeats", "conflict") is None:
         return NotSeen(NOTHING)
-    for look in (_drawn_anew, _contradicted, _far_off):
+    for look in (_drawn_anew, _contradicted, _outdone, _never_sure, _far_off):
         found = look(vitals)
         if found is not None:
             return [found]
@@ -181,89 +182,96 @@ def _contradicted(vitals: Vitals) -> Finding | None:
     if len(quarters) != 4 or accuracy is None or z < 5 or n < FEWEST:
         return None
     floor, wrong = quarters[0], 1 - accuracy
-    noise = math.sqrt(max(floor * (1 - floor), 0.01) / (n / 4))
-    if floor - 2 * noise < 0.03 or floor < 0.1 or floor < 0.35 * wrong:
+    error = math.sqrt(max(floor * (1 - floor), 0.01) / (n / 4))
+    if floor - 2 * error < 0.03 or floor < 0.1 or floor < 0.35 * wrong:
         return None
-    evidence = [
-        f"{floor:.0%} of the labels contradict the surest quarter of cross-validated predictions, {wrong:.0%} "
-        f"all of them ({n} examples)"
-    ]
     certainty, said = _network_agrees(vitals, quarters, accuracy)
     if certainty == 0.0:
         return None
     return _noise(
         "warning" if certainty >= 0.5 else "info",
         f"About {floor:.0%} of the training labels are wrong.",
-        [*evidence, said],
+        [
+            f"{floor:.0%} of the labels contradict the surest quarter of cross-validated predictions, {wrong:.0%} all "
+            f"of them ({n} examples)",
+            said,
+        ],
         certainty,
         share=floor,
     )
 
 
 def _network_agrees(vitals: Vitals, quarters: list[float], accuracy: float) -> tuple[float, str]:
-    """Certainty from how the network did: 0 when the labels are learnable after all."""
-    ahead = _val_ahead(vitals)
+    """Certainty from how the network did, and a sentence on it: 0 when the labels are learnable after all."""
+    ahead = ahead_in_validation(vitals, 0.05)
     if ahead is not None:
         return 0.8, ahead
+    most = read(vitals.data, "learn", "majority") or 0.0
     flat = quarters[0] >= 0.55 * (1 - accuracy) and quarters[1] <= quarters[0] + 0.12
-    reached = best_val_accuracy(vitals)
-    if reached is None:
-        train, _ = facts.accuracies(vitals)
-        reached = train
-    if reached is None:
-        return (0.3, "no accuracy was seen") if flat else (0.0, "")
-    if reached > accuracy + 0.08 or not flat:
+    if not flat or quarters[0] > 0.5 * (1 - most):
         return 0.0, ""
-    return 0.65, f"the network itself gets no further: accuracy {reached:.2f} against {accuracy:.2f}"
-
-
-def _val_ahead(vitals: Vitals) -> str | None:
-    """Validation (clean) is clearly better than training (noisy) though no dropout explains it."""
-    if _strong_dropout(vitals):
-        return None
-    pairs = _accuracy_pairs(vitals)
-    ahead = [pair for pair in pairs if pair[2] - pair[1] > 0.08 + 1.5 * pair[3]]
-    if pairs and 2 * len(ahead) >= len(pairs):
-        step, train, val, _ = ahead[len(ahead) // 2]
-        return f"accuracy in validation is higher than in training ({val:.2f} against {train:.2f} at step {step})"
-    train_losses, val_losses = facts.epoch_losses(vitals)
-    lower = [
-        (step, train, val)
-        for (step, train), (_, val) in zip(train_losses, val_losses, strict=True)
-        if 0 < val < 0.75 * train
-    ]
-    if not pairs and len(train_losses) >= 2 and 2 * len(lower) >= len(train_losses):
-        step, train_loss, val_loss = lower[-1]
+    values = [share(value) for _, value in facts.metric(vitals, "val", "accuracy")]
+    best = best_val_accuracy(vitals)
+    if best is None:
+        train, _ = facts.accuracies(vitals)
+        stuck = train is not None and train <= accuracy + 0.08
+        return (0.6, f"the network gets no further in training ({train:.2f})") if stuck else (0.3, "no validation seen")
+    if abs(best - accuracy) <= 0.09:
+        return 0.65, f"the network itself gets no further: accuracy {best:.2f} in validation, {accuracy:.2f} there"
+    if best > accuracy and len(values) >= 4 and best - values[-1] >= 0.04:
         return (
-            f"the loss in validation is lower than in training ({val_loss:.3g} against {train_loss:.3g} at step {step})"
+            0.55,
+            f"accuracy in validation peaked at {best:.2f} and fell to {values[-1]:.2f}: wrong labels were learnt",
         )
-    return None
+    return 0.0, ""
 
 
-def _accuracy_pairs(vitals: Vitals) -> list[tuple[int, float, float, float]]:
-    """(step, training accuracy, validation accuracy, standard error) at every evaluation after the first tenth."""
-    looks = [(look.step, look.predictions) for look in vitals.looks if look.predictions is not None]
-    given = {step: share(value) for step, value in facts.metric(vitals, "train", "accuracy")}
-    found = []
-    for step, value in facts.metric(vitals, "val", "accuracy"):
-        near = [seen for at, seen in looks if abs(at - step) <= max(10, 0.1 * vitals.n_steps) and seen.n]
-        n = sum(seen.n for seen in near)
-        if step < 0.1 * vitals.n_steps:
-            continue
-        if n >= 60:
-            train = sum(seen.correct for seen in near) / n
-            found.append((step, train, share(value), math.sqrt(max(train * (1 - train), 0.01) / n)))
-        elif step in given:
-            found.append((step, given[step], share(value), 0.03))
-    return found
+def _outdone(vitals: Vitals) -> Finding | None:
+    """Validation is much better than training on the very examples (no augmentation, no dropout)."""
+    pairs = read(vitals.data, "repeats", "pairs")
+    if pairs is None or pairs < FEWEST_PAIRS:
+        return None
+    if facts.is_classification(vitals):
+        ahead = ahead_in_validation(vitals, 0.12)
+    else:
+        r2 = read(vitals.data, "learn", "r2")
+        ahead = lower_loss_in_validation(vitals, 0.7) if r2 is not None and r2 < 0.8 else None
+    if ahead is None:
+        return None
+    return _noise("warning", "A share of the training labels is wrong, those of validation are not.", [ahead], 0.65)
 
 
-def _strong_dropout(vitals: Vitals) -> bool:
-    """Dropout of 30% or more is at work in training: it alone makes training look worse than validation."""
-    rates = []
-    for look in vitals.looks[:1]:
-        rates = [read(node.attrs, "p") or 0.0 for node in look.nodes if "dropout" in node.op]
-    return any(rate >= 0.3 for rate in rates)
+def _never_sure(vitals: Vitals) -> Finding | None:
+    """The network stands still where it is right about most examples, equally unsure of all, and far off at the rest.
+
+    With a share of wrong labels the best prediction gives every example the same moderate probability; where classes
+    overlap instead some examples are easy, and their loss goes to 0.
+    """
+    curve = facts.loss_curve(vitals)
+    looks = [look.predictions for look in vitals.looks if look.step >= 0.6 * vitals.n_steps]
+    seen = [item for item in looks if item is not None and item.n and len(item.loss) == 7]
+    n = sum(item.n for item in seen)
+    most = majority(vitals)
+    if curve is None or n < 120 or len(seen) < 3 or most is None or not facts.is_classification(vitals):
+        return None
+    before, end = curve.level(0.45, 0.65), curve.level(0.8, 1.0)
+    if before - end > 0.06 * max(curve.start - end, 0.0):
+        return None
+    easy, typical, hard = (sum(item.loss[i] * item.n for item in seen) / n for i in (1, 3, 5))
+    right = sum(item.correct for item in seen) / n
+    if not most + 0.25 * (1 - most) < right < 0.9 or easy < max(0.15, 0.35 * typical) or hard < 3.5 * typical:
+        return None
+    return _noise(
+        "warning",
+        f"About {1 - right:.0%} of the training labels cannot be predicted though the rest can: they look wrong.",
+        [
+            f"in the last part of the training {right:.0%} of the examples are answered rightly, all with similar "
+            f"confidence (loss {easy:.2f} at the 10% quantile, {typical:.2f} in the middle), while the loss of a tenth is "
+            f"above {hard:.2f}"
+        ],
+        0.55,
+        share=1 - right,
+    )
 
 
 def _far_off(vitals: Vitals) -> Finding | None:

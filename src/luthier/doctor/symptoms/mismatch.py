@@ -12,7 +12,7 @@ from luthier.doctor.vitals import Vitals
 
 def train_val_mismatch(vitals: Vitals) -> list[Finding] | NotSeen:
     """Validation inputs distributed or prepared differently, or labelled in another way."""
-    below = _below_chance(vitals)
+    below = _below_chance(vitals) or _other_classes(vitals)
     shift, spread = read(vitals.data, "compare", "shift"), read(vitals.data, "compare", "log_spread")
     if shift is None or spread is None:
         if below is not None:
@@ -84,4 +84,36 @@ def _below_chance(vitals: Vitals) -> Finding | None:
         onset=0,
         certainty=0.7,
         source="An accuracy below chance needs knowledge of the labels",
+    )
+
+
+def _other_classes(vitals: Vitals) -> Finding | None:
+    """The classes of validation are others than those of training, or far more frequent."""
+    counts = facts.class_counts(vitals)
+    seen = [row.predictions for row in vitals.evaluations if row.predictions is not None and row.predictions.by_class]
+    if not counts or not seen or not facts.is_classification(vitals):
+        return None
+    largest = max(seen, key=lambda item: item.n)
+    n, total = sum(entry[0] for entry in largest.by_class.values()), sum(counts.values())
+    if n < 30 or total < 100:
+        return None
+    val = {label: entry[0] / n for label, entry in largest.by_class.items()}
+    train = {label: count / total for label, count in counts.items()}
+    labels = {*val, *train}
+    apart = sum(abs(val.get(label, 0.0) - train.get(label, 0.0)) for label in labels) / 2
+    unknown = sum(portion for label, portion in val.items() if train.get(label, 0.0) < 0.01)
+    if apart < 0.35 + 1.5 * math.sqrt(len(labels) / n):
+        return None
+    serious = unknown >= 0.1 or (apart >= 0.4 and bool(val_worse(vitals)))
+    return Finding(
+        symptom="train_val_mismatch",
+        severity="warning" if serious else "info",
+        cause="Validation holds other classes than training, or the same in other proportions.",
+        evidence=(
+            f"shares of the classes differ by {apart:.0%} between {total} training and {n} validation targets; "
+            f"{unknown:.0%} of the validation targets are of classes hardly seen in training",
+        ),
+        onset=0,
+        certainty=0.7 if unknown >= 0.1 else 0.6 if serious else 0.3,
+        source="total variation distance of the class shares",
     )

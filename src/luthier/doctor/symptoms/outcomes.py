@@ -67,7 +67,8 @@ def val_beats_chance(vitals: Vitals) -> bool | None:
     base = facts.baseline(vitals)
     losses = [value for _, value in facts.metric(vitals, "val", "loss") if math.isfinite(value)]
     if losses and base is not None and not base.assumed:
-        answers.append(base.progress(min(losses)) > 0.07)
+        numbers = not facts.is_classification(vitals)  # the spread of validation targets is known to sqrt(2 / n) only
+        answers.append(base.progress(min(losses)) > 0.07 + (2 * math.sqrt(2 / n_validation(vitals)) if numbers else 0))
     scores = [value for _, value in facts.metric(vitals, "val", "r2") if math.isfinite(value)]
     if scores:
         answers.append(max(scores) > 0.1)

@@ -8,11 +8,10 @@ from typing import Any
 
 from luthier.doctor.findings import Finding, NotSeen, Severity
 from luthier.doctor.symptoms import facts
-from luthier.doctor.symptoms.outcomes import read
 from luthier.doctor.vitals import Predictions, Vitals
 
 NO_TARGETS = "no targets were seen: pass targets= to watch.step"
-HUGE, LARGE, TINY = 30.0, 10.0, 0.01
+HUGE, LARGE, TINY, VANISHING = 30.0, 10.0, 0.01, 0.003
 IMBALANCED, EXTREME = 8.0, 19.0
 
 
@@ -39,7 +38,7 @@ def unscaled_target(vitals: Vitals) -> list[Finding] | NotSeen:
     elif rms >= LARGE:
         size, severity = "large", "warning" if slow else "info"
     elif rms <= TINY:
-        size, severity = "tiny", "warning" if slow else "info"
+        size, severity = "tiny", "warning" if slow or rms <= VANISHING else "info"
     else:
         return []
     evidence = [f"targets: mean {mean:.4g}, spread {std:.4g}, where about 0 and 1 work best"]
@@ -222,26 +221,29 @@ def _outside(vitals: Vitals) -> Finding | None:
 
 
 def _truncated(vitals: Vitals) -> Finding | None:
-    """Numbers cut to whole ones: a regression whose targets are few whole numbers around a dominating 0."""
+    """Numbers cut to whole ones: a regression whose targets are few whole numbers, far too many of them 0.
+
+    Cutting maps all of (-1, 1) to 0 and only half as wide a range to every other whole number.
+    """
     counts = _labels(vitals)
     if facts.loss_name(vitals) not in ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss") or not counts:
         return None
-    if not all(row.counts for row in vitals.targets) or len(counts) > 15:
+    if not all(row.counts for row in vitals.targets) or not 2 <= len(counts) <= 40:
         return None
     total = sum(counts.values())
     values = [float(label) for label in counts]
-    zero = counts.get("0", 0) / max(total, 1)
-    if total < 60 or zero < 0.45 or len(counts) < 2:
-        return None
+    zero = counts.get("0", 0)
+    beside = max(counts.get("1", 0), counts.get("-1", 0))
     both_signs = min(values) < 0 < max(values)
-    if not both_signs and zero < 0.8:
+    if total < 100 or (both_signs and zero < 1.4 * beside) or (not both_signs and zero < 0.8 * total):
         return None
+    few = both_signs and (len(counts) <= 9 or zero >= 0.45 * total)
     return _finding(
         "warning" if both_signs else "info",
-        f"The targets of a regression are only {len(counts)} whole numbers, {zero:.0%} of them 0: they look cut off by "
-        "a conversion to integers.",
+        f"The targets of a regression are only {len(counts)} whole numbers, {zero / total:.0%} of them 0: they look "
+        "cut off by a conversion to integers.",
         [f"targets seen: {_listed(counts, total)}"],
-        0.65 if both_signs else 0.3,
+        0.65 if few else 0.5 if both_signs else 0.3,
     )
 
 
@@ -275,10 +277,3 @@ def _outputs(vitals: Vitals) -> int | None:
 def _listed(counts: Mapping[str, int], total: int) -> str:
     ordered = sorted(counts.items(), key=lambda item: -item[1])
     return ", ".join(f"{label} ({count / total:.1%})" for label, count in ordered[:8])
-
-
-def says_classes(vitals: Vitals) -> bool:
-    """The targets are classes (by the loss, or by the sample when the loss is unknown)."""
-    if facts.loss_name(vitals):
-        return facts.is_classification(vitals)
-    return read(vitals.data, "learn", "majority") is not None
