@@ -5,7 +5,7 @@ training, repeat, proof and diagnosis run is counted. What each of them ends wit
 seed and read on the test data, as are the sick and the healthy recipe. The share of the healthy gap recovered is
 (result - sick) / (healthy - sick), cut to -1 .. 1.5.
 
-    python bench/mend.py [--side scoring] [--seeds 5] [--trials 30] [--only NAME ...] [--out FILE]
+    python bench/mend.py [--side scoring] [--seeds 5] [--trials 8] [--only NAME ...] [--out FILE]
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", default="scoring", choices=["scoring", "tuning"])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--trials", type=int, default=30, help="budget in trainings of the healthy recipe")
+    parser.add_argument("--trials", type=int, default=8, help="budget in trainings of the healthy recipe")
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--blind", action="store_true", help="mend without a diagnosis: by the book alone")
     parser.add_argument("--out", type=Path, default=Path("bench/results/mend.json"))

@@ -127,7 +127,7 @@ def test_a_start_that_diverges_is_mended(moons, tmp_path):
 
 
 def test_goes_on_by_the_book_when_nothing_is_prescribed(moons, tmp_path):
-    mended = run(moons, tmp_path, trials=30)
+    mended = run(moons, tmp_path, trials=16)
     assert mended.kept
     assert all(step.source in ("book", "again") for step in mended.kept)
     assert max(mended.values_after) > max(mended.values_before) + 0.1

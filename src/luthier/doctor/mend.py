@@ -166,7 +166,8 @@ def diagnose_record(record: Record) -> Diagnosis:
 
 def explicit(task: Task, recipe: Recipe) -> Recipe:
     """The recipe with the model builder's default numbers written out, so that patches can scale them."""
-    missing = {name: value for name, value in builder_defaults(task).items() if name not in recipe.model}
+    numbers = {name: value for name, value in builder_defaults(task).items() if not isinstance(value, str)}
+    missing = {name: value for name, value in numbers.items() if name not in recipe.model}
     return recipe.replace({"model": {**missing, **recipe.model}}) if missing else recipe
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,7 +35,8 @@ class Case:
         n_train: training examples; None for data that are not in memory.
         images: inputs are images [N, C, H, W].
         gap: training is clearly better than validation.
-        choices: keywords of the model builder with named choices, and these.
+        choices: keywords of the model builder with named choices, and those of them that were not left already.
+        current: (keyword, option) that the recipe takes now.
     """
 
     recipe: Recipe
@@ -43,15 +44,34 @@ class Case:
     images: bool
     gap: bool
     choices: dict[str, tuple[Any, ...]]
+    current: frozenset[tuple[str, Any]]
 
 
-def case_of(task: Task, recipe: Recipe, record: Record | None) -> Case:
-    """Read the case off a task and the record of its last training."""
+def case_of(task: Task, recipe: Recipe, record: Record | None, left: Collection[tuple[str, Any]] = ()) -> Case:
+    """Read the case off a task and the record of its last training.
+
+    Args:
+        task: what is trained.
+        recipe: the recipe so far.
+        record: of its training; None when there is none.
+        left: (keyword, option) of the model builder's choices that were given up for a better one.
+    """
     tree = in_memory(task.train)
     n_train = None if tree is None else as_tensors(tree)[1]
     inputs = task.train[0] if isinstance(task.train, (tuple, list)) else None
     images = getattr(inputs, "ndim", 0) == 4
-    return Case(recipe, n_train, images, record is not None and has_gap(task, record), builder_choices(task))
+    current = frozenset(choices_of(task, recipe))
+    choices = {
+        name: tuple(option for option in options if (name, option) not in left)
+        for name, options in builder_choices(task).items()
+    }
+    return Case(recipe, n_train, images, record is not None and has_gap(task, record), choices, current)
+
+
+def choices_of(task: Task, recipe: Recipe) -> set[tuple[str, Any]]:
+    """(keyword, option) that a recipe takes of the model builder's named choices."""
+    defaults = builder_defaults(task)
+    return {(name, recipe.model.get(name, defaults.get(name))) for name in builder_choices(task)}
 
 
 def has_gap(task: Task, record: Record) -> bool:
@@ -77,13 +97,13 @@ def builder_choices(task: Task) -> dict[str, tuple[Any, ...]]:
 
 
 def builder_defaults(task: Task) -> dict[str, Any]:
-    """Numbers that the model builder takes when the recipe does not say otherwise, such as width and depth."""
+    """What the model builder takes when the recipe does not say otherwise: its numbers and names."""
     try:
         parameters = inspect.signature(task.model).parameters
     except (TypeError, ValueError):
         return {}
     defaults = {name: parameter.default for name, parameter in parameters.items()}
-    return {name: value for name, value in defaults.items() if type(value) in (int, float)}
+    return {name: value for name, value in defaults.items() if type(value) in (int, float, str)}
 
 
 def general(case: Case) -> Iterator[Patch]:
@@ -135,8 +155,7 @@ def _odd(case: Case) -> Iterator[tuple[str, tuple[Set, ...]]]:
 def fit_better(case: Case) -> Iterator[Patch]:
     """For a training that does not fit its data."""
     recipe = case.recipe
-    momentum = recipe.optimizer.name in ("sgd", "rmsprop", "adagrad", "adadelta")
-    if momentum:
+    if not _adaptive(recipe):
         adam = (Set(field="optimizer", value="adamw"), Set(field="lr", value=2e-3))
         yield Patch(
             reason="take AdamW with lr 0.002, whose steps do not depend on the scale of the loss", operations=adam
@@ -174,7 +193,9 @@ def generalise(case: Case) -> Iterator[Patch]:
             yield _set("augment", (part,), f"augment: {told}")
     if case.images:
         longer = (Scale(field="epochs", factor=3.0), Set(field="schedule", value="one-cycle"))
-        yield Patch(reason="train three times as long, the learning rate rising and falling once", operations=longer)
+        adam = () if _adaptive(recipe) else (Set(field="optimizer", value="adamw"), Set(field="lr", value=3e-3))
+        told = "train three times as long, the learning rate rising and falling once" + (", with AdamW" if adam else "")
+        yield Patch(reason=told, operations=(*longer, *adam))
     yield _set("dropout", 0.3, "drop 30% of the hidden units")
     yield _set("label_smoothing", 0.1, "smooth the labels by 0.1")
     if recipe.weight_decay < 0.05:
@@ -188,10 +209,14 @@ def generalise(case: Case) -> Iterator[Patch]:
 def architectures(case: Case) -> Iterator[Patch]:
     """The other named choices of the model builder; sizes go back to its own, since they mean something else there."""
     for name, options in case.choices.items():
-        now = case.recipe.model.get(name, options[0])
         for option in options:
-            if option != now:
+            if (name, option) not in case.current:
                 yield _set("model", {name: option}, f"build the network with {name}={option}")
+
+
+def _adaptive(recipe: Recipe) -> bool:
+    """Whether steps are scaled by Adam or one of its kin, for which the usual learning rates hold."""
+    return recipe.optimizer.name in ("adam", "adamw", "nadam", "radam", "muon")
 
 
 def _set(field: str, value: Any, reason: str) -> Patch:

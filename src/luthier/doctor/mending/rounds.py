@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from luthier.data.batches import in_memory
 from luthier.data.trees import as_tensors
 from luthier.doctor.findings import Diagnosis
-from luthier.doctor.mending.book import case_of
+from luthier.doctor.mending.book import case_of, choices_of
 from luthier.doctor.mending.candidates import Candidate, candidates
 from luthier.doctor.mending.judging import Effect, Noise, chance_spread, curve_spread
 from luthier.doctor.mending.result import Ending, Outcome, Step
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 SHARES = ("accuracy", "binary_accuracy", "f1", "multilabel_f1")
 TOGETHER = 5  # candidates that are trained with one seed before the best of them get more
 FINALISTS = 2
-SCREENED = 8  # candidates that prove themselves over a few steps first
-PROOF_STEPS, LEAST_PROOF = 100, 20
+SCREENED = 4  # candidates that prove themselves over a few steps first
+PROOF_SHARE, PROOF_STEPS, LEAST_PROOF = 1 / 8, 200, 20
 
 
 class Rounds:
@@ -54,6 +54,7 @@ class Rounds:
         self.steps: list[Step] = []
         self.again: list[tuple[float, Patch]] = []
         self.tried: set[str] = {start.key()}
+        self.left: set[tuple[str, Any]] = set()
         self.noise = Noise(0.0)
         self.round = 0
         self.short_of_budget = False
@@ -89,7 +90,7 @@ class Rounds:
     def _round(self) -> bool:
         """Try the candidates, a few at a time; whether one was kept."""
         trial = self.trials.train(self.recipe, self.seeds[0])
-        case = case_of(self.trials.task, self.recipe, trial.record)
+        case = case_of(self.trials.task, self.recipe, trial.record, self.left)
         again = [patch for _, patch in sorted(self.again, key=lambda item: -item[0])]
         found, refused = candidates(self.recipe, self.after, case, again, self.tried)
         self.again = []
@@ -109,7 +110,7 @@ class Rounds:
 
         Only where training itself is sick: what helps against overfitting does not show so early.
         """
-        steps = min(PROOF_STEPS, self.trials.cost(self.recipe) // 5)
+        steps = min(PROOF_STEPS, round(PROOF_SHARE * self.trials.cost(self.recipe)))
         generalises = {"overfitting", "label_noise", "data_leakage", "too_few_epochs", "class_imbalance"}
         roots = {finding.symptom for finding in self.after.findings if finding.severity != "info"}
         if steps < LEAST_PROOF or not roots - generalises:
@@ -121,12 +122,9 @@ class Rounds:
             if loss is None:
                 return found  # the budget is short: the order stays
             losses[candidate.recipe.key()] = loss
-        now = self.trials.short(self.recipe, self.seeds[0], steps)
-        if now is None:
-            return found
         kept = []
         for candidate in sorted(first, key=lambda item: losses[item.recipe.key()]):
-            if losses[candidate.recipe.key()] < math.inf or now == math.inf:
+            if losses[candidate.recipe.key()] < math.inf:
                 kept.append(candidate)
             else:
                 self.tried.add(candidate.recipe.key())
@@ -188,7 +186,9 @@ class Rounds:
         self.tried.add(candidate.recipe.key())
         gains = []
         for seed in seeds:
-            gains.append(self._gain(self.trials.train(self.recipe, seed), self.trials.train(candidate.recipe, seed)))
+            watch = seed == self.seeds[0]  # the training that is diagnosed
+            sides = (self.trials.train(recipe, seed, watch) for recipe in (self.recipe, candidate.recipe))
+            gains.append(self._gain(*sides))
             if gains[-1] == -math.inf:
                 break
         self.noise.learn(candidate.recipe.key(), gains)
@@ -207,6 +207,8 @@ class Rounds:
 
     def _keep(self, candidate: Candidate, effect: Effect) -> None:
         self._record(candidate, "kept", f"better beyond noise over {len(effect.gains)} seeds", effect)
+        before, after = (choices_of(self.trials.task, recipe) for recipe in (self.recipe, candidate.recipe))
+        self.left |= before - after
         self.recipe = candidate.recipe
         if any(operation.op == "scale" for operation in candidate.patch.operations):
             self.again.append((effect.mean, candidate.patch))
@@ -262,6 +264,6 @@ class Rounds:
         """Validation value of each seed that a recipe was trained with; all seeds where the budget still allows."""
         for seed in self.seeds:
             if self.trials.known(recipe, seed) is None and self.trials.affords(self.trials.cost(recipe)):
-                self.trials.train(recipe, seed)
+                self.trials.train(recipe, seed, watch=False)
         known = (self.trials.known(recipe, self.seeds[0] + offset) for offset in range(len(self.seeds) + 1))
         return tuple(trial.value for trial in known if trial is not None)

@@ -65,11 +65,17 @@ class Trials:
         """The training of this recipe with this seed, if it was made."""
         return self._done.get((recipe.key(), seed))
 
-    def train(self, recipe: Recipe, seed: int) -> Trial:
-        """Train with this seed, or return the training that was made before; faults become part of the trial."""
+    def train(self, recipe: Recipe, seed: int, watch: bool = True) -> Trial:
+        """Train with this seed, or return the training that was made before; faults become part of the trial.
+
+        Args:
+            recipe: how.
+            seed: of the training.
+            watch: let the doctor watch a new training, so that its record can be diagnosed.
+        """
         key = (recipe.key(), seed)
         if key not in self._done:
-            self._done[key] = self._train(recipe.replace({"seed": seed}))
+            self._done[key] = self._train(recipe.replace({"seed": seed}), watch)
         return self._done[key]
 
     def short(self, recipe: Recipe, seed: int, steps: int) -> float | None:
@@ -84,13 +90,13 @@ class Trials:
         except LuthierError:
             return math.inf
 
-    def _train(self, recipe: Recipe) -> Trial:
+    def _train(self, recipe: Recipe, watch: bool) -> Trial:
         from luthier.fitting import fit
 
         path = self.folder / f"{len(self._done):03}-{recipe.key()[:6]}-{recipe.seed}"
         trouble = ""
         try:
-            fit(self.task, recipe, folder=path, console=False, tensorboard=False)
+            fit(self.task, recipe, folder=path, console=False, tensorboard=False, watch=watch)
         except NonFiniteLoss as error:
             trouble = f"diverged at step {error.step}"
         except LuthierError as error:
