@@ -1,0 +1,640 @@
+"""Rules that read the graph of a look: sick programs and their healthy twins, trained a few steps under the watch."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import luthier
+from luthier.doctor.findings import Finding, NotSeen
+from luthier.doctor.symptoms import SYMPTOMS
+from luthier.doctor.vitals import Vitals
+
+RULES = (
+    "softmax_before_ce",
+    "softmax_wrong_dim",
+    "missing_nonlinearity",
+    "output_range_mismatch",
+    "wrong_loss",
+    "shape_broadcast",
+    "loss_scale",
+    "bad_activation",
+    "disconnected_params",
+    "unregistered_params",
+    "frozen_params",
+    "stale_optimizer",
+)
+Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Program = Callable[[], Vitals]
+
+
+def found(vitals: Vitals, names: Sequence[str] = RULES) -> list[Finding]:
+    answers = [SYMPTOMS[name](vitals) for name in names]
+    return [finding for answer in answers if not isinstance(answer, NotSeen) for finding in answer]
+
+
+def serious(vitals: Vitals) -> set[str]:
+    return {finding.symptom for finding in found(vitals) if finding.severity != "info"}
+
+
+def watched(
+    model: nn.Module, loss: Loss, x: Tensor, y: Tensor, given: Sequence[Tensor] | None = None, steps: int = 6
+) -> Vitals:
+    parameters = list(model.parameters()) if given is None else list(given)
+    optimizer = torch.optim.Adam(parameters, lr=1e-3)
+    watch = luthier.watch(model, optimizer)
+    for step in range(steps):
+        batch = slice(16 * step % 64, 16 * step % 64 + 16)
+        optimizer.zero_grad()
+        value = loss(model, x[batch], y[batch])
+        value.backward()
+        optimizer.step()
+        watch.step(value, inputs=x[batch], targets=y[batch])
+    watch.close()
+    return watch.vitals
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def features() -> Tensor:
+    return torch.randn(64, 6)
+
+
+def classes() -> Tensor:
+    return torch.randint(0, 4, (64,))
+
+
+def net(*last: nn.Module, outputs: int = 4) -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, outputs), *last)
+
+
+def cross_entropy(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(model(x), y)
+
+
+def classifier(loss: Loss, *last: nn.Module, outputs: int = 4) -> Program:
+    return lambda: watched(net(*last, outputs=outputs), loss, features(), classes())
+
+
+def binary(loss: Loss, *last: nn.Module) -> Program:
+    return lambda: watched(net(*last, outputs=1), loss, features(), torch.randint(0, 2, (64,)).float())
+
+
+def regression(loss: Loss, *last: nn.Module, scale: float = 1.0, shift: float = 0.0) -> Program:
+    return lambda: watched(net(*last, outputs=1), loss, features(), torch.randn(64) * scale + shift)
+
+
+def multi_label(loss: Loss, *last: nn.Module) -> Program:
+    return lambda: watched(net(*last), loss, features(), (torch.rand(64, 4) > 0.5).float())
+
+
+def squeezed(function: Callable[[Tensor, Tensor], Tensor]) -> Loss:
+    return lambda model, x, y: function(model(x).squeeze(1), y)
+
+
+def stack(activation: Callable[[Tensor], Tensor], depth: int = 2, width: int = 16) -> Program:
+    class Stack(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            sizes = [6, *[width] * depth]
+            self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+            self.head = nn.Linear(width, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = activation(layer(x))
+            return self.head(x)
+
+    return lambda: watched(Stack(), cross_entropy, features(), classes())
+
+
+class Attention(nn.Module):
+    """Two heads, hand-written; `dim` of the softmax is what a fault changes."""
+
+    def __init__(self, dim: int = -1) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Linear(3, 8), nn.LayerNorm(8)
+        self.query, self.key, self.value, self.out = (nn.Linear(8, 8) for _ in range(4))
+        self.head, self.dim = nn.Linear(8, 4), dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        q, k, v = (
+            layer(self.norm(x)).view(len(x), -1, 2, 4).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
+        weights = F.dropout(torch.softmax(q @ k.transpose(-2, -1) / 2, self.dim), 0.1, self.training)
+        x = x + self.out((weights @ v).transpose(1, 2).flatten(2))
+        return self.head(x.mean(1))
+
+
+class Pooling(nn.Module):
+    """Attention that pools over time, in three spellings."""
+
+    def __init__(self, spelling: str, dim: int = 1) -> None:
+        super().__init__()
+        self.rnn, self.score, self.head = nn.GRU(3, 8, batch_first=True), nn.Linear(8, 1), nn.Linear(8, 4)
+        self.spelling, self.dim = spelling, dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        states, _ = self.rnn(x)
+        weights = F.softmax(self.score(states), dim=self.dim)
+        if self.spelling == "sum":
+            return self.head((weights * states).sum(1))
+        if self.spelling == "bmm":
+            return self.head(torch.bmm(weights.transpose(1, 2), states).squeeze(1))
+        return self.head((weights.squeeze(-1).unsqueeze(1) @ states).squeeze(1))
+
+
+def sequences(model: nn.Module, n: int = 5) -> Program:
+    return lambda: watched(model, cross_entropy, torch.randn(64, n, 3), classes())
+
+
+class BatchFirst(nn.Module):
+    def __init__(self, right: bool) -> None:
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(4, 2, batch_first=right), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (0, 1))
+        return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+
+class Cut(nn.Module):
+    """Three layers whose graph may be cut behind the first."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.first, self.second, self.head, self.how = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 4), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        if self.how == "detach":
+            x = x.detach()
+        if self.how == "no_grad":
+            with torch.no_grad():
+                x = F.relu(self.second(x))
+        elif self.how != "unused":
+            x = F.relu(self.second(x))
+        x = self.head(x)
+        return x.detach().requires_grad_() if self.how == "all" else x
+
+
+def cut(how: str) -> Program:
+    return lambda: watched(Cut(how), cross_entropy, features(), classes())
+
+
+class Hidden(nn.Module):
+    def __init__(self, registered: bool) -> None:
+        super().__init__()
+        layers = [nn.Linear(6, 16), nn.Linear(16, 16)]
+        self.layers = nn.ModuleList(layers) if registered else layers
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = F.relu(layer(x))
+        return self.head(x)
+
+
+class PlainWeight(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = {"first": torch.randn(6, 16, requires_grad=True)}
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(x @ self.weights["first"]))
+
+
+class Recurrence(nn.Module):
+    def __init__(self, activation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.inner, self.recurrent, self.head, self.act = nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, 4), activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = x.new_zeros(len(x), 8)
+        for step in range(x.shape[1]):
+            state = self.act(self.inner(x[:, step]) + self.recurrent(state))
+        return self.head(state)
+
+
+def images(model: nn.Module) -> Program:
+    return lambda: watched(model, cross_entropy, torch.randn(64, 1, 6, 6), classes())
+
+
+def convolutions(activation: type[nn.Module], pool: type[nn.Module]) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), activation(), pool(2),
+        nn.Conv2d(4, 8, 3, padding=1), activation(), pool(3), nn.Flatten(), nn.Linear(8, 4),
+    )  # fmt: skip
+
+
+def frozen(names: Sequence[str], train_first: bool = False) -> Program:
+    def program() -> Vitals:
+        model = nn.Sequential(nn.Linear(6, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4))
+        x, y = features(), classes()
+        if train_first:
+            optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+            for _ in range(60):
+                optimizer.zero_grad()
+                cross_entropy(model, x, y).backward()
+                optimizer.step()
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.split(".")[0] not in names)
+        return watched(model, cross_entropy, x, y)
+
+    return program
+
+
+def missing_from_optimizer() -> Vitals:
+    model = net()
+    return watched(model, cross_entropy, features(), classes(), given=list(model[2].parameters()))  # type: ignore[index]
+
+
+def replaced_head() -> Vitals:
+    model = net()
+    given = list(model.parameters())
+    model[2] = nn.Linear(16, 4)  # type: ignore[operator]
+    return watched(model, cross_entropy, features(), classes(), given=given)
+
+
+def other_model() -> Vitals:
+    return watched(net(), cross_entropy, features(), classes(), given=list(net().parameters()))
+
+
+def autoencoder(loss: Loss, *last: nn.Module, data: Callable[[Tensor], Tensor] = torch.sigmoid) -> Program:
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 2), nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 6))
+
+    def program() -> Vitals:
+        x = data(features())
+        return watched(nn.Sequential(*model, *last), loss, x, x)
+
+    return program
+
+
+def accumulated(model: nn.Module) -> Vitals:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = luthier.watch(model, optimizer)
+    x, y = features(), classes()
+    for _ in range(6):
+        optimizer.zero_grad()
+        for part in range(4):
+            loss = F.cross_entropy(model(x[part::4]), y[part::4]) / 4
+            loss.backward()
+        optimizer.step()
+        watch.step(loss, inputs=x, targets=y)
+    watch.close()
+    return watch.vitals
+
+
+def one_hot(y: Tensor) -> Tensor:
+    return F.one_hot(y, 4).float()
+
+
+SICK: dict[str, tuple[str, Program]] = {
+    "softmax, cross_entropy": ("softmax_before_ce", classifier(cross_entropy, nn.Softmax(dim=1))),
+    "F.softmax, cross_entropy": (
+        "softmax_before_ce",
+        classifier(lambda m, x, y: F.cross_entropy(F.softmax(m(x), dim=-1), y)),
+    ),
+    "softmax by hand": (
+        "softmax_before_ce",
+        classifier(lambda m, x, y: F.cross_entropy(m(x).exp() / m(x).exp().sum(1, keepdim=True), y)),
+    ),
+    "sigmoid twice": (
+        "softmax_before_ce",
+        binary(squeezed(F.binary_cross_entropy_with_logits), nn.Sigmoid()),
+    ),
+    "softmax, log_softmax, nll": (
+        "softmax_before_ce",
+        classifier(lambda m, x, y: F.nll_loss(F.log_softmax(m(x), 1), y), nn.Softmax(dim=1)),
+    ),
+    "log_softmax over batch": (
+        "softmax_wrong_dim",
+        classifier(lambda m, x, y: F.nll_loss(m(x), y), nn.LogSoftmax(dim=0)),
+    ),
+    "softmax over batch by hand": (
+        "softmax_wrong_dim",
+        classifier(lambda m, x, y: -torch.log(F.softmax(m(x), 0).gather(1, y[:, None]) + 1e-9).mean()),
+    ),
+    "attention over queries": ("softmax_wrong_dim", sequences(Attention(dim=-2))),
+    "attention over heads": ("softmax_wrong_dim", sequences(Attention(dim=1))),
+    "attention over batch": ("softmax_wrong_dim", sequences(Attention(dim=0))),
+    "pooling over nothing": ("softmax_wrong_dim", sequences(Pooling("sum", dim=-1))),
+    "pooling over batch": ("softmax_wrong_dim", sequences(Pooling("sum", dim=0))),
+    "pooling by bmm over batch": ("softmax_wrong_dim", sequences(Pooling("bmm", dim=0))),
+    "pooling by @ over batch": ("softmax_wrong_dim", sequences(Pooling("@", dim=0))),
+    "MultiheadAttention over batch": ("softmax_wrong_dim", sequences(BatchFirst(right=False))),
+    "no activation": ("missing_nonlinearity", stack(lambda x: x)),
+    "no activation but norm": ("missing_nonlinearity", stack(lambda x: F.dropout(F.layer_norm(x, (16,)), 0.1))),
+    "no activation in CNN": ("missing_nonlinearity", images(convolutions(nn.Identity, nn.AvgPool2d))),
+    "only max pooling": ("missing_nonlinearity", images(convolutions(nn.Identity, nn.MaxPool2d))),
+    "linear recurrence": ("missing_nonlinearity", sequences(Recurrence(lambda x: 0.5 * x))),
+    "one activation forgotten": (
+        "missing_nonlinearity",
+        lambda: watched(
+            nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.Linear(16, 16), nn.ReLU()).append(
+                nn.Linear(16, 4)
+            ),
+            cross_entropy,
+            features(),
+            classes(),
+        ),
+    ),
+    "ReLU before signed targets": ("output_range_mismatch", regression(squeezed(F.mse_loss), nn.ReLU())),
+    "sigmoid before large targets": (
+        "output_range_mismatch",
+        regression(lambda m, x, y: (torch.sigmoid(m(x)).view(-1) - y).abs().mean(), scale=10, shift=50),
+    ),
+    "ReLU on logits": ("output_range_mismatch", classifier(cross_entropy, nn.ReLU())),
+    "tanh on logits": ("output_range_mismatch", classifier(lambda m, x, y: F.cross_entropy(torch.tanh(m(x)), y))),
+    "ReLU under log_softmax": (
+        "output_range_mismatch",
+        classifier(lambda m, x, y: F.nll_loss(F.log_softmax(F.relu(m(x)), -1), y)),
+    ),
+    "cross_entropy of one score": (
+        "wrong_loss",
+        lambda: watched(net(outputs=1), cross_entropy, features(), torch.zeros(64, dtype=torch.long)),
+    ),
+    "nll_loss of logits": ("wrong_loss", classifier(lambda m, x, y: F.nll_loss(m(x), y))),
+    "nll_loss of softmax": ("wrong_loss", classifier(lambda m, x, y: F.nll_loss(m(x), y), nn.Softmax(dim=1))),
+    "MSE of one-hot rows": ("wrong_loss", classifier(lambda m, x, y: F.mse_loss(m(x), one_hot(y)))),
+    "MAE of looked-up rows": ("wrong_loss", classifier(lambda m, x, y: (m(x) - torch.eye(4)[y]).abs().mean())),
+    "MSE of class ids": (
+        "wrong_loss",
+        classifier(lambda m, x, y: F.mse_loss(m(x).squeeze(1), y.float()), outputs=1),
+    ),
+    "MSE of 0 and 1": ("wrong_loss", binary(squeezed(F.mse_loss), nn.Sigmoid())),
+    "multi-label cross_entropy": ("wrong_loss", multi_label(cross_entropy)),
+    "multi-label by hand": (
+        "wrong_loss",
+        multi_label(lambda m, x, y: -(F.log_softmax(m(x), 1) * y).sum(1).mean()),
+    ),
+    "multi-label argmax": ("wrong_loss", multi_label(lambda m, x, y: F.cross_entropy(m(x), y.argmax(1)))),
+    "multi-label softmax": (
+        "wrong_loss",
+        multi_label(lambda m, x, y: F.binary_cross_entropy(m(x), y), nn.Softmax(dim=1)),
+    ),
+    "negated": ("wrong_loss", classifier(lambda m, x, y: -F.cross_entropy(m(x), y))),
+    "likelihood down": (
+        "wrong_loss",
+        classifier(lambda m, x, y: m(x)[torch.arange(len(y)), y].mean(), nn.LogSoftmax(dim=1)),
+    ),
+    "targets -1 and 1": (
+        "wrong_loss",
+        binary(lambda m, x, y: F.binary_cross_entropy_with_logits(m(x).squeeze(1), 2 * y - 1)),
+    ),
+    "own answer as target": ("wrong_loss", classifier(lambda m, x, y: F.cross_entropy(m(x), m(x).argmax(1)))),
+    "(B, 1) - (B,)": ("shape_broadcast", regression(lambda m, x, y: ((m(x) - y) ** 2).mean())),
+    "(B,) - (B, 1)": ("shape_broadcast", regression(lambda m, x, y: (y.unsqueeze(1) - m(x).squeeze(1)).abs().mean())),
+    "summed": ("loss_scale", classifier(lambda m, x, y: F.cross_entropy(m(x), y, reduction="sum"))),
+    "summed by hand": ("loss_scale", classifier(lambda m, x, y: F.cross_entropy(m(x), y, reduction="none").sum())),
+    "times 1000": ("loss_scale", classifier(lambda m, x, y: 1000 * F.cross_entropy(m(x), y))),
+    "divided twice": ("loss_scale", classifier(lambda m, x, y: F.cross_entropy(m(x), y) / len(y))),
+    "exp": ("bad_activation", stack(torch.exp)),
+    "square": ("bad_activation", stack(lambda x: x * x)),
+    "square in a recurrence": ("bad_activation", sequences(Recurrence(torch.square))),
+    "sign": ("bad_activation", stack(torch.sign)),
+    "softmax inside": ("bad_activation", stack(lambda x: F.softmax(x, -1))),
+    "five sigmoids": ("bad_activation", stack(torch.sigmoid, depth=5)),
+    "ReLU, tanh": ("bad_activation", stack(lambda x: torch.tanh(F.relu(x)))),
+    **{
+        f"cut by {how}": ("disconnected_params", cut(how)) for how in ("detach", "no_grad", "unused", "all")
+    },
+    "list of layers": (
+        "unregistered_params",
+        lambda: watched(Hidden(registered=False), cross_entropy, features(), classes()),
+    ),
+    "plain tensor": ("unregistered_params", lambda: watched(PlainWeight(), cross_entropy, features(), classes())),
+    "frozen at random": ("frozen_params", frozen(["0"])),
+    "missing from the optimizer": ("frozen_params", missing_from_optimizer),
+    "head replaced": ("stale_optimizer", replaced_head),
+    "optimizer of another model": ("stale_optimizer", other_model),
+}  # fmt: skip
+
+
+def scaled_accumulation() -> Vitals:
+    return accumulated(net())
+
+
+def variational() -> Vitals:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encode, self.mean, self.log_var = nn.Linear(6, 16), nn.Linear(16, 2), nn.Linear(16, 2)
+            self.decode, self.out = nn.Linear(2, 16), nn.Linear(16, 6)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            h = F.relu(self.encode(x))
+            mean, log_var = self.mean(h), self.log_var(h)
+            z = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
+            return torch.sigmoid(self.out(F.relu(self.decode(z)))), mean, log_var
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        out, mean, log_var = model(x)
+        gap = -0.5 * torch.sum(1 + log_var - mean.pow(2) - log_var.exp())
+        return F.binary_cross_entropy(out, x, reduction="sum") + gap
+
+    x = torch.sigmoid(features())
+    return watched(Net(), loss, x, x)
+
+
+def adversarial() -> Vitals:
+    maker, judge = net(outputs=6), net(outputs=1)
+    optimizers = [torch.optim.Adam(model.parameters(), lr=1e-3) for model in (maker, judge)]
+    watch = luthier.watch([maker, judge], optimizers)
+    for _ in range(6):
+        real, noise = torch.randn(16, 6), torch.randn(16, 6)
+        optimizers[1].zero_grad()
+        (-(judge(real).mean() - judge(maker(noise).detach()).mean())).backward()
+        optimizers[1].step()
+        optimizers[0].zero_grad()
+        loss = -judge(maker(noise)).mean()
+        loss.backward()
+        optimizers[0].step()
+        watch.step(loss)
+    watch.close()
+    return watch.vitals
+
+
+def residual() -> nn.Module:
+    class Block(nn.Module):
+        def __init__(self, inputs: int, outputs: int) -> None:
+            super().__init__()
+            self.first, self.second = (
+                nn.Conv2d(inputs, outputs, 3, padding=1),
+                nn.Conv2d(outputs, outputs, 3, padding=1),
+            )
+            self.norm, self.short = nn.BatchNorm2d(inputs), nn.Conv2d(inputs, outputs, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(F.relu(self.first(F.relu(self.norm(x))))) + self.short(x)
+
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), Block(4, 8), Block(8, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, 4),
+    )  # fmt: skip
+
+
+def separable() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Conv2d(8, 16, 1), nn.ReLU6(),
+        nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4),
+    )  # fmt: skip
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
+        self.embed, self.layers = nn.Linear(3, 8), nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.position, self.head = nn.Parameter(0.02 * torch.randn(1, 5, 8)), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layers(self.embed(x) + self.position).mean(1))
+
+
+class Mixture(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(6, 3)
+        self.experts = nn.ModuleList(net() for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        answers = torch.stack([expert(x) for expert in self.experts], 1)
+        return (F.softmax(self.gate(x), dim=1).unsqueeze(-1) * answers).sum(1)
+
+
+def counts() -> Vitals:
+    x = features()
+    return watched(net(outputs=1), squeezed(F.mse_loss), x, torch.poisson(torch.exp(1 + 0.5 * x[:, 0])))
+
+
+def quantiles() -> Vitals:
+    levels = torch.tensor([0.1, 0.5, 0.9])
+
+    def pinball(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        error = y - model(x)
+        return torch.maximum(levels * error, (levels - 1) * error).mean()
+
+    return watched(net(outputs=3), pinball, features(), torch.randn(64, 1))
+
+
+def autocast(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return F.cross_entropy(model(x), y)
+
+
+HEALTHY: dict[str, Program] = {
+    "MLP": classifier(cross_entropy),
+    "logistic regression": lambda: watched(nn.Linear(6, 4), cross_entropy, features(), classes()),
+    "linear regression": lambda: watched(nn.Linear(6, 1), squeezed(F.mse_loss), features(), torch.randn(64)),
+    "log_softmax, nll": classifier(lambda m, x, y: F.nll_loss(m(x), y), nn.LogSoftmax(dim=1)),
+    "softmax, log by hand": classifier(
+        lambda m, x, y: -torch.log(m(x).gather(1, y[:, None]) + 1e-9).mean(), nn.Softmax(dim=-1)
+    ),
+    "soft labels": classifier(lambda m, x, y: F.cross_entropy(m(x), 0.9 * one_hot(y) + 0.025)),
+    "sigmoid, binary cross entropy": binary(squeezed(F.binary_cross_entropy), nn.Sigmoid()),
+    "binary, unsqueezed": binary(lambda m, x, y: F.binary_cross_entropy_with_logits(m(x), y.unsqueeze(1))),
+    "multi-label": multi_label(lambda m, x, y: F.binary_cross_entropy_with_logits(m(x), y)),
+    "regression": regression(squeezed(F.huber_loss)),
+    "regression by hand": regression(lambda m, x, y: ((y - m(x).squeeze(1)) ** 2).mean() / 2),
+    "softplus before counts": lambda: watched(
+        net(nn.Softplus(), outputs=1), squeezed(F.mse_loss), features(), torch.rand(64) * 5
+    ),
+    "counts": counts,
+    "quantiles": quantiles,
+    "CNN": images(convolutions(nn.ReLU, nn.MaxPool2d)),
+    "pre-activation residual net": images(residual()),
+    "separable convolutions": images(separable()),
+    "LSTM": lambda: watched(
+        nn.Sequential(nn.Flatten(), nn.Unflatten(1, (5, 3)), Last(), nn.Linear(8, 4)),
+        cross_entropy,
+        torch.randn(64, 5, 3),
+        classes(),
+    ),
+    "recurrence by hand": sequences(Recurrence(torch.tanh)),
+    "attention by hand": sequences(Attention()),
+    "attention by hand, batch as long as heads": sequences(Attention(), n=16),
+    "transformer encoder": sequences(Encoder()),
+    "MultiheadAttention": sequences(BatchFirst(right=True)),
+    **{f"pooling by {spelling}": sequences(Pooling(spelling)) for spelling in ("sum", "bmm", "@")},
+    "mixture of experts": lambda: watched(Mixture(), cross_entropy, features(), classes()),
+    "variational autoencoder": variational,
+    "autoencoder": autoencoder(lambda m, x, y: F.mse_loss(m(x), y), nn.Sigmoid()),
+    "autoencoder of bits": autoencoder(lambda m, x, y: F.mse_loss(m(x), y), data=lambda x: (x > 0).float()),
+    "adversarial pair": adversarial,
+    "weight penalty": classifier(
+        lambda m, x, y: F.cross_entropy(m(x), y) + 1e-4 * sum(p.pow(2).sum() for p in m.parameters())
+    ),
+    "masked mean": classifier(
+        lambda m, x, y: (F.cross_entropy(m(x), y, reduction="none") * (y > 0)).sum() / (y > 0).sum()
+    ),
+    "summed and divided": classifier(lambda m, x, y: F.cross_entropy(m(x), y, reduction="sum") / len(y)),
+    "accumulation": scaled_accumulation,
+    "autocast": classifier(autocast),
+    "layers in a ModuleList": lambda: watched(Hidden(registered=True), cross_entropy, features(), classes()),
+    "all connected": lambda: watched(Cut(""), cross_entropy, features(), classes()),
+    "trained backbone frozen": frozen(["0", "1"], train_first=True),
+    "two tanh layers": stack(torch.tanh),
+}
+
+
+class Last(nn.Module):
+    """The last state of an LSTM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(3, 8, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states, _ = self.lstm(x)
+        return states[:, -1]
+
+
+@pytest.mark.parametrize("name", SICK)
+def test_sick_programs_are_named(name: str) -> None:
+    symptom, program = SICK[name]
+    vitals = program()
+    findings = [item for item in found(vitals, [symptom]) if item.severity != "info"]
+    assert [item.symptom for item in findings] == [symptom]
+    assert findings[0].certainty >= 0.7
+    assert findings[0].evidence
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_healthy_programs_are_left_alone(name: str) -> None:
+    assert serious(HEALTHY[name]()) == set()
+
+
+def test_the_layer_is_named() -> None:
+    (finding,) = found(SICK["one activation forgotten"][1](), ["missing_nonlinearity"])
+    assert finding.where == ("2", "3")
+    (finding,) = found(SICK["cut by detach"][1](), ["disconnected_params"])
+    assert finding.where == ("first",)
+    assert "detach" in " ".join(finding.evidence)
+
+
+def test_floor_of_softmax_before_cross_entropy() -> None:
+    (finding,) = found(SICK["softmax, cross_entropy"][1](), ["softmax_before_ce"])
+    best = F.cross_entropy(torch.eye(4), torch.arange(4)).item()
+    assert math.isclose(finding.numbers["floor"], best, rel_tol=1e-6)
+
+
+def test_log_softmax_twice_is_worth_knowing_only() -> None:
+    vitals = classifier(cross_entropy, nn.LogSoftmax(dim=1))()
+    assert [item.severity for item in found(vitals, ["softmax_before_ce"])] == ["info"]
+
+
+def test_without_operations_the_rules_say_why() -> None:
+    for name in ("softmax_before_ce", "missing_nonlinearity", "wrong_loss", "loss_scale", "shape_broadcast"):
+        assert isinstance(SYMPTOMS[name](Vitals()), NotSeen)
