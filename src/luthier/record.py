@@ -19,7 +19,9 @@ from luthier.recipe import Recipe
 if TYPE_CHECKING:
     from torch import nn
 
-    from luthier.doctor.findings import Diagnosis
+    from luthier.doctor.findings import Diagnosis, Finding
+    from luthier.doctor.prove import Proof
+    from luthier.patch import Patch
     from luthier.task import Task
 
 
@@ -132,6 +134,18 @@ class Record:
         from luthier.doctor.logs import read_logs
 
         return diagnose(read_logs(self.path))
+
+    def prove(self, cure: Finding | Patch, task: Task, steps: int = 100) -> Proof:
+        """Train the same steps with and without the cure of a finding (or a patch): does it help?
+
+        Args:
+            cure: a finding of `diagnose()`, whose first remedy that applies is taken, or a patch.
+            task: the task that was trained.
+            steps: optimizer steps of each branch, from the checkpoint before the onset where there is one.
+        """
+        from luthier.doctor.prove import prove
+
+        return prove(self, cure, task, steps=steps)
 
     def load_best(self, task: Task) -> nn.Module:
         """The network of this record with its best weights, in evaluation mode on the CPU.

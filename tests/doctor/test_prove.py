@@ -49,7 +49,9 @@ def test_a_branch_is_the_training_itself(record, task):
 def test_a_finding_is_proved_by_its_first_remedy_that_applies(record, task):
     no_such = Patch(reason="Cannot be.", operations=[Set(field="schedule.gamma", value=0.5)])
     remedies = (Remedy("code only"), Remedy("", no_such), Remedy("", RAISE))
-    proof = prove(record, Finding("lr_too_low", "warning", "", remedies=remedies), task, steps=5, seeds=[4])
+    sick = Finding("lr_too_low", "warning", "", remedies=remedies)
+    assert record.prove(sick, task, steps=5).patch == RAISE
+    proof = prove(record, sick, task, steps=5, seeds=[4])
     assert proof.patch == RAISE
     assert proof.seeds == (4,)
 
