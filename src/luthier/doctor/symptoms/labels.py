@@ -234,8 +234,9 @@ def _outdone(vitals: Vitals) -> Finding | None:
     if facts.is_classification(vitals):
         ahead = ahead_in_validation(vitals, 0.12)
     else:
-        r2 = read(vitals.data, "learn", "r2")
-        ahead = lower_loss_in_validation(vitals, 0.7) if r2 is not None and r2 < 0.8 else None
+        r2, together = read(vitals.data, "learn", "r2"), read(vitals.data, "learn", "together")
+        scattered = r2 is not None and r2 < 0.8 and together is not None and together < 2.5
+        ahead = lower_loss_in_validation(vitals, 0.7) if scattered else None
     if ahead is None:
         return None
     return _noise("warning", "A share of the training labels is wrong, those of validation are not.", [ahead], 0.65)
@@ -266,8 +267,8 @@ def _never_sure(vitals: Vitals) -> Finding | None:
         f"About {1 - right:.0%} of the training labels cannot be predicted though the rest can: they look wrong.",
         [
             f"in the last part of the training {right:.0%} of the examples are answered rightly, all with similar "
-            f"confidence (loss {easy:.2f} at the 10% quantile, {typical:.2f} in the middle), while the loss of a tenth is "
-            f"above {hard:.2f}"
+            f"confidence (loss {easy:.2f} at the 10% quantile, {typical:.2f} in the middle), while a tenth has "
+            f"losses above {hard:.2f}"
         ],
         0.55,
         share=1 - right,

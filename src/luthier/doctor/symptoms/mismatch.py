@@ -102,7 +102,7 @@ def _other_classes(vitals: Vitals) -> Finding | None:
     labels = {*val, *train}
     apart = sum(abs(val.get(label, 0.0) - train.get(label, 0.0)) for label in labels) / 2
     unknown = sum(portion for label, portion in val.items() if train.get(label, 0.0) < 0.01)
-    if apart < 0.35 + 1.5 * math.sqrt(len(labels) / n):
+    if apart < 0.2 + 1.5 * math.sqrt(len(labels) / n) and unknown < 0.1:
         return None
     serious = unknown >= 0.1 or (apart >= 0.4 and bool(val_worse(vitals)))
     return Finding(
