@@ -269,6 +269,23 @@ def test_a_noise_floor_of_a_regression_is_no_underfitting():
     assert curves.underfitting(vitals(noisy(falling(start=1.0, end=0.5)), squares, targets=rows)) == []
 
 
+def test_sequences_with_noise_of_their_own_may_settle_half_way():
+    tokens = replace(node(), arguments=(Argument("n0", (32, 10, 15)), Argument("target", (32, 15), "int64")))
+    looks = [look(s, nodes=(look(0).nodes[0], tokens)) for s in LOOKS]
+    settled = vitals(noisy(falling(end=1.5, speed=15), 0.03), looks)
+    assert curves.underfitting(settled) == []
+    assert curves.plateau(settled) == []
+
+
+def test_losses_below_zero_raise_no_alarm():
+    density = noisy([2.0 - 3.0 * i / 300 for i in range(300)], 0.02)
+    unknown = [look(s, nodes=()) for s in LOOKS]
+    quiet = vitals(density, unknown, metrics=[(2.0 - 0.3 * i, 2.1 - 0.3 * i) for i in range(10)], targets=[])
+    for rule in RULES:
+        answer = rule(quiet)
+        assert isinstance(answer, NotSeen) or all(finding.severity == "info" for finding in answer), rule
+
+
 def test_too_few_epochs():
     steady = vitals(noisy([LN10 - 0.9 * i / 300 for i in range(300)], 0.02))
     assert the(curves.too_few_epochs(steady)).numbers["steps"] == 300

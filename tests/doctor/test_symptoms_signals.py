@@ -226,6 +226,13 @@ def test_tiny_batches_make_units_look_dead():
     assert activations.dead_relu(few) == []
 
 
+def test_half_of_two_units_is_no_dead_layer():
+    narrow = _dying(0, 0.5, STUCK)
+    nodes = [[replace(node, shape=(16, 2)) for node in item.nodes] for item in narrow.looks]
+    narrow.looks = [replace(item, nodes=tuple(part)) for item, part in zip(narrow.looks, nodes, strict=True)]
+    assert activations.dead_relu(narrow) == []
+
+
 def test_saturated_hidden_units_but_not_the_output():
     flat = Stats(n=64, mean=0.5, std=0.5, across=0.5, flat=0.95, nonfinite=0.0)
     found = the(activations.saturated_activation(vitals([look(s, **graph("tanh", hidden=flat)) for s in STEPS], STUCK)))
@@ -280,6 +287,17 @@ def test_weights_too_large():
 def test_large_weights_without_harm_are_fine():
     large = [Anatomy(model_types=("Net",), parameters=parameters(rms=3.0))]
     assert initial.bad_init(vitals(anatomies=large)) == []
+
+
+def test_ordinary_layers_whose_scale_compounds():
+    """Sums of many branches without a norm layer: every gain is ordinary, the first answers are not."""
+    nodes = list(graph()["nodes"])
+    for i, node in enumerate(nodes[:-1]):
+        nodes[i] = replace(node, stats=Stats(n=64, mean=0.0, std=4.0 ** (i + 1), across=0.7, nonfinite=0.0))
+    looks = [look(s, nodes=tuple(nodes)) for s in STEPS]
+    found = the(initial.bad_init(vitals(looks, [500.0 / (1 + i) + 5.0 for i in range(100)])))
+    assert found.onset == 0
+    assert initial.bad_init(vitals(looks)) == []
 
 
 def test_weights_too_small_for_the_depth():

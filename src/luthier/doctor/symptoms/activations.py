@@ -94,13 +94,19 @@ def dead_relu(vitals: Vitals) -> list[Finding] | NotSeen:
     sick: list[tuple[float, list[Reading]]] = []
     for series in readings(vitals, _rectifies).values():
         dead = middle([reading.stats.dead for reading in _late(series)])
-        if dead >= (0.9 if few else 0.5):
+        if dead >= (0.9 if few or _units(series[-1].node) < 8 else 0.5):
             sick.append((dead, series))
     return [_dead(vitals, sick)] if sick else []
 
 
 def _rectifies(node: Node) -> bool:
     return node.op in RECTIFIERS or (node.op in ("clamp", "clamp_min") and node.attrs.get("min") == 0)
+
+
+def _units(node: Node) -> int:
+    """Features or channels of an activation (of sequences the smaller of length and features: they look alike)."""
+    shape = node.shape[1:]
+    return min(shape[0], shape[-1]) if len(shape) == 2 else shape[0] if shape else 0
 
 
 def _dead(vitals: Vitals, sick: Sequence[tuple[float, list[Reading]]]) -> Finding:

@@ -49,10 +49,12 @@ class _Course:
 
     @property
     def steady(self) -> bool:
-        """The last third brought a fair part (15%) of the whole fall, more than its noise explains."""
-        return self.curve.drop > 4 * self.curve.drop_error and self.curve.drop > 0.15 * (
-            self.curve.start - self.curve.end
-        )
+        """The last half falls throughout, its end brought a fair part (15%) of the whole fall, and it is no noise."""
+        curve = self.curve
+        levels = [curve.level(begin, begin + 1 / 6) for begin in (1 / 2, 2 / 3, 5 / 6)]
+        throughout = levels[0] > levels[1] > levels[2]
+        certain = curve.drop > (2.5 if throughout else 4) * curve.drop_error
+        return certain and curve.drop > 0.15 * (curve.start - curve.end)
 
     @property
     def stable(self) -> bool:

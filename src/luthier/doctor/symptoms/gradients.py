@@ -11,7 +11,7 @@ from statistics import median
 from luthier.doctor.findings import Finding, NotSeen
 from luthier.doctor.symptoms.facts import known, middle, progress, progress_at
 from luthier.doctor.symptoms.harm import FITTED, harm
-from luthier.doctor.symptoms.layers import RECURRENT, SQUASHING, Layer, biases, layers, names, total
+from luthier.doctor.symptoms.layers import SQUASHING, Layer, biases, layers, names, total
 from luthier.doctor.vitals import Look, Vitals
 
 _GLOROT = "Glorot and Bengio, Understanding the difficulty of training deep feedforward neural networks, 2010"
@@ -93,10 +93,10 @@ def _over_depth(vitals: Vitals, depths: Sequence[_Depth]) -> Finding | None:
 
 
 def _deep_or_squashed(vitals: Vitals) -> bool:
-    """Depth or squashing activations that make a gradient fade; in a shallow net of ReLUs a factor of 30 is nothing."""
+    """Depth that makes a gradient fade, the more so with squashing units; in a shallow net 30 times is nothing."""
     look = vitals.looks[0]
-    squashed = any(node.op in SQUASHING | RECURRENT for node in look.nodes if node.module is not None)
-    return squashed or len(layers(vitals, look)) >= 6
+    squashed = any(node.op in SQUASHING for node in look.nodes if node.module is not None)
+    return len(layers(vitals, look)) >= (5 if squashed else 6)
 
 
 def _behind_biases(vitals: Vitals, looks: Sequence[Look]) -> Finding | None:

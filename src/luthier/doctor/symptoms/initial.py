@@ -36,7 +36,7 @@ def bad_init(vitals: Vitals) -> list[Finding] | NotSeen:
     look = first_look(vitals)
     if look is None:
         return NotSeen("the first training step was not seen: attach the watch before training starts")
-    found = _too_large(vitals, look) or _compounding(vitals, look) or _too_small(vitals, look) or _shifted(vitals, look)
+    found = _too_large(vitals, look) or _compounding(vitals, look) or _shifted(vitals, look) or _too_small(vitals, look)
     return [found] if found is not None else []
 
 
@@ -55,7 +55,7 @@ def _too_large(vitals: Vitals, look: Look) -> Finding | None:
         return None
     worst = max(gain for _, gain in large)
     learnt = progress(vitals)
-    fine = learnt is not None and learnt > 0.9
+    fine = learnt is not None and learnt > 0.9 and not _loss_above(vitals, 10.0)
     return Finding(
         "bad_init",
         "info" if fine else "critical" if worst > 30 else "warning",

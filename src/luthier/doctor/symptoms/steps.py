@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from statistics import pstdev
 from typing import Any
 
 from luthier.doctor.findings import Finding, NotSeen
@@ -250,7 +251,8 @@ def batch_too_small(vitals: Vitals) -> list[Finding] | NotSeen:
         return NotSeen("the batch size was not seen: pass inputs= and targets= to watch.step")
     learnt = base.progress(curve.end)
     span = base.value - base.floor
-    noisy = curve.noise > 0.2 * span or curve.noise > 0.5 * abs(curve.start - curve.end)
+    noise = max(curve.noise, pstdev(curve.values[len(curve.values) // 2 :]))  # losses of single examples are skewed
+    noisy = noise > 0.2 * span or noise > 0.5 * abs(curve.start - curve.end)
     if size > 4 or len(curve.values) < 30 or learnt > 0.9 or not noisy:
         return []
     ratio = _late_ratio(vitals)
@@ -258,12 +260,12 @@ def batch_too_small(vitals: Vitals) -> list[Finding] | NotSeen:
         Finding(
             "batch_too_small",
             "warning",
-            f"With batches of {size} the noise of the loss ({curve.noise:.2g} from step to step) drowns its trend "
+            f"With batches of {size} the noise of the loss ({noise:.2g} from step to step) drowns its trend "
             f"(from {curve.start:.2g} to {curve.end:.2g}).",
             (f"{len(curve.values)} steps; update over weight norm late in training: {ratio:.2g}",),
             onset=0,
             certainty=0.6 if size <= 2 else 0.5,
-            numbers={"batch_size": size, "noise": curve.noise},
+            numbers={"batch_size": size, "noise": noise},
             source="McCandlish et al., An empirical model of large-batch training, 2018",
         )
     ]
