@@ -3,7 +3,7 @@
 Each patient is mended and searched with several seeds. Both get the same number of optimizer steps, in which every
 training, repeat, proof and diagnosis run is counted. What each of them ends with is then trained anew with a fresh
 seed and read on the test data, as are the sick and the healthy recipe. The share of the healthy gap recovered is
-(result - sick) / (healthy - sick), cut to -1 .. 1.5.
+(result - sick) / (healthy - sick), cut to -1 .. 1: what lies beyond healthy is no part of the gap.
 
     python bench/mend.py [--side scoring] [--seeds 5] [--trials 8] [--only NAME ...] [--out FILE]
 """
@@ -17,6 +17,7 @@ import random
 import shutil
 import tempfile
 import time
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, stdev
@@ -28,55 +29,65 @@ from luthier.data.batches import in_memory
 from luthier.data.trees import as_tensors
 from luthier.doctor.findings import Diagnosis
 from luthier.doctor.mend import explicit, mend
-from luthier.doctor.mending.book import builder_choices
+from luthier.doctor.mending.book import builder_choices, choices_of
 from luthier.errors import LuthierError
 from luthier.fitting import fit, total_steps
 from luthier.recipe import Recipe
 from luthier.task import Task
 from luthier.tasks.patients import PATIENTS, Patient
+from luthier.training.choices import ActivationName, InitName, NormName
 from luthier.training.loop import evaluate
 from luthier.training.run import Run, evaluation_batches
+from luthier.training.schedules import SCHEDULES
 from luthier.tuning.comparing import paired_interval
 
 FRESH = 10_000  # seeds of the final trainings lie beyond those of the search
-LOWEST, HIGHEST = -1.0, 1.5
+LOWEST, HIGHEST = -1.0, 1.0
 
 
 def random_recipe(task: Task, start: Recipe, draw: random.Random) -> Recipe:
-    """A draw from all the fields that mending changes, each over the range that people search."""
+    """A draw from all the fields that mending changes, by one who does not know what is wrong.
+
+    Named choices come from the whole room; numbers from the usual bounds, widened to hold the recipe's own value, as
+    `luthier.tuning.derived` does. What makes a training longer is bounded so that a draw is never over twice as long.
+    """
     tree = in_memory(task.train)
     n = as_tensors(tree)[1] if tree is not None else 1024
+    classes = task.loss.kind == "classes"
+
+    def log(low: float, high: float, own: float | None) -> float:
+        low, high = (min(low, own), max(high, own)) if own else (low, high)
+        return 10 ** draw.uniform(math.log10(low), math.log10(high))
+
     values: dict[str, Any] = {
-        "optimizer": draw.choice(["adamw", {"name": "sgd", "momentum": 0.9}]),
-        "lr": 10 ** draw.uniform(-4, 0),
-        "weight_decay": draw.choice([0.0, 10 ** draw.uniform(-5, -1)]),
-        "schedule": draw.choice(["constant", "cosine", "one-cycle"]),
+        "optimizer": draw.choice(["adamw", "adam", "rmsprop", {"name": "sgd", "momentum": 0.9}, start.optimizer]),
+        "lr": log(1e-4, 1.0, start.lr),
+        "weight_decay": draw.choice([0.0, log(1e-5, 1e-1, start.weight_decay)]),
+        "schedule": draw.choice([*SCHEDULES, start.schedule]),
         "warmup_frac": draw.choice([0.0, 0.1]),
-        "dropout": draw.choice([0.0, draw.uniform(0.05, 0.6)]),
-        "label_smoothing": draw.choice([0.0, 0.1]) if task.loss.kind == "classes" else 0.0,
-        "mixup": draw.choice([0.0, 0.2]) if task.loss.kind == "classes" else 0.0,
-        "clip_norm": draw.choice([None, 1.0]),
+        "dropout": draw.choice([0.0, draw.uniform(0.05, max(0.6, start.dropout or 0.0))]),
+        "label_smoothing": draw.choice([0.0, draw.uniform(0.0, 0.2)]) if classes else 0.0,
+        "mixup": draw.choice([0.0, 0.2]) if classes else 0.0,
+        "clip_norm": draw.choice([None, log(0.1, 10.0, start.clip_norm)]),
         "averaging": draw.choice([None, "ema"]),
-        "norm": draw.choice([None, "batch", "layer"]),
-        "activation": draw.choice(["relu", "leaky_relu", "gelu", "tanh"]),
-        "init": draw.choice([None, "kaiming", "xavier", "orthogonal"]),
-        "batch_size": draw.choice([size for size in (16, 32, 64, 128, 256) if size <= n]),
+        "norm": draw.choice([None, *typing.get_args(NormName)]),
+        "activation": draw.choice([None, *typing.get_args(ActivationName)]),
+        "init": draw.choice([None, *typing.get_args(InitName)]),
+        "batch_size": draw.choice([size for size in (16, 32, 64, 128, 256) if size <= n] + [start.batch_size]),
         "epochs": round(start.epochs * draw.choice([1, 2])),
     }
     if task.train[0].ndim == 4:
         parts = {"name": "affine", "degrees": 10.0, "translate": 0.1, "scale": 0.1}
         values["augment"] = draw.choice([(), (parts,)])
-    choices = builder_choices(task)
-    changed = {name: draw.choice(options) for name, options in choices.items()}
-    if any(start.model.get(name, choices[name][0]) != option for name, option in changed.items()):
-        values["model"] = changed  # sizes mean something else in another architecture
-    else:
-        for name in ("width", "depth"):
-            if isinstance(size := start.model.get(name), int):
-                values[f"model.{name}"] = max(
-                    1, round(size * draw.choice([0.5, 1, 2, 4] if name == "width" else [1, 2]))
-                )
-    return start.replace(values)
+    choices = {name: draw.choice(options) for name, options in builder_choices(task).items()}
+    recipe = start.replace(values)
+    if not set(choices.items()) <= choices_of(task, start):
+        return recipe.replace({"model": choices})  # sizes mean something else in another architecture
+    sizes = {name: size for name, size in start.model.items() if isinstance(size, int)}
+    factors = {"width": [0.5, 1, 2, 4], "depth": [0.5, 1, 2]}
+    return recipe.replace(
+        {f"model.{name}": max(1, round(size * draw.choice(factors[name]))) for name, size in sizes.items()}
+    )
 
 
 def search(task: Task, start: Recipe, limit: int, seed: int, folder: Path) -> tuple[Recipe, int]:
