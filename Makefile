@@ -1,11 +1,11 @@
-# make demo | make test | make bench: each sets up .venv by itself. Needs Python 3.11 or newer and make.
+# make demo | make test | make bench | make bench-doctor | make bench-mend: each sets up .venv by itself. Needs Python 3.11 or newer and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BUDGET ?= 4min
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench bench-doctor bench-mend clean
 
 demo: $(READY)
 	$(BIN)/luthier tune mnist --budget $(BUDGET)
@@ -20,6 +20,12 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python bench/speed.py
+
+bench-doctor: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python bench/doctor.py
+
+bench-mend: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python bench/mend.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
