@@ -220,7 +220,7 @@ def _class_dim(graph: Graph, node: Node) -> int | None:
 def _picture_dim(graph: Graph, node: Node) -> int | None:
     """Of three and more dimensions the loss takes the second; after a view that joins the others, the last."""
     for reader in graph.readers(node.index, names("to contiguous clone")):
-        if reader.op in LOSSES:
+        if reader.op in ("nll_loss", "cross_entropy"):
             return 1
         if reader.op in ("view", "reshape", "flatten") and reader.shape[-1:] == node.shape[-1:]:
             return len(node.shape) - 1

@@ -202,7 +202,8 @@ def _accumulated(vitals: Vitals, graph: Graph) -> list[Finding]:
     """Gradients of several batches are added but the loss is not divided."""
     counts = [look.n_backward for look in graph.looks]
     several = len(counts) >= 2 and min(counts) == max(counts) >= 4
-    if not several or (vitals.anatomy is not None and len(vitals.anatomy.model_types) > 1):
+    closures = any("LBFGS" in row.type for row in vitals.optimizers)
+    if not several or closures or (vitals.anatomy is not None and len(vitals.anatomy.model_types) > 1):
         return []
     parts = [part for root in graph.roots[:1] for part in terms(graph, root)]
     if not parts or any(part.weighted or abs(part.factor) < 0.9 or part.summed is not None for part in parts):

@@ -22,6 +22,7 @@ from luthier.doctor.vitals import Argument, Stats, Vitals
 
 _PASSED = SAME_VALUES | DROPOUTS
 _MOST_CLASSES = 30
+_SIGNED = {"soft_margin_loss", "hinge_embedding_loss", "cosine_embedding_loss", "margin_ranking_loss"}
 _NOT_LOG = SOFTMAXES | {"sigmoid", "relu", "tanh", "gelu", "leaky_relu", "softplus"}
 
 
@@ -97,6 +98,18 @@ def _unit_targets(_: Vitals, graph: Graph, call: LossCall) -> list[Finding]:
         return []
     cause = f"{call.kind} expects targets between 0 and 1; beyond these the loss has no lower bound."
     return [misfit(graph, cause, f"the targets reach from {low:.3g} to {high:.3g}.")]
+
+
+def _signed_targets(_: Vitals, graph: Graph, call: LossCall) -> list[Finding]:
+    """Targets 0 and 1 for a loss that tells the sides by their sign: zeros teach nothing."""
+    if call.kind not in _SIGNED or call.target is None:
+        return []
+    numbers = graph.numbers_of(call.target)
+    low, high = _low(numbers), _high(numbers)
+    if low != 0 or high != 1:
+        return []
+    cause = f"{call.kind} expects targets -1 and 1; with 0 for -1 one side is not learnt."
+    return [misfit(graph, cause, "the targets reach from 0 to 1.", certainty=0.95)]
 
 
 def _multi_label(_: Vitals, graph: Graph, call: LossCall) -> list[Finding]:
@@ -244,6 +257,7 @@ _CHECKS: tuple[Callable[[Vitals, Graph, LossCall], list[Finding]], ...] = (
     _single_score,
     _not_log,
     _unit_targets,
+    _signed_targets,
     _multi_label,
     _distance_to_classes,
     _sigmoids_for_one_class,

@@ -89,6 +89,8 @@ def _pair(graph: Graph, layer: Node) -> Pair | None:
 
 def _is_affine(graph: Graph, node: Node) -> bool:
     """Arithmetic with numbers, parameters or constants; sums of two branches are not meant."""
+    if node.op == "leaky_relu" and node.attrs.get("negative_slope") == 1:
+        return True
     if node.op not in _AFFINE or (node.op == "div" and node.attrs.get("reversed")):
         return False
     return sum(graph.is_prediction(item) for item in node.arguments) == 1
