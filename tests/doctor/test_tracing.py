@@ -383,6 +383,60 @@ def test_an_inplace_change_makes_a_new_node():
     assert look.nodes[0].stats.zero == 0
 
 
+class Clipped(torch.autograd.Function):
+    """A forward that autograd does not see."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clamp(min=0) * 2
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_gradients_are_followed_through_custom_functions(stops):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1, self.fc2 = nn.Linear(10, 16), nn.Linear(16, 3)
+
+        def forward(self, x):
+            hidden = self.fc1(x)
+            return self.fc2(Clipped.apply(hidden.detach() if stops else hidden))
+
+    look, _ = traced(Net(), ordinary, *batch())
+    clamp = next(node for node in look.nodes if node.op == "clamp")
+    assert clamp.requires_grad is not stops
+    assert ops(look)[-3:] == ["mul", "linear", "cross_entropy"]
+
+
+def test_gradients_are_followed_into_reentrant_checkpoints():
+    look, _ = traced(Checkpointed(True), ordinary, *batch())
+    assert all(node.requires_grad for node in look.nodes)
+    assert all(node.arguments[0].requires_grad for node in look.nodes)
+
+
+def test_units_follow_the_layout():
+    torch.manual_seed(0)
+
+    def quiet(layer):
+        with torch.no_grad():
+            layer.bias[0] = -100
+        return layer
+
+    images = nn.Sequential(
+        nn.Unflatten(1, (2, 5)), quiet(nn.Conv1d(2, 4, 2)), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
+    )
+    words = nn.Sequential(nn.Unflatten(1, (2, 5)), quiet(nn.Linear(5, 8)), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+    for model, units in ((images, 4), (words, 8)):
+        memory = DeadUnits()
+        looks = [traced(model, ordinary, *batch(60), memory=memory)[0] for _ in range(4)]
+        relu = next(node for node in looks[-1].nodes if node.op == "relu")
+        assert relu.stats.dead == pytest.approx(1 / units)
+
+
 def test_only_what_the_loss_rests_on_is_kept():
     model = mlp()
 

@@ -21,12 +21,13 @@ _DTYPES = {value: str(value).removeprefix("torch.") for value in vars(torch).val
 class Outer:
     """A tensor that no recorded operation made: a parameter, an input, a target, or any other."""
 
-    __slots__ = ("label", "leaf", "lent", "ref")
+    __slots__ = ("label", "leaf", "lent", "ref", "requires_grad")
 
     def __init__(self, tensor: Tensor, label: str | None) -> None:
         self.ref = weakref.ref(tensor)
         self.label = label
-        self.leaf = label is None and tensor.requires_grad and tensor.is_leaf
+        self.requires_grad = tensor.requires_grad
+        self.leaf = label is None and self.requires_grad and tensor.is_leaf
         self.lent: Pending | None = None
 
 
@@ -45,18 +46,22 @@ class Node:
 
     Attributes:
         pending: numbers of its output. lent: numbers of the output of a view, measured because an operation took it.
+        order: of execution.
+        attached: it ran without gradients, but its result carries one (custom autograd functions, checkpoints).
         layout: "first" or "last": where its output has the features, when known.
         ref: its first output.
     """
 
     __slots__ = (
         "arguments",
+        "attached",
         "attrs",
         "dtype",
         "layout",
         "lent",
         "module",
         "op",
+        "order",
         "pending",
         "ref",
         "requires_grad",
@@ -71,6 +76,8 @@ class Node:
         self.shape = tuple(output.shape)
         self.dtype = _DTYPES[output.dtype]
         self.requires_grad = output.requires_grad
+        self.attached = False
+        self.order = 0
         self.ref = weakref.ref(output)
         self.pending: Pending | None = None
         self.lent: Pending | None = None
@@ -93,6 +100,7 @@ class Graph:
         self.nodes: list[Node] = []
         self.outers: list[Outer] = []
         self._labels = labels
+        self._count = 0
         self._by_id: dict[int, tuple[weakref.ref[Tensor], Node | Outer]] = {}
 
     def label(self, tensor: Tensor) -> str | None:
@@ -104,7 +112,10 @@ class Graph:
         """Where a tensor comes from; a new `Outer` for one not seen before."""
         found = self._by_id.get(id(tensor))
         if found is not None and found[0]() is tensor:
-            return found[1]
+            source = found[1]
+            if not source.requires_grad and type(source) is Node and tensor.requires_grad and not tensor.is_leaf:
+                _attach(source)
+            return source
         outer = Outer(tensor, self.label(tensor))
         self._by_id[id(tensor)] = (outer.ref, outer)
         self.outers.append(outer)
@@ -113,7 +124,10 @@ class Graph:
     def node_of(self, tensor: Tensor) -> Node | None:
         """The operation that made a tensor."""
         found = self._by_id.get(id(tensor))
-        return found[1] if found is not None and found[0]() is tensor and isinstance(found[1], Node) else None
+        if found is None or found[0]() is not tensor:
+            return None
+        source = self.source(tensor)
+        return source if isinstance(source, Node) else None
 
     def input(self, tensor: Tensor, position: int) -> Outer | None:
         """Note that a tensor was passed to a watched model; None when an operation made it."""
@@ -125,6 +139,8 @@ class Graph:
 
     def add(self, node: Node, outputs: Iterable[Tensor]) -> None:
         """A further operation; its outputs belong to it from now on, also one changed in place."""
+        self._count += 1
+        node.order = self._count
         self.nodes.append(node)
         self.adopt(node, outputs)
 
@@ -141,6 +157,25 @@ class Graph:
         """Forget operations that no living tensor rests on, as after a forward whose loss is gone."""
         kept = reaching(self.living())
         self.nodes = [node for node in self.nodes if id(node) in kept]
+
+
+def _attach(result: Node) -> None:
+    """Mark operations that ran without gradients although their result carries one, as far as it flows back.
+
+    A custom autograd function and a reentrant checkpoint run their forward so and attach the graph to the result.
+    """
+    found: dict[int, Node] = {}
+    waiting = [result]
+    while waiting:
+        node = waiting.pop()
+        if not node.requires_grad and node.op != "detach" and node.order not in found:
+            found[node.order] = node
+            waiting.extend(given.source for given in node.arguments if isinstance(given.source, Node))
+    for order in sorted(found):
+        node = found[order]
+        node.requires_grad = node.attached = any(
+            given.requires_grad or given.source.requires_grad for given in node.arguments
+        )
 
 
 def reaching(sinks: Iterable[Node]) -> set[int]:
@@ -202,7 +237,7 @@ class Rows:
             "source": self._source(given.source),
             "shape": list(given.shape),
             "dtype": given.dtype,
-            "requires_grad": given.requires_grad,
+            "requires_grad": given.requires_grad or (type(given.source) is Node and given.source.attached),
         }
 
     def index(self, node: Node) -> int:

@@ -152,11 +152,12 @@ class Trace:
         """Called with (kwargs, output), or with (output) alone when the forward raised."""
         if (id(module) not in self._modules and self._fused is not module) or self._elsewhere():
             return
+        kwargs, output = rest if len(rest) == 2 else ({}, rest[0])
         with DisableTorchFunction():
             if self._fused is module:
-                self._traced.recorder.record(_FUSED, [*tensors(args), *tensors(rest[:-1])], tensors(rest[-1]))
+                self._traced.recorder.record(_FUSED, [*tensors(args), *tensors(kwargs)], tensors(output))
             if any(entry[0] is module for entry in self._stack):
-                self._leave(module, [*tensors(args), *tensors(rest[:-1])], rest[-1])
+                self._leave(module, args, kwargs, output)
         if self._fused is module:
             self._fused = None
             modes.put_lowest(self._mode)
@@ -170,13 +171,14 @@ class Trace:
             self._take_inputs(module, given)
         self._traced.recorder.module = name
 
-    def _leave(self, module: nn.Module, given: Sequence[Tensor], output: Any) -> None:
+    def _leave(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         while self._stack.pop()[0] is not module:
             pass
         self._just_entered = None
         self._traced.recorder.module = self._stack[-1][1] if self._stack else None
         if not self._stack and output is not None:
-            self._take_inputs(module, given)
+            if kwargs:
+                self._take_inputs(module, [*tensors(args), *tensors(kwargs)])
             self._end_forward(module, tensors(output))
 
     def _begin_forward(self, module: nn.Module) -> None:
