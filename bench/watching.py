@@ -1,4 +1,4 @@
-"""What watching costs: the same loop bare and watched, taking turns, on nets from the smallest MLP to tens of ms a step.
+"""What watching costs: the same loop bare and watched, taking turns, on nets from the smallest MLP to tens of ms.
 
     python bench/watching.py [--rounds 3] [--seconds 20] [--only NAME]
 
