@@ -92,35 +92,44 @@ def _difference(train: Sample, inputs: Tensor) -> dict[str, Any]:
     step = -(-a.shape[1] // COLUMNS)
     a, b = a[:, ::step].double(), b[:, ::step].double()
     both = torch.cat([a, b])
-    moving = both.std(0, correction=0) > 1e-9 * both.abs().amax(0).clamp_min(1e-30)
+    moving = both.amax(0) - both.amin(0) > 1e-9 * both.abs().amax(0).clamp_min(1e-30)
     if not bool(moving.any()) or len(a) < FEWEST:
         return {}
-    a, b, both = a[:, moving], b[:, moving], both[:, moving]
-    generator = torch.Generator().manual_seed(4)
-    null = []
-    for _ in range(PERMUTATIONS):
-        order = torch.randperm(len(both), generator=generator)
-        null.append(_distances(both[order[: len(a)]], both[order[len(a) :]]))
-    shift, spread = _distances(a, b)
-    shifts, spreads = torch.tensor(null).T
+    both = both[:, moving]
+    shifts, spreads = _distances(both - both.mean(0), len(a))
     return {
         "n": [len(a), len(b)],
-        "shift": shift,
-        "shift_null": [float(shifts.mean()), float(shifts.std())],
-        "log_spread": spread,
-        "spread_null": [float(spreads.mean()), float(spreads.std())],
+        "shift": float(shifts[0]),
+        "shift_null": [float(shifts[1:].mean()), float(shifts[1:].std())],
+        "log_spread": float(spreads[0]),
+        "spread_null": [float(spreads[1:].mean()), float(spreads[1:].std())],
         "rms": [float(a.square().mean().sqrt()), float(b.square().mean().sqrt())],
     }
 
 
-def _distances(a: Tensor, b: Tensor) -> tuple[float, float]:
-    spread_a, spread_b = a.std(0, correction=0), b.std(0, correction=0)
-    pooled = ((spread_a.square() + spread_b.square()) / 2).sqrt().clamp_min(1e-30)
-    shift = float(((a.mean(0) - b.mean(0)) / pooled).square().mean().sqrt())
-    moving = (spread_a > 0) & (spread_b > 0)
-    if not bool(moving.any()):
-        return shift, 0.0
-    return shift, float((spread_b[moving] / spread_a[moving]).log2().median())
+def _distances(both: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Distance of means and of spreads for the division as it is (first) and for random ones, (1 + PERMUTATIONS,) each.
+
+    Args:
+        both: (n + k, d) centred, the n training examples first. n: how many these are.
+    """
+    generator = torch.Generator().manual_seed(4)
+    first = torch.zeros(1 + PERMUTATIONS, len(both), dtype=both.dtype)
+    first[0, :n] = 1
+    for row in first[1:]:
+        row[torch.randperm(len(both), generator=generator)[:n]] = 1
+    second = 1 - first
+    squares = both.square()
+    means, spreads = [], []
+    for part in (first / n, second / (len(both) - n)):
+        mean = part @ both
+        means.append(mean)
+        spreads.append((part @ squares - mean.square()).clamp_min(0).sqrt())
+    pooled = ((spreads[0].square() + spreads[1].square()) / 2).sqrt().clamp_min(1e-30)
+    shift = ((means[0] - means[1]) / pooled).square().mean(1).sqrt()
+    there = (spreads[0] > 0) & (spreads[1] > 0)
+    ratio = torch.where(there, (spreads[1] / spreads[0].clamp_min(1e-30)).clamp_min(1e-30).log2(), torch.nan)
+    return shift, ratio.nanmedian(1).values.nan_to_num(0.0)
 
 
 def _carried(train: Sample, evaluation: Sample, rows: Tensor) -> dict[str, Any]:

@@ -54,15 +54,17 @@ def examine(train: Sequence[Block], evaluation: Sequence[Block]) -> dict[str, An
         row["leading"] = _leading(sample, labels)
     same = [block for block in evaluation if block.shape == blocks[0].shape and block.tokens == sample.tokens]
     if same:
-        row |= comparing.compare(sample, gather(same), [(block.step, block.forward) for block in same])
-        row["nonfinite"]["eval"] = float(gather(same).nonfinite.float().mean())
+        other = gather(same)
+        row |= comparing.compare(sample, other, [(block.step, block.forward) for block in same])
+        row["nonfinite"]["eval"] = float(other.nonfinite.float().mean())
     return {key: value for key, value in row.items() if value != {}}
 
 
 def _nonfinite(blocks: Sequence[Block], sample: Sample) -> dict[str, Any]:
     broken = torch.zeros(sample.inputs.shape[1], dtype=torch.bool)
-    for block in blocks:
-        broken |= ~block.inputs.isfinite().all(0)
+    if bool(sample.nonfinite.any()):
+        for block in blocks:
+            broken |= ~block.inputs.isfinite().all(0)
     targets = sample.targets
     bad = ~targets.flatten(1).isfinite().all(1) if targets is not None and targets.dim() > 1 else None
     if targets is not None and targets.dim() == 1:
@@ -83,16 +85,20 @@ def _columns(sample: Sample) -> dict[str, Any]:
     """
     if sample.tokens or len(sample.inputs) < 8:
         return {}
-    X = sample.inputs[~sample.nonfinite].double()
+    X = sample.inputs[~sample.nonfinite]
     if len(X) < 8:
         return {}
-    mean, std = X.mean(0), X.std(0, correction=0)
-    rms = X.square().mean(0).sqrt()
-    moving = std > 1e-7 * rms.clamp_min(1e-30)
+    about = X.mean(0)
+    centred = X - about
+    off = centred.mean(0).double()  # single precision misses the mean of large numbers a little
+    mean = about.double() + off
+    std = (centred.square().mean(0).double() - off.square()).clamp_min(0).sqrt()
+    rms = (std.square() + mean.square()).sqrt()
+    moving = std > 1e-6 * rms.clamp_min(1e-30)
     row = {
-        "rms": float(X.square().mean().sqrt()),
-        "mean": float(X.mean()),
-        "zero": float((X == 0).double().mean()),
+        "rms": float(rms.square().mean().sqrt()),
+        "mean": float(mean.mean()),
+        "zero": float((X == 0).float().mean()),
         "constant": float((~moving).double().mean()),
     }
     if not bool(moving.any()):

@@ -67,10 +67,11 @@ def of_common_shape(blocks: Sequence[Block]) -> list[Block]:
 def gather(blocks: Sequence[Block]) -> Sample:
     """Put blocks of one shape together."""
     inputs = torch.cat([block.inputs for block in blocks])
-    finite = inputs.isfinite()
-    nonfinite = ~finite.all(1)
-    if bool(nonfinite.any()):
-        inputs = torch.where(finite, inputs, torch.zeros((), dtype=inputs.dtype))
+    nonfinite = torch.zeros(len(inputs), dtype=torch.bool)
+    if inputs.is_floating_point() and not bool(inputs.sum().isfinite()):
+        finite = inputs.isfinite()
+        nonfinite = ~finite.all(1)
+        inputs = torch.where(finite, inputs, 0.0)
     sizes = torch.tensor([len(block.inputs) for block in blocks])
     given = [block.targets for block in blocks]
     known = [t for t in given if t is not None]

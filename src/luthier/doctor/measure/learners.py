@@ -58,7 +58,8 @@ def features(inputs: Tensor, tokens: bool, reference: Tensor | None = None, widt
     if tokens:
         return _bags(inputs)
     reference = inputs if reference is None else reference
-    mean, std = reference.mean(0), reference.std(0, correction=0)
+    mean = reference.mean(0)
+    std = (reference - mean).square().mean(0).sqrt()
     keep = std > 1e-6 * (mean.abs() + std.max() * 1e-6 + 1e-30)
     scaled = ((inputs - mean) / std.clamp_min(1e-30))[:, keep].clamp(-5, 5)
     if scaled.shape[1] > width:

@@ -31,6 +31,9 @@ class Samples:
         self._every = 1
         self._offered = 0
         self._rows = BLOCK
+        self._held = 0
+        self._eval_steps: set[int] = set()
+        self._eval_held = 0
         self._row: dict[str, Any] | None = None
 
     def add_train(self, step: int, inputs: Tensor, targets: Tensor | None, outputs: Tensor | None = None) -> None:
@@ -47,8 +50,10 @@ class Samples:
         if (self._offered - 1) % self._every or not _usable(inputs):
             return
         self._train.append(_block(step, 0, inputs, targets, BLOCK))
-        if sum(len(block.inputs) for block in self._train) > EXAMPLES:
+        self._held += len(self._train[-1].inputs)
+        if self._held > EXAMPLES:
             self._train = self._train[::2]
+            self._held = sum(len(block.inputs) for block in self._train)
             self._every *= 2
         self._row = None
 
@@ -67,13 +72,15 @@ class Samples:
             forward_index: 1, 2, ... within the evaluation, or (number of the evaluation, that).
             inputs: (n, ...) as the model received them. outputs: not kept. targets: (n, ...) when they are known.
         """
-        steps = {block.step for block in self._eval}
-        if not _usable(inputs) or (step not in steps and len(steps) >= EVAL_STEPS):
+        if (step not in self._eval_steps and len(self._eval_steps) >= EVAL_STEPS) or not _usable(inputs):
             return
+        self._eval_steps.add(step)
         forward = forward_index if isinstance(forward_index, int) else forward_index[-1]
         self._eval.append(_block(step, forward, inputs, targets, self._rows))
-        while sum(len(block.inputs) for block in self._eval) > EXAMPLES:
+        self._eval_held += len(self._eval[-1].inputs)
+        while self._eval_held > EXAMPLES:
             self._thin_eval()
+            self._eval_held = sum(len(block.inputs) for block in self._eval)
         self._row = None
 
     def examine(self) -> dict[str, Any]:
