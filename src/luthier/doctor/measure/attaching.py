@@ -1,6 +1,6 @@
-"""Where a watch touches a training: hooks of the watched models, and torch's global optimizer step hooks.
+"""Where a watch touches a training: hooks of the watched models, torch's global optimizer step hooks, backward passes.
 
-The models' hooks hold the watch, so it lives as long as they do; the global hooks hold it weakly. A model that is
+The models' hooks hold the watch, so it lives as long as they do; the others hold it weakly. A model that is
 copied or pickled while it is watched takes along an inert hook, never the watch.
 """
 
@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from luthier.doctor.measure.backwards import Listening
 
 
 class Observer(Protocol):
@@ -31,6 +33,9 @@ class Observer(Protocol):
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """It stepped."""
+
+    def heard(self, loss: torch.Tensor) -> None:
+        """backward() of a loss begins."""
 
 
 class Inert:
@@ -91,6 +96,7 @@ class Attachment:
         self._handles.append(register_optimizer_step_post_hook(after_step))
         for handle in self._handles[-2:]:
             weakref.finalize(observer, handle.remove)
+        self._handles.append(Listening(observer))
 
     def remove(self) -> None:
         """Take all hooks away."""

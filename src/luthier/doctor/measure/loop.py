@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.doctor.measure.attaching import first_tensor
+from luthier.doctor.measure.backwards import unscaled
 from luthier.doctor.measure.batches import ALL_TARGETS_UNTIL, EVERY, Recent
 from luthier.doctor.measure.evaluating import Evaluating
 from luthier.doctor.measure.iteration import Iteration, Pending
@@ -84,13 +85,17 @@ class Loop:
         elif self._now.trace is not None and self._now.outputs is None:
             self._now.outputs = first_tensor((output,), {})
 
+    def heard(self, loss: Tensor) -> None:
+        """backward() of a loss begins; it counts when a watched model ran before."""
+        if self._now.forwards and loss.numel() == 1:
+            self._now.loss = unscaled(loss)
+
     def before_backward(self, loss: Tensor) -> None:
         """backward() begins; only traces hear it."""
         now = self._now
         now.backwards += 1
         if now.look is not None and now.backwards <= 4:
             now.look.backward_begins([slot.positions for slot in self.patient.slots.all])
-        now.loss = loss.detach()
 
     def after_backward(self, _: Tensor) -> None:
         """It ended."""
