@@ -227,6 +227,12 @@ def test_overfitting_by_accuracy_alone():
     assert the(generalising.overfitting(replace(vitals(), metrics=rows))).numbers["gap"] == pytest.approx(0.3)
 
 
+def test_falling_losses_below_zero_are_no_overfitting():
+    epochs = [(1.0 - 0.3 * i, 1.05 - 0.28 * i) for i in range(14)]
+    unknown = [look(s, nodes=()) for s in LOOKS]
+    assert generalising.overfitting(vitals([1.0 - 0.01 * i for i in range(400)], unknown, epochs, targets=[])) == []
+
+
 def test_a_small_gap_is_no_overfitting():
     epochs = [(LN10 * math.exp(-i), 0.08 + LN10 * math.exp(-i) + 0.002 * i) for i in range(12)]
     assert generalising.overfitting(vitals(metrics=epochs)) == []

@@ -39,7 +39,9 @@ def _overfit_losses(
     at = min(range(len(val)), key=lambda i: val[i][1])
     lowest, gap = val[at][1], (end_val - end_train) / span
     shaky = middle([abs(b[1] - a[1]) for a, b in zip(val[at:], val[at + 1 :], strict=False)])
-    rises = end_val > 1.1 * lowest and end_val - lowest > max(0.03 * span, shaky) and end_train < 0.9 * train[at][1]
+    worse, better = end_val - lowest, train[at][1] - end_train
+    rises = at < len(val) - tail and worse > max(0.1 * abs(lowest), 0.03 * span, shaky)
+    rises = rises and better > 0.1 * abs(train[at][1])
     memorised = not base.assumed and base.progress(end_train) > 0.9 and gap > (0.4 if by_accuracy is None else 0.2)
     memorised = memorised and (by_accuracy is None or by_accuracy > 0.1)
     if not (rises and gap > 0.15) and not memorised:
