@@ -335,6 +335,7 @@ SICK: dict[str, tuple[str, Program]] = {
     "pooling by @ over batch": ("softmax_wrong_dim", sequences(Pooling("@", dim=0))),
     "MultiheadAttention over batch": ("softmax_wrong_dim", sequences(BatchFirst(right=False))),
     "no activation": ("missing_nonlinearity", stack(lambda x: x)),
+    "activation that is none": ("missing_nonlinearity", stack(nn.LeakyReLU(1.0))),
     "no activation but norm": ("missing_nonlinearity", stack(lambda x: F.dropout(F.layer_norm(x, (16,)), 0.1))),
     "no activation in CNN": ("missing_nonlinearity", images(convolutions(nn.Identity, nn.AvgPool2d))),
     "only max pooling": ("missing_nonlinearity", images(convolutions(nn.Identity, nn.MaxPool2d))),
@@ -393,6 +394,7 @@ SICK: dict[str, tuple[str, Program]] = {
         "wrong_loss",
         binary(lambda m, x, y: F.binary_cross_entropy_with_logits(m(x).squeeze(1), 2 * y - 1)),
     ),
+    "soft margin of 0 and 1": ("wrong_loss", binary(squeezed(F.soft_margin_loss))),
     "own answer as target": ("wrong_loss", classifier(lambda m, x, y: F.cross_entropy(m(x), m(x).argmax(1)))),
     "(B, 1) - (B,)": ("shape_broadcast", regression(lambda m, x, y: ((m(x) - y) ** 2).mean())),
     "(B,) - (B, 1)": ("shape_broadcast", regression(lambda m, x, y: (y.unsqueeze(1) - m(x).squeeze(1)).abs().mean())),
@@ -529,6 +531,37 @@ def quantiles() -> Vitals:
     return watched(net(outputs=3), pinball, features(), torch.randn(64, 1))
 
 
+class Transcriber(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.GRU(3, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.log_softmax(self.head(self.rnn(x.transpose(0, 1))[0]), dim=-1)
+
+
+def transcription(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return F.ctc_loss(model(x), y, torch.full((len(x),), 8), torch.full((len(x),), 3))
+
+
+def closures() -> Vitals:
+    model = net()
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=4)
+    watch = luthier.watch(model, optimizer)
+    x, y = features(), classes()
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    for _ in range(6):
+        watch.step(optimizer.step(closure), inputs=x, targets=y)
+    watch.close()
+    return watch.vitals
+
+
 def autocast(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         return F.cross_entropy(model(x), y)
@@ -553,6 +586,8 @@ HEALTHY: dict[str, Program] = {
     ),
     "counts": counts,
     "quantiles": quantiles,
+    "CTC": lambda: watched(Transcriber(), transcription, torch.randn(64, 8, 3), torch.randint(1, 5, (64, 3))),
+    "closures": closures,
     "CNN": images(convolutions(nn.ReLU, nn.MaxPool2d)),
     "pre-activation residual net": images(residual()),
     "separable convolutions": images(separable()),
