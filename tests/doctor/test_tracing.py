@@ -762,6 +762,23 @@ def test_no_activation_is_kept_alive():
     assert read(trace)[0].nodes
 
 
+def test_a_finished_trace_goes_without_the_garbage_collector():
+    model = mlp()
+    gc.collect()
+    gc.disable()
+    try:
+        trace = Trace([model], Ears())
+        trace.start()
+        ordinary(model, *batch())
+        trace.stop()
+        read(trace)
+        gone = weakref.ref(trace)
+        del trace
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
 def test_a_fault_of_the_trace_does_not_reach_the_training(monkeypatch):
     model = mlp()
     monkeypatch.setattr("luthier.doctor.measure.recorder.measure", lambda *_, **__: 1 / 0)

@@ -336,8 +336,10 @@ def _transfer(tensors: Sequence[Tensor]) -> list[Array]:
         else:
             groups.setdefault((tensor.device, tensor.dtype), []).append(position)
     for positions in groups.values():
-        parts = [tensors[position].reshape(-1) for position in positions]
-        joined = torch.cat(parts).cpu().split([len(part) for part in parts])
-        for position, part in zip(positions, joined, strict=True):
-            found[position] = part.view(tensors[position].shape).numpy()
+        joined = torch.cat([tensors[position].reshape(-1) for position in positions]).cpu()
+        begin = 0
+        for position in positions:
+            size = tensors[position].numel()
+            found[position] = joined[begin : begin + size].view(tensors[position].shape).numpy()
+            begin += size
     return found

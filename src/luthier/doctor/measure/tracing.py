@@ -67,7 +67,7 @@ class Trace:
         self.listener = listener
         self.memory = DeadUnits() if memory is None else memory
         self.n_forward = self.n_backward = 0
-        self._mode = _Mode(self)
+        self._mode: _Mode | None = None
         self._handles: list[Any] = []
         self._watched = {id(model) for model in self.models}
         self._modules: dict[int, str] = {}
@@ -87,6 +87,7 @@ class Trace:
         self._labels = _labels(names)
         self._two_moded = [(name, module) for name, module in names.items() if isinstance(module, _TWO_MODED)]
         self._home = (os.getpid(), threading.get_ident())
+        self._mode = _Mode(self)
         self._handles = [
             hooks.register_module_forward_pre_hook(self._before_module),
             hooks.register_module_forward_hook(self._after_module, with_kwargs=True, always_call=True),
@@ -108,7 +109,8 @@ class Trace:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        modes.take_off(self._mode)
+        self._pause()
+        self._mode = None
         self._traced.recorder.recording = False
         self._stack = []
 
@@ -145,7 +147,7 @@ class Trace:
         if name is not None:
             with DisableTorchFunction():
                 self._enter(module, name, () if self._stack else tensors(args))
-        if self._fused is None and isinstance(module, _FAST) and _runs_fused(module) and modes.take_off(self._mode):
+        if self._fused is None and isinstance(module, _FAST) and _runs_fused(module) and self._pause():
             self._fused = module
 
     def _after_module(self, module: nn.Module, args: Any, *rest: Any) -> None:
@@ -160,7 +162,7 @@ class Trace:
                 self._leave(module, args, kwargs, output)
         if self._fused is module:
             self._fused = None
-            modes.put_lowest(self._mode)
+            self._listen()
 
     def _enter(self, module: nn.Module, name: str, given: Sequence[Tensor]) -> None:
         outermost = not self._stack
@@ -189,7 +191,7 @@ class Trace:
             self._begin("evaluation")
         elif self._phase == "evaluation":
             traced.recorder.recording = False
-            modes.take_off(self._mode)
+            self._pause()
         if with_gradients and id(module) in self._watched:
             self.n_forward += 1
             if len(self._traced.forwards) > 1 and self._traced.recorder.recording:
@@ -197,7 +199,15 @@ class Trace:
         if self._traced.recorder.recording:
             if id(module) in self._watched and (with_gradients or self._phase == "evaluation"):
                 self._traced.forwards.append(Forward(module.training, self._in_eval_mode(module)))
+            self._listen()
+
+    def _listen(self) -> None:
+        if self._mode is not None:
             modes.put_lowest(self._mode)
+
+    def _pause(self) -> bool:
+        """Stop seeing functions; whether they were seen."""
+        return self._mode is not None and modes.take_off(self._mode)
 
     def _begin(self, phase: Phase) -> None:
         """Start an empty recording."""
