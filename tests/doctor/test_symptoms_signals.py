@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from luthier.doctor.findings import Finding, NotSeen
-from luthier.doctor.symptoms import activations, gradients, initial, numerics, precision
+from luthier.doctor.symptoms import activations, gradients, growing, initial, numerics, precision
 from luthier.doctor.symptoms.layers import layers, names, normalised, output_indices
 from luthier.doctor.vitals import (
     Anatomy,
@@ -27,7 +27,7 @@ RULES = [
     gradients.exploding_gradient,
     activations.dead_relu,
     activations.saturated_activation,
-    activations.exploding_activation,
+    growing.exploding_activation,
     activations.constant_output,
     numerics.nan_inf,
     precision.precision_loss,
@@ -247,7 +247,7 @@ def test_saturated_hidden_units_but_not_the_output():
 def test_exploding_activation():
     huge = Stats(n=64, mean=0.0, std=1e6, across=0.6, nonfinite=0.0)
     looks = [look(s, **graph(linear=huge if s >= 10 else None)) for s in STEPS]
-    found = the(activations.exploding_activation(vitals(looks, STUCK)))
+    found = the(growing.exploding_activation(vitals(looks, STUCK)))
     assert found.onset == 10
     assert found.numbers["std"] == 1e6
 
@@ -295,9 +295,9 @@ def test_ordinary_layers_whose_scale_compounds():
     for i, node in enumerate(nodes[:-1]):
         nodes[i] = replace(node, stats=Stats(n=64, mean=0.0, std=4.0 ** (i + 1), across=0.7, nonfinite=0.0))
     looks = [look(s, nodes=tuple(nodes)) for s in STEPS]
-    found = the(initial.bad_init(vitals(looks, [500.0 / (1 + i) + 5.0 for i in range(100)])))
+    found = the(growing.exploding_activation(vitals(looks, [500.0 / (1 + i) + 5.0 for i in range(100)])))
     assert found.onset == 0
-    assert initial.bad_init(vitals(looks)) == []
+    assert the(growing.exploding_activation(vitals(looks))).severity == "info"
 
 
 def test_weights_too_small_for_the_depth():

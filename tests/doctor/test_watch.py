@@ -125,7 +125,7 @@ def test_clipping_accumulation_and_missing_zero_grad_are_told_apart():
                 if kind != "uncleared":
                     optimizer.zero_grad()
         rows[kind] = watch.vitals.looks[-1]
-    assert rows["plain"].cleared and rows["clipped"].cleared and rows["accumulated"].cleared
+    assert all(rows[kind].cleared for kind in ("plain", "clipped", "accumulated"))
     assert rows["uncleared"].cleared is False
     assert rows["accumulated"].n_backward == 2
     total = sum(g * g for g in rows["clipped"].grad) ** 0.5
@@ -221,7 +221,8 @@ def test_a_watched_model_can_be_copied_pickled_and_shared_with_no_trace_of_the_w
         buffer = io.BytesIO()
         torch.save(model.state_dict(), buffer)
         x, _ = data()
-        assert torch.equal(twin(x), model(x)) and torch.equal(again(x), model(x))
+        assert torch.equal(twin(x), model(x))
+        assert torch.equal(again(x), model(x))
         train(model, optimizer, watch, steps=2)
     assert watch.vitals.n_steps == 2
 
@@ -229,9 +230,15 @@ def test_a_watched_model_can_be_copied_pickled_and_shared_with_no_trace_of_the_w
 def test_an_exception_carries_the_diagnosis_and_everything_is_removed():
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.raises(ZeroDivisionError) as caught, luthier.watch(model, optimizer) as watch:
-        train(model, optimizer, watch, steps=8)
-        _ = 1 / 0
+    watch = luthier.watch(model, optimizer)
+
+    def break_off():
+        with watch:
+            train(model, optimizer, watch, steps=8)
+            raise ZeroDivisionError("division by zero")
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        break_off()
     assert any("diagnosis" in note for note in caught.value.__notes__)
     assert torch.overrides._get_current_function_mode_stack() == []
     assert watch.vitals.events[-1].name == "exception"

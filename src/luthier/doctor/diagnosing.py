@@ -137,6 +137,8 @@ def explains(cause: Finding, effect: Finding) -> bool:
     """Whether one finding accounts for another."""
     if effect.symptom not in CAUSES.get(cause.symptom, frozenset()):
         return False
+    if {cause.symptom, effect.symptom} <= STALLED and cause.certainty < effect.certainty:
+        return False
     if cause.symptom in CAUSES.get(effect.symptom, frozenset()) and weight(cause) <= weight(effect):
         return False
     return not _began_after(cause, effect)

@@ -35,6 +35,7 @@ class Evaluating:
         self.forwards = 0
         self._number = 0
         self._row: dict[str, Any] = {}
+        self._closed: list[dict[str, Any]] = []
         self._trace: Trace | None = None
         self._generator: Tensor | None = None
         self._counters = 0
@@ -46,6 +47,8 @@ class Evaluating:
         """A forward without gradients begins; `free`: no training step is being traced."""
         self._finish_trace()
         inputs = first_tensor(args, kwargs)
+        if self.forwards and self._row["training"] != model.training:
+            self._close()
         if not self.forwards:
             self._row = {"step": step, "training": model.training, "grad": False, "n": 0, "stochastic": set()}
             if free and self.patient.traceable_evaluation and self._number < TRACED:
@@ -68,18 +71,23 @@ class Evaluating:
             self._row["norm_statistics_moved"] = bool(self._row.get("norm_statistics_moved")) or moved
             self._generator = None
         if self._inputs is not None:
-            self.samples.add_eval(step, self.forwards - 1, self._inputs, first_tensor((output,), {}))
+            earlier = sum(row["forwards"] for row in self._closed)
+            self.samples.add_eval(step, earlier + self.forwards - 1, self._inputs, first_tensor((output,), {}))
             self._inputs = None
 
-    def end(self) -> dict[str, Any] | None:
-        """The row, when there was an evaluation."""
+    def end(self) -> list[dict[str, Any]]:
+        """The rows since the last training step: one for each change of mode; none without an evaluation."""
         self._finish_trace()
-        if not self.forwards:
-            return None
-        row = {"kind": "evaluation", **self._row, "forwards": self.forwards}
-        row["stochastic"] = sorted(row["stochastic"])
-        self.forwards, self._number = 0, self._number + 1
-        return row
+        self._close()
+        rows, self._closed = self._closed, []
+        return rows
+
+    def _close(self) -> None:
+        if self.forwards:
+            row = {"kind": "evaluation", **self._row, "forwards": self.forwards}
+            row["stochastic"] = sorted(row["stochastic"])
+            self._closed.append(row)
+            self.forwards, self._number = 0, self._number + 1
 
     def _finish_trace(self) -> None:
         """What the traced forward (and the loss after it) showed: operations in training mode, predictions."""

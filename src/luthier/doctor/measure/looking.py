@@ -144,14 +144,12 @@ def norms(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def transfer(scalars: Sequence[Tensor]) -> list[float]:
-    """Scalars of any device and type as numbers, with one transfer."""
-    if not scalars:
-        return []
-    device = scalars[0].device
-    return [
-        float(value)
-        for value in torch.stack([scalar.detach().to(device, torch.float32) for scalar in scalars]).tolist()
-    ]
+    """Scalars of any device and type as numbers, with one transfer; NaN where there is no data (meta)."""
+    real = [scalar.detach() for scalar in scalars if not scalar.is_meta]
+    if not real:
+        return [float("nan")] * len(scalars)
+    numbers = iter(torch.stack([scalar.to(real[0].device, torch.float32) for scalar in real]).tolist())
+    return [float("nan") if scalar.is_meta else float(next(numbers)) for scalar in scalars]
 
 
 def _real(tensor: Tensor) -> Tensor:

@@ -276,8 +276,7 @@ class Loop:
     # Reading
 
     def _close_evaluation(self) -> None:
-        row = self.evaluating.end()
-        if row is not None:
+        for row in self.evaluating.end():
             self.journal.add(row)
 
     def _flush(self) -> None:

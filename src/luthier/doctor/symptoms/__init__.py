@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from luthier.doctor.findings import Finding, NotSeen
-from luthier.doctor.symptoms.activations import constant_output, dead_relu, exploding_activation, saturated_activation
+from luthier.doctor.symptoms.activations import constant_output, dead_relu, saturated_activation
 from luthier.doctor.symptoms.attention import softmax_wrong_dim
 from luthier.doctor.symptoms.comparing import loss_scale, shape_broadcast
 from luthier.doctor.symptoms.curves import no_learning, oscillating_loss, plateau, too_few_epochs, underfitting
@@ -14,6 +14,7 @@ from luthier.doctor.symptoms.fitness import wrong_loss
 from luthier.doctor.symptoms.generalising import overfitting
 from luthier.doctor.symptoms.gradients import exploding_gradient, vanishing_gradient
 from luthier.doctor.symptoms.graph import missing_nonlinearity
+from luthier.doctor.symptoms.growing import exploding_activation
 from luthier.doctor.symptoms.heads import output_range_mismatch, softmax_before_ce
 from luthier.doctor.symptoms.initial import bad_init, symmetric_init
 from luthier.doctor.symptoms.inputs import nan_input, unnormalised_input

@@ -20,7 +20,6 @@ from luthier.doctor.symptoms.facts import (
 )
 from luthier.doctor.symptoms.harm import FITTED
 from luthier.doctor.symptoms.layers import (
-    ACTIVATIONS,
     MULTIPLYING,
     RECTIFIERS,
     RECURRENT,
@@ -30,7 +29,7 @@ from luthier.doctor.symptoms.layers import (
 )
 from luthier.doctor.vitals import Look, Node, Stats, Vitals
 
-_UNSEEN = "no activations were seen: watch a model that is not compiled"
+UNSEEN = "no activations were seen: watch a model that is not compiled"
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,8 @@ def _late(series: Sequence[Reading]) -> Sequence[Reading]:
     return series[-max(len(series) // 3, 2) :]
 
 
-def _graphs(vitals: Vitals) -> bool:
+def looked_inside(vitals: Vitals) -> bool:
+    """Whether any operation of the model was seen."""
     return any(look.nodes for look in vitals.looks)
 
 
@@ -88,8 +88,8 @@ def dead_relu(vitals: Vitals) -> list[Finding] | NotSeen:
 
     A third of dead units is common in nets that work; half of a layer is not.
     """
-    if not _graphs(vitals):
-        return NotSeen(_UNSEEN)
+    if not looked_inside(vitals):
+        return NotSeen(UNSEEN)
     few = 4 * (batch_size(vitals) or 16) < 32
     sick: list[tuple[float, list[Reading]]] = []
     for series in readings(vitals, _rectifies).values():
@@ -141,8 +141,8 @@ def _dead(vitals: Vitals, sick: Sequence[tuple[float, list[Reading]]]) -> Findin
 
 def saturated_activation(vitals: Vitals) -> list[Finding] | NotSeen:
     """Hidden sigmoid, tanh or attention softmax units that sit on their flat parts while the loss is not fitted."""
-    if not _graphs(vitals):
-        return NotSeen(_UNSEEN)
+    if not looked_inside(vitals):
+        return NotSeen(UNSEEN)
     sick: list[tuple[float, int, list[Reading]]] = []
     for series in readings(vitals, lambda node: node.op in SQUASHING | RECURRENT or node.op == "softmax").values():
         hidden = [reading for reading in series if reading.node.index not in output_indices(reading.look)]
@@ -171,6 +171,8 @@ def _saturated(vitals: Vitals, sick: Sequence[tuple[float, int, list[Reading]]])
     worst, onset, series = max(sick, key=lambda item: item[0])
     learnt = progress(vitals)
     severity: Severity = "info" if learnt is not None and learnt > FITTED else "warning"
+    if onset <= 1 and worst > 0.8:
+        severity = "warning"  # no net is made so: whatever was learnt was learnt in spite of it
     if worst > 0.9 and learnt is not None and learnt < 0.3:
         severity = "critical"
     places = [place_of(items[0]) for _, _, items in sick]
@@ -188,80 +190,6 @@ def _saturated(vitals: Vitals, sick: Sequence[tuple[float, int, list[Reading]]])
     )
 
 
-# --- exploding -------------------------------------------------------------------------------------------------------
-
-
-def exploding_activation(vitals: Vitals) -> list[Finding] | NotSeen:
-    """Activations or logits that grow far beyond the scale of inputs and targets."""
-    if not _graphs(vitals):
-        return NotSeen(_UNSEEN)
-    ordinary = _scale(vitals)
-    sick: list[tuple[float, Reading, Reading]] = []
-    for series in readings(vitals, _carries).values():
-        finite = [reading for reading in series if reading.stats.std is not None and math.isfinite(reading.stats.std)]
-        if not finite:
-            continue
-        first, last = finite[0], max(finite[-2:], key=_std)
-        grown = _std(last) > 100 * max(_std(first), 1e-12) and _std(last) > 100 * ordinary
-        if grown or _std(last) > 1e4 * ordinary or _std(first) > 1e4 * ordinary:
-            sick.append((max(_std(last), _std(first)), first, last))
-    return [_exploded(vitals, sick, ordinary)] if sick else []
-
-
-def _std(reading: Reading) -> float:
-    return reading.stats.std or 0.0
-
-
-def _carries(node: Node) -> bool:
-    return node.op in MULTIPLYING or node.op in ACTIVATIONS
-
-
-def _scale(vitals: Vitals) -> float:
-    """Largest of the root mean squares of inputs and targets, at least 1."""
-    found = [1.0]
-    for look in vitals.looks[:5]:
-        stats = look.inputs.stats if look.inputs is not None else None
-        if stats is not None:
-            found.append(math.hypot(stats.mean or 0.0, stats.std or 0.0))
-        for node in look.nodes:
-            for argument in node.arguments:
-                if argument.source.startswith("input:") and argument.stats is not None:
-                    found.append(math.hypot(argument.stats.mean or 0.0, argument.stats.std or 0.0))
-    if not is_classification(vitals):
-        found.append(math.hypot(target_mean(vitals) or 0.0, target_std(vitals) or 0.0))
-    return max(value for value in found if math.isfinite(value))
-
-
-def _exploded(vitals: Vitals, sick: Sequence[tuple[float, Reading, Reading]], ordinary: float) -> Finding:
-    largest, first, last = max(sick, key=lambda item: item[0])
-    learnt = progress(vitals)
-    severity: Severity = "info" if learnt is not None and learnt > FITTED else "warning"
-    if largest > 1e6 * ordinary and severity == "warning":
-        severity = "critical"
-    born = _std(first) > 0.1 * largest and first.look.step == 0
-    return Finding(
-        "exploding_activation",
-        severity,
-        f"The activations of {place_of(last)} have a standard deviation of {largest:.2g}, "
-        f"{largest / ordinary:.0e} times the scale of the data.",
-        (f"step {first.look.step}: {_std(first):.3g}; step {last.look.step}: {_std(last):.3g}",),
-        tuple(dict.fromkeys(place_of(item[2]) for item in sick))[:8],
-        0 if born else last.look.step if first is last else _first_above(vitals, sick, ordinary),
-        0.7,
-        {"std": largest},
-    )
-
-
-def _first_above(vitals: Vitals, sick: Sequence[tuple[float, Reading, Reading]], ordinary: float) -> int:
-    """First look at which a sick operation was 100 times the scale of the data."""
-    modules = {item[2].node.module for item in sick}
-    for look in vitals.looks:
-        for node in look.nodes:
-            if node.module in modules and _carries(node) and node.stats and (node.stats.std or 0.0) > 100 * ordinary:
-                return look.step
-    return sick[0][2].look.step
-
-
 # --- constant --------------------------------------------------------------------------------------------------------
 
 
@@ -277,7 +205,7 @@ def constant_output(vitals: Vitals) -> list[Finding] | NotSeen:
     if any(spread >= limit for _, spread in late) or (learnt is not None and learnt > 0.3):
         return []
     inputs = middle([_input_spread(look) for look, _ in late], 1.0)
-    if inputs < 1e-3:
+    if inputs < 1e-3 and not _same_inputs(vitals):
         return []
     first = next(i for i in range(len(spreads)) if all(spread < limit for _, spread in spreads[i:]))
     onset = 0 if first == 0 else spreads[first][0].step
@@ -296,6 +224,11 @@ def constant_output(vitals: Vitals) -> list[Finding] | NotSeen:
             {"across": value},
         )
     ]
+
+
+def _same_inputs(vitals: Vitals) -> bool:
+    """Every example that the model was given is the same."""
+    return int(vitals.data.get("examples") or 0) >= 32 and int(vitals.data.get("distinct") or 0) == 1
 
 
 def _spread(look: Look) -> float | None:

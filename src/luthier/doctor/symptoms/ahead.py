@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from luthier.doctor.symptoms import facts
-from luthier.doctor.symptoms.outcomes import read, share
+from luthier.doctor.symptoms.outcomes import n_validation, read, share
 from luthier.doctor.vitals import Vitals
 
 DROPOUT = 0.3
@@ -54,28 +54,38 @@ def _between(points: Sequence[tuple[int, float]], step: int) -> float | None:
 
 
 def lower_loss_in_validation(vitals: Vitals, factor: float) -> str | None:
-    """A sentence when the loss in validation is below `factor` times that in training in most of the second half."""
+    """A sentence when the loss in validation is below that in training in most evaluations of either half.
+
+    The training loss is the mean of the steps around the evaluation.
+
+    Args:
+        vitals: of the training.
+        factor: of the training loss (0-1); the error of a small validation set and dropout lower it.
+    """
     rate = dropout_rate(vitals)
     if rate >= DROPOUT:
         return None
+    limit = factor - 1 / math.sqrt(n_validation(vitals)) - rate
     end = max(vitals.n_steps, 1)
-    found, total = [], 0
-    for step, value in facts.metric(vitals, "val", "loss"):
-        near = [
-            loss
-            for at, loss in zip(vitals.steps.step, vitals.steps.loss, strict=False)
-            if abs(at - step) <= max(10, 0.1 * end) and loss is not None and math.isfinite(loss)
-        ]
-        if step < 0.5 * end or len(near) < 5:
-            continue
-        total += 1
-        train = sum(near) / len(near)
-        if 0 < value < (factor - rate) * train:
-            found.append((step, train, value))
-    if total < 2 or len(found) < 0.7 * total:
-        return None
-    step, train, value = found[-1]
-    return f"the loss in validation is lower than in training ({value:.3g} against {train:.3g} at step {step})"
+    points = [(step, value) for step, value in facts.metric(vitals, "val", "loss") if math.isfinite(value)]
+    pairs = [(step, _around(vitals, step, max(5, end // 20)), value) for step, value in points]
+    for low, high in ((0.1, 0.6), (0.5, 1.01)):
+        part = [(s, train, value) for s, train, value in pairs if train is not None and low * end <= s <= high * end]
+        found = [(s, train, value) for s, train, value in part if 0 < value < limit * train]
+        if len(part) >= 2 and len(found) >= 0.7 * len(part):
+            step, seen, value = found[-1]
+            return f"the loss in validation is lower than in training ({value:.3g} against {seen:.3g} at step {step})"
+    return None
+
+
+def _around(vitals: Vitals, step: int, width: int) -> float | None:
+    """Mean training loss of the steps around one; None below five."""
+    near = [
+        loss
+        for at, loss in zip(vitals.steps.step, vitals.steps.loss, strict=False)
+        if abs(at - step) <= width and loss is not None and math.isfinite(loss)
+    ]
+    return sum(near) / len(near) if len(near) >= 5 else None
 
 
 def dropout_rate(vitals: Vitals) -> float:

@@ -17,6 +17,7 @@ from luthier.doctor.symptoms.facts import (
     batch_size,
     epoch_losses,
     is_classification,
+    known,
     loss_curve,
     loss_node,
     metric,
@@ -24,7 +25,7 @@ from luthier.doctor.symptoms.facts import (
     steps_per_epoch,
 )
 from luthier.doctor.symptoms.harm import several_models
-from luthier.doctor.symptoms.layers import first_look, layers, names
+from luthier.doctor.symptoms.layers import first_look, layers, names, total
 from luthier.doctor.vitals import Vitals
 
 _FEW = NotSeen("fewer than 30 training losses were seen: pass the loss to watch.step and train longer")
@@ -91,6 +92,9 @@ def underfitting(vitals: Vitals) -> list[Finding] | NotSeen:
     course = _course(vitals, 60)
     if course is None:
         return _FEW
+    starved = _starved(vitals, course)
+    if starved is not None:
+        return [starved]
     limit = _limit(vitals)
     poor = course.end < limit and not _accurate(vitals, 0.75)
     if course.base.assumed or not poor or not course.flat or not course.stable:
@@ -113,6 +117,40 @@ def underfitting(vitals: Vitals) -> list[Finding] | NotSeen:
             numbers={"progress": course.end, "narrow": len(narrow)},
         )
     ]
+
+
+def _starved(vitals: Vitals, course: _Course) -> Finding | None:
+    """Everything passes through a layer of one or two units, and the loss stays unfitted: no lr or time cures that."""
+    units = _bottleneck(vitals)
+    accurate = _accurate(vitals, 0.95)
+    if not units or course.base.assumed or course.end > 0.93 or accurate or not course.stable or vitals.n_steps < 100:
+        return None
+    place, width = min(units, key=lambda item: item[1])
+    return Finding(
+        "underfitting",
+        "warning",
+        f"All that the net knows passes through {width} unit{'s' * (width > 1)} of {place}: too few to fit the data.",
+        (f"after {vitals.n_steps} steps {course.end:.0%} of the way from a constant answer to a perfect one",),
+        (place,),
+        0,
+        0.7,
+        {"progress": course.end, "narrow": 1, "width": width},
+    )
+
+
+def _bottleneck(vitals: Vitals) -> list[tuple[str, int]]:
+    """Hidden layers of at most two units; reconstructions have them by intent."""
+    look = first_look(vitals) or (vitals.looks[0] if vitals.looks else None)
+    chain = layers(vitals, look) if look is not None else []
+    if len(chain) < 2 or (not is_classification(vitals) and chain[-1].parameter.shape[0] > 4):
+        return []
+    found = []
+    for layer in chain[:-1]:
+        shape = layer.parameter.shape
+        units = shape[-1] if "weight_hh" in layer.name else shape[0]
+        if units <= 2 and "weight_ih" not in layer.name and math.prod(shape[1:]) > units:
+            found.append((layer.place, units))
+    return found
 
 
 def _limit(vitals: Vitals) -> float:
@@ -182,6 +220,9 @@ def plateau(vitals: Vitals) -> list[Finding] | NotSeen:
     if course is None:
         return _FEW
     curve, base = course.curve, course.base
+    cut_off = _cut_off(vitals, course)
+    if cut_off is not None:
+        return [cut_off]
     limit = _limit(vitals)
     moved = max(course.end - course.begin, 0.0)
     if base.assumed or not course.flat or moved < 0.05 or not 0.02 < course.end < limit or _accurate(vitals, 0.75):
@@ -200,6 +241,29 @@ def plateau(vitals: Vitals) -> list[Finding] | NotSeen:
             numbers={"level": curve.end, "progress": course.end},
         )
     ]
+
+
+def _cut_off(vitals: Vitals, course: _Course) -> Finding | None:
+    """Every gradient has become exactly zero while the loss is not: something cuts the loss off from the weights."""
+    looks = [look for look in vitals.looks if known(look.grad)]
+    still = [look for look in looks if not total(look.grad)]
+    late = [look for look in looks if look.step >= 0.6 * vitals.n_steps]
+    silent = [look for look in late if look in still]
+    if len(looks) < 8 or len(looks) == len(still) or len(silent) < 2 or len(silent) < 0.5 * len(late):
+        return None
+    if abs(course.curve.end) < 1e-3 * abs(course.curve.start):
+        return None
+    return Finding(
+        "plateau",
+        "warning",
+        f"The loss stands at {course.curve.end:.3g} and no gradient reaches any weight: it is clamped there (clamp, "
+        "maximum, relu, rounding), so nothing more is learnt.",
+        (f"all gradients are exactly 0 at {len(silent)} of the last {len(late)} looks, from step {still[0].step} on",),
+        (),
+        still[0].step,
+        0.8,
+        {"level": course.curve.end, "progress": course.end},
+    )
 
 
 # --- swings ----------------------------------------------------------------------------------------------------------
@@ -276,7 +340,7 @@ def too_few_epochs(vitals: Vitals) -> list[Finding] | NotSeen:
         return _FEW
     curve, base = course.curve, course.base
     span = base.value - base.floor
-    steep = course.steady and curve.drop > 0.03 * span
+    steep = (course.steady and curve.drop > 0.03 * span) or _brief(vitals, base)
     if not steep or course.end > 0.6 or _accurate(vitals) or _decayed(vitals) or not course.stable:
         return []
     if not _validation_falls(vitals):
@@ -295,6 +359,13 @@ def too_few_epochs(vitals: Vitals) -> list[Finding] | NotSeen:
             numbers={"drop": curve.drop, "end": curve.end, "steps": vitals.n_steps},
         )
     ]
+
+
+def _brief(vitals: Vitals, base: Baseline) -> bool:
+    """Two to four epochs, each of which brought the validation loss down by more than a twentieth of the way."""
+    values = [value for _, value in metric(vitals, "val", "loss")]
+    falls = [a - b for a, b in itertools.pairwise(values)]
+    return 2 <= len(values) <= 4 and min(falls) > 0.05 * (base.value - base.floor) and vitals.n_steps <= 200
 
 
 def _decayed(vitals: Vitals) -> bool:

@@ -11,9 +11,10 @@ from statistics import median
 from luthier.doctor.findings import Finding, NotSeen
 from luthier.doctor.symptoms.facts import known, middle, progress, progress_at
 from luthier.doctor.symptoms.harm import FITTED, harm
-from luthier.doctor.symptoms.layers import SQUASHING, Layer, biases, layers, names, total
+from luthier.doctor.symptoms.layers import SQUASHING, Layer, biases, layers, names, normalised, total
 from luthier.doctor.vitals import Look, Vitals
 
+ATTENTION = frozenset({"softmax", "scaled_dot_product_attention", "multi_head_attention"})
 _GLOROT = "Glorot and Bengio, Understanding the difficulty of training deep feedforward neural networks, 2010"
 _PASCANU = "Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, 2013"
 
@@ -95,6 +96,8 @@ def _over_depth(vitals: Vitals, depths: Sequence[_Depth]) -> Finding | None:
 def _deep_or_squashed(vitals: Vitals) -> bool:
     """Depth that makes a gradient fade, the more so with squashing units; in a shallow net 30 times is nothing."""
     look = vitals.looks[0]
+    if any(node.op in ATTENTION for node in look.nodes if node.module is not None):
+        return False  # queries and keys act through the softmax alone: their gradients are small by nature
     squashed = any(node.op in SQUASHING for node in look.nodes if node.module is not None)
     return len(layers(vitals, look)) >= (5 if squashed else 6)
 
@@ -107,10 +110,15 @@ def _behind_biases(vitals: Vitals, looks: Sequence[Look]) -> Finding | None:
     shares, steps, place = [], [], ""
     for look in looks:
         held = biases(vitals, look)
-        chain = [(layer.place, held[layer.place][0]) for layer in layers(vitals, look) if layer.place in held]
+        chain = [
+            (layer.place, held[layer.place][0])
+            for layer in layers(vitals, look)
+            if layer.place in held and not normalised(look, layer)  # before a norm layer a bias has no gradient
+        ]
         norms = [(name, look.grad[i]) for name, i in chain if i < len(look.grad)]
-        if len(norms) >= 4 and norms[0][1] is not None and norms[-1][1]:
-            shares.append(norms[0][1] / norms[-1][1])
+        ends = (norms[0][1], norms[-1][1]) if len(norms) >= 4 else (None, None)
+        if ends[0] is not None and ends[1] and math.isfinite(ends[0]) and math.isfinite(ends[1]):
+            shares.append(ends[0] / ends[1])
             steps.append(look.step)
             place = norms[0][0]
     if len(shares) < 2 or median(shares) > 1e-3 or median(shares) == 0:

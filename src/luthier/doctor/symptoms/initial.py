@@ -40,22 +40,22 @@ def bad_init(vitals: Vitals) -> list[Finding] | NotSeen:
     return [found] if found is not None else []
 
 
-def _free(vitals: Vitals, look: Look) -> list[tuple[Layer, float]]:
+def free_gains(vitals: Vitals, look: Look) -> list[tuple[Layer, float]]:
     """Layers whose scale matters (no norm layer follows), with their gain."""
     found = [(layer, _gain(layer)) for layer in layers(vitals, look) if not normalised(look, layer)]
     return [(layer, gain) for layer, gain in found if gain is not None]
 
 
 def _too_large(vitals: Vitals, look: Look) -> Finding | None:
-    large = [(layer, gain) for layer, gain in _free(vitals, look) if gain > 4]
+    large = [(layer, gain) for layer, gain in free_gains(vitals, look) if gain > 4]
     if not large:
         return None
-    effects = [told for told in (_loss_above(vitals), _growth(look), _stuck_at_start(vitals)) if told]
+    effects = [told for told in (loss_above(vitals), growth_at_start(look), _stuck_at_start(vitals)) if told]
     if not effects:
         return None
     worst = max(gain for _, gain in large)
     learnt = progress(vitals)
-    fine = learnt is not None and learnt > 0.9 and not _loss_above(vitals, 10.0)
+    fine = learnt is not None and learnt > 0.9 and not loss_above(vitals, 10.0) and not _stuck_at_start(vitals)
     return Finding(
         "bad_init",
         "info" if fine else "critical" if worst > 30 else "warning",
@@ -70,7 +70,7 @@ def _too_large(vitals: Vitals, look: Look) -> Finding | None:
     )
 
 
-def _loss_above(vitals: Vitals, factor: float = 2.5) -> str:
+def loss_above(vitals: Vitals, factor: float = 2.5) -> str:
     """The first loss is far above that of a constant answer."""
     first, base = next(iter(known(vitals.steps.loss[:3])), None), baseline(vitals)
     if first is None or base is None or base.assumed or first < factor * base.value:
@@ -79,12 +79,14 @@ def _loss_above(vitals: Vitals, factor: float = 2.5) -> str:
 
 
 def _compounding(vitals: Vitals, look: Look) -> Finding | None:
-    """Each layer's scale is ordinary, but their product over the depth (or over time) is not: sums of branches."""
-    above, growth = _loss_above(vitals, 5.0), _growth(look, 100.0)
+    """Each layer is a little too large, and their product over the depth (or over time) far too large."""
+    above, growth = loss_above(vitals, 5.0), growth_at_start(look, 100.0)
     learnt = progress(vitals)
     if not above or not growth or (learnt is not None and learnt > FITTED):
         return None
-    gains = [gain for _, gain in _free(vitals, look)]
+    gains = [gain for _, gain in free_gains(vitals, look)]
+    if middle(gains, 1.0) <= 2.0:
+        return None  # the weights are of ordinary size: see exploding_activation
     return Finding(
         "bad_init",
         "critical",
@@ -111,7 +113,7 @@ def _signals(look: Look) -> list[float]:
     return found
 
 
-def _growth(look: Look, factor: float = 30.0) -> str:
+def growth_at_start(look: Look, factor: float = 30.0) -> str:
     """Activations grow by such a factor against the inputs."""
     signals = [size for size in _signals(look) if size > 0]
     scale = look.inputs.stats.std if look.inputs is not None and look.inputs.stats is not None else None
@@ -135,14 +137,15 @@ def _too_small(vitals: Vitals, look: Look) -> Finding | None:
     """The part of the signal that differs between examples fades with depth, and the loss does not move."""
     learnt, signals = progress(vitals), _signals(look)
     hidden = signals[:-1] if len(signals) > 1 else signals
-    free = _free(vitals, look)
+    free = free_gains(vitals, look)
     inner = free[:-1]
     if learnt is None or learnt > 0.5 or not inner or len(hidden) < 2 or hidden[0] <= 0:
         return None
     shrink = hidden[-1] / hidden[0]
     small = [(layer, gain) for layer, gain in inner if gain < 0.1]
     squashed = any(node.op in ("sigmoid", "hardsigmoid") for node in look.nodes if node.module is not None)
-    fades = shrink < 1e-3 and not squashed
+    silent = any(node.op in ACTIVATIONS and node.stats and (node.stats.zero or 0.0) > 0.999 for node in look.nodes)
+    fades = shrink < 1e-3 and not squashed and not silent  # what puts out zeros only is dead, whatever its weights
     tiny = len(small) >= max(len(inner) // 2, 1) and shrink < 0.1 and learnt < 0.3
     if not fades and not tiny:
         return None

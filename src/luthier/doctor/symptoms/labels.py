@@ -8,7 +8,15 @@ from typing import Any
 from luthier.doctor.findings import Finding, NotSeen, Severity
 from luthier.doctor.symptoms import facts
 from luthier.doctor.symptoms.ahead import ahead_in_validation, lower_loss_in_validation
-from luthier.doctor.symptoms.outcomes import best_val_accuracy, majority, read, series, share, val_beats_chance
+from luthier.doctor.symptoms.outcomes import (
+    best_val_accuracy,
+    generalises,
+    late_val_accuracy,
+    majority,
+    read,
+    series,
+    share,
+)
 from luthier.doctor.vitals import Vitals
 
 NOTHING = "too few pairs of inputs and targets were seen: pass inputs= and targets= to watch.step"
@@ -106,7 +114,7 @@ def _unrelated(vitals: Vitals) -> Finding | None:
     correlation, z, n = _agreement(vitals)
     if n < FEWEST or z > 3 or abs(correlation) > 0.15 or (read(vitals.data, "learn", "majority") or 0.0) > 0.8:
         return None
-    beats, came = val_beats_chance(vitals), facts.progress(vitals)
+    beats, came = generalises(vitals), facts.progress(vitals)
     if beats or (beats is None and (came is None or came > 0.05)):
         return None
     evidence = [
@@ -114,7 +122,7 @@ def _unrelated(vitals: Vitals) -> Finding | None:
         f"{z:.1f} standard deviations from shuffled targets)"
     ]
     if beats is False:
-        evidence.append("validation never gets better than a constant answer")
+        evidence.append("validation gets hardly better than a constant answer")
     memorised = came is not None and came > 0.15
     if memorised:
         evidence.append(f"the training loss falls to {1 - (came or 0):.2f} of a constant answer's: learnt by heart")
@@ -203,7 +211,7 @@ def _contradicted(vitals: Vitals) -> Finding | None:
 
 def _network_agrees(vitals: Vitals, quarters: list[float], accuracy: float) -> tuple[float, str]:
     """Certainty from how the network did, and a sentence on it: 0 when the labels are learnable after all."""
-    ahead = ahead_in_validation(vitals, 0.05)
+    ahead = ahead_in_validation(vitals, 0.05) or lower_loss_in_validation(vitals, 0.85)
     if ahead is not None:
         return 0.8, ahead
     most = read(vitals.data, "learn", "majority") or 0.0
@@ -216,8 +224,9 @@ def _network_agrees(vitals: Vitals, quarters: list[float], accuracy: float) -> t
         train, _ = facts.accuracies(vitals)
         stuck = train is not None and train <= accuracy + 0.08
         return (0.6, f"the network gets no further in training ({train:.2f})") if stuck else (0.3, "no validation seen")
-    if abs(best - accuracy) <= 0.09:
-        return 0.65, f"the network itself gets no further: accuracy {best:.2f} in validation, {accuracy:.2f} there"
+    reached = late_val_accuracy(vitals) or best
+    if abs(reached - accuracy) <= 0.1:
+        return 0.65, f"the network itself gets no further: accuracy {reached:.2f} in validation, {accuracy:.2f} there"
     if best > accuracy and len(values) >= 4 and best - values[-1] >= 0.04:
         return (
             0.55,
@@ -232,7 +241,7 @@ def _outdone(vitals: Vitals) -> Finding | None:
     if pairs is None or pairs < FEWEST_PAIRS:
         return None
     if facts.is_classification(vitals):
-        ahead = ahead_in_validation(vitals, 0.12)
+        ahead = ahead_in_validation(vitals, 0.12) or lower_loss_in_validation(vitals, 0.7)
     else:
         r2, together = read(vitals.data, "learn", "r2"), read(vitals.data, "learn", "together")
         scattered = r2 is not None and r2 < 0.8 and together is not None and together < 2.5

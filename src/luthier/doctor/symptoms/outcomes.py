@@ -75,6 +75,35 @@ def val_beats_chance(vitals: Vitals) -> bool | None:
     return any(answers) if answers else None
 
 
+def generalises(vitals: Vitals) -> bool | None:
+    """Whether validation stays clearly above the best constant answer in the second half; None when nothing tells.
+
+    Stricter than `val_beats_chance`: a network that learnt labels by heart draws some smooth border, and by luck that
+    agrees a little with the classes of validation now and then.
+    """
+    accuracy, most = late_val_accuracy(vitals), majority(vitals)
+    if accuracy is not None and most is not None and facts.is_classification(vitals):
+        noise = math.sqrt(most * (1 - most) / n_validation(vitals))
+        return accuracy > most + max(2.5 * noise, 0.2 * (1 - most))
+    base = facts.baseline(vitals)
+    losses = late([value for _, value in facts.metric(vitals, "val", "loss")])
+    if losses and base is not None and not base.assumed:
+        return base.progress(facts.middle(losses)) > 0.07 + math.sqrt(2 / n_validation(vitals))
+    return val_beats_chance(vitals)
+
+
+def late_val_accuracy(vitals: Vitals) -> float | None:
+    """Median accuracy in the second half of the evaluations."""
+    values = late([share(value) for _, value in facts.metric(vitals, "val", "accuracy")])
+    return facts.middle(values) if values else best_val_accuracy(vitals)
+
+
+def late(values: list[float]) -> list[float]:
+    """The second half of the finite values."""
+    finite = [value for value in values if math.isfinite(value)]
+    return finite[len(finite) // 2 :]
+
+
 def val_worse(vitals: Vitals) -> bool | None:
     """Whether the last validation is clearly worse than training; None when nothing tells."""
     answers: list[bool] = []

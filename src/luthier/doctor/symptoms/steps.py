@@ -116,6 +116,8 @@ def _hurt(vitals: Vitals, curve: LossCurve, high: float) -> str:
         return told
     if told and high > 0.05 and grown > 3:
         return f"the weights grew {grown:.1f} times within 20 steps, and {told}"
+    if learnt is not None and learnt < 0.8 and high > 0.3 and _late_ratio(vitals) > 0.1:
+        return f"steps stay that large to the end, with the loss {learnt:.0%} of the way to a perfect answer"
     if learnt is not None and base is not None and learnt < 0.5 and high > 0.05 and _late_ratio(vitals) > 0.03:
         span = base.value - base.floor
         if curve.noise > 0.2 * span:
@@ -281,8 +283,10 @@ def batch_too_large(vitals: Vitals) -> list[Finding] | NotSeen:
         return NotSeen("the number of steps in an epoch was not seen: call watch.metrics after every epoch")
     base = baseline(vitals)
     learnt = base.progress(curve.end) if base is not None else 0.0
-    falling = curve.falls and curve.drop > 0.05 * (base.value if base is not None else curve.start)
-    if epoch > 3 or size < 64 or vitals.n_steps > 300 or not falling or learnt > min(FITTED, 0.6):
+    scale = base.value if base is not None else curve.start
+    falling = curve.falls and curve.drop > 0.05 * scale
+    few = vitals.n_steps <= 60 and epoch <= 1.5 and curve.level(0.5, 0.7) - curve.level(0.85, 1.0) > 0.01 * scale
+    if epoch > 3 or size < 64 or vitals.n_steps > 300 or not (falling or few) or learnt > min(FITTED, 0.6):
         return []
     return [
         Finding(
