@@ -189,6 +189,16 @@ def test_ctrl_c_leaves_what_was_found(moons, tmp_path):
     mended = mend(moons, SLOW, trials=12, folder=tmp_path / "m", diagnose=diagnose, console=False)
     assert mended.ended == "interrupted"
     assert mended.recipe.lr == pytest.approx(0.1)
+    assert mended.test is None
+
+
+def test_ctrl_c_before_anything_was_found_says_so(moons, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("luthier.fitting.fit", interrupted)
+    with pytest.raises(LuthierError, match="nothing was found yet"):
+        mend(moons, SLOW, trials=12, folder=tmp_path / "m", console=False)
 
 
 def test_the_doctor_of_the_house_is_asked_by_default(moons, tmp_path):

@@ -116,7 +116,7 @@ def mend(
 
 def _result(rounds: Rounds, path: Path, ended: Ending, began: float, test: bool) -> Mended:
     trials, metric, seed = rounds.trials, rounds.metric, rounds.seeds[0]
-    before, after = rounds.values(rounds.start), rounds.values(rounds.recipe)
+    before, after = (rounds.values(recipe, ended != "interrupted") for recipe in (rounds.start, rounds.recipe))
     trials.forget_weights(frozenset({rounds.start.key(), rounds.recipe.key()}))
     first, record = (_record(trials, recipe, seed) for recipe in (rounds.start, rounds.recipe))
     return Mended(

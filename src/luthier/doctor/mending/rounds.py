@@ -94,8 +94,10 @@ class Rounds:
         again = [patch for _, patch in sorted(self.again, key=lambda item: -item[0])]
         found, refused = candidates(self.recipe, self.after, case, again, self.tried)
         self.again = []
+        alarming = {finding.symptom for finding in self.after.findings if finding.severity != "info"}
         for item in refused:
-            self._tell(Step(self.round, item.patch, item.source, "not applicable", item.reason))
+            if item.source in alarming:
+                self._tell(Step(self.round, item.patch, item.source, "not applicable", item.reason))
         found = self._screened(found)
         if self.after.is_healthy:
             found = found[: self.patience]
@@ -260,9 +262,14 @@ class Rounds:
         rows = [] if trial.record is None else trial.record.rows
         return curve_spread([row[f"val_{self.metric.name}"] for row in rows if row["kind"] == "epoch"])
 
-    def values(self, recipe: Recipe) -> tuple[float | None, ...]:
-        """Validation value of each seed that a recipe was trained with; all seeds where the budget still allows."""
-        for seed in self.seeds:
+    def values(self, recipe: Recipe, complete: bool) -> tuple[float | None, ...]:
+        """Validation value of each seed that a recipe was trained with.
+
+        Args:
+            recipe: the one before or after.
+            complete: train the seeds that are missing, where the budget still allows.
+        """
+        for seed in self.seeds if complete else ():
             if self.trials.known(recipe, seed) is None and self.trials.affords(self.trials.cost(recipe)):
                 self.trials.train(recipe, seed, watch=False)
         known = (self.trials.known(recipe, self.seeds[0] + offset) for offset in range(len(self.seeds) + 1))
