@@ -34,8 +34,11 @@ class Observer(Protocol):
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """It stepped."""
 
-    def heard(self, loss: torch.Tensor) -> None:
-        """backward() of a loss begins."""
+    def backward_begins(self, loss: torch.Tensor) -> None:
+        """A backward pass begins."""
+
+    def backward_ends(self, loss: torch.Tensor) -> None:
+        """It ended."""
 
 
 class Inert:

@@ -20,8 +20,11 @@ from torch import Tensor
 class Hearer(Protocol):
     """Who is told."""
 
-    def heard(self, loss: Tensor) -> None:
-        """backward() of a loss begins."""
+    def backward_begins(self, loss: Tensor) -> None:
+        """A backward pass begins; not told of those inside another one."""
+
+    def backward_ends(self, loss: Tensor) -> None:
+        """It ended, also by an exception."""
 
 
 class Listening:
@@ -38,17 +41,26 @@ class Listening:
     def __init__(self, hearer: Hearer) -> None:
         self._hearer = weakref.ref(hearer)
         self._home = (os.getpid(), threading.get_ident())
+        self._depth = 0
         Listening._all += (self,)
         if Listening._wrapper is None:
             Listening._original = torch.autograd.backward
             Listening._wrapper = torch.autograd.backward = _wrapped(torch.autograd.backward)
         weakref.finalize(hearer, self.remove).atexit = False
 
-    def tell(self, loss: Any) -> None:
-        """Pass a loss on."""
+    def begins(self, loss: Tensor) -> None:
+        """Tell that a backward pass begins."""
+        self._depth += 1
         hearer = self._hearer()
-        if hearer is not None and isinstance(loss, Tensor) and self._home == (os.getpid(), threading.get_ident()):
-            hearer.heard(loss)
+        if hearer is not None and self._depth == 1:
+            hearer.backward_begins(loss)
+
+    def ends(self, loss: Tensor) -> None:
+        """Tell that it ended."""
+        self._depth -= 1
+        hearer = self._hearer()
+        if hearer is not None and self._depth == 0:
+            hearer.backward_ends(loss)
 
     def remove(self) -> None:
         """Hear nothing more; a wrapper that somebody else has wrapped meanwhile stays, and tells nobody."""
@@ -58,23 +70,42 @@ class Listening:
             Listening._wrapper = None
             torch.autograd.backward = Listening._original
 
+    @classmethod
+    def here(cls) -> tuple[Listening, ...]:
+        """Those of this process and thread."""
+        home = (os.getpid(), threading.get_ident())
+        return tuple(each for each in cls._all if each._home == home)
+
 
 def _wrapped(backward: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(backward)
     def told(tensors: Any, *args: Any, **kwargs: Any) -> None:
-        if not torch.compiler.is_compiling():
-            for each in Listening._all:
-                each.tell(tensors[0] if isinstance(tensors, (list, tuple)) and tensors else tensors)
-        backward(tensors, *args, **kwargs)
+        loss = tensors[0] if isinstance(tensors, (list, tuple)) and tensors else tensors
+        if torch.compiler.is_compiling() or not isinstance(loss, Tensor):
+            backward(tensors, *args, **kwargs)
+            return
+        listening = Listening.here()
+        for each in listening:
+            each.begins(loss)
+        try:
+            backward(tensors, *args, **kwargs)
+        finally:
+            for each in listening:
+                each.ends(loss)
 
     return told
 
 
-def unscaled(loss: Tensor) -> Tensor:
-    """The loss, detached, without the factor that a GradScaler put on it: a constant tensor of one element."""
+def scale_of(loss: Tensor) -> Tensor | None:
+    """The factor that a GradScaler put on a loss: a constant float32 tensor of one element (numbers come as float64).
+
+    Returns:
+        it, at least 1; None when there is none.
+    """
     made_by: Any = loss.grad_fn
-    if made_by is not None and made_by.name() == "MulBackward0" and made_by.next_functions[1][0] is None:
-        scale = made_by._saved_other
-        if isinstance(scale, Tensor) and scale.numel() == 1:
-            return loss.detach() / scale.detach()
-    return loss.detach()
+    if made_by is None or made_by.name() != "MulBackward0" or made_by.next_functions[1][0] is not None:
+        return None
+    scale = made_by._saved_other
+    if not isinstance(scale, Tensor) or scale.numel() != 1 or scale.dtype != torch.float32:
+        return None
+    return scale.detach().clamp_min(1)

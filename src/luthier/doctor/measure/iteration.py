@@ -26,7 +26,8 @@ class Iteration:
         look: the parameters' side, for looks and norms. trace: the operations' side, for looks.
         forwards: of watched models, with gradients. traced: those since the trace began. backwards: calls seen.
         training: mode at the first of these forwards. forward_at: when it began.
-        inputs, outputs: of that forward, on looks. loss: what backward was called on last.
+        inputs, outputs: of that forward, on looks. loss: what backward was called on last, without the
+            scale that a GradScaler put on it.
         without_gradients: optimizers that stepped with no gradient at all.
         interrupted: an evaluation came between, so times say nothing.
     """
@@ -43,6 +44,7 @@ class Iteration:
     inputs: Tensor | None = None
     outputs: Tensor | None = None
     loss: Tensor | None = None
+    scale: Tensor | None = None
     without_gradients: int = 0
     interrupted: bool = False
 

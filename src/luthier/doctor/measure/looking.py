@@ -55,10 +55,13 @@ class ParameterLook:
         self.entries.append([_total(gradients(self.parameters, positions)[1]) for positions in groups])
 
     @torch.no_grad()
-    def backward_ended(self) -> None:
-        """Gradient norms before anything (clipping) changes them."""
+    def backward_ended(self, scale: Tensor | None = None) -> None:
+        """Gradient norms before anything (clipping) changes them, without the factor of a GradScaler."""
         positions, grads = gradients(self.parameters, range(len(self.parameters)))
-        self.columns["grad_before_clip"].put(positions, norms(grads))
+        sizes = norms(grads)
+        if scale is not None:
+            sizes = [size / scale.to(size.device) for size in sizes]
+        self.columns["grad_before_clip"].put(positions, sizes)
 
     @torch.no_grad()
     def step_begins(self, positions: Sequence[int]) -> None:

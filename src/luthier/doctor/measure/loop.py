@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.doctor.measure.attaching import first_tensor
-from luthier.doctor.measure.backwards import unscaled
+from luthier.doctor.measure.backwards import scale_of
 from luthier.doctor.measure.batches import ALL_TARGETS_UNTIL, EVERY, Recent
 from luthier.doctor.measure.evaluating import Evaluating
 from luthier.doctor.measure.iteration import Iteration, Pending
@@ -28,6 +28,7 @@ from luthier.doctor.measure.stats import DeadUnits
 from luthier.doctor.measure.tracing import Trace
 
 MOST_GRAPHS = 64
+MOST_ENTRIES = 4
 PATIENCE = 10
 
 
@@ -54,7 +55,8 @@ class Loop:
         self._graphs: dict[int, int] = {}
         self._pending: Pending | None = None
         self._usual_forwards: int | None = None
-        self._model_runs = self._stepped = self._gradients_inside = False
+        self._model_runs = self._stepped = self._gradients_inside = self._in_backward = False
+        self._owed: tuple[torch.optim.Optimizer, float] | None = None
         self._told_step, self._told_in_vain = first_step, 0
         self._cost_s = 0.0
         self._typical_busy_s: float | None = None
@@ -70,7 +72,10 @@ class Loop:
 
     def before_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A watched model is about to run."""
+        if self._in_backward:
+            return
         at = time.perf_counter()
+        self._catch_up()
         self._model_runs = True
         if torch.is_grad_enabled():
             self._training_forward(model, args, kwargs, at)
@@ -80,31 +85,41 @@ class Loop:
 
     def after_forward(self, model: nn.Module, output: Any) -> None:
         """It ran."""
+        if self._in_backward:
+            return
         if not torch.is_grad_enabled():
             self.evaluating.end_forward(model, self.step, output)
         elif self._now.trace is not None and self._now.outputs is None:
             self._now.outputs = first_tensor((output,), {})
 
-    def heard(self, loss: Tensor) -> None:
-        """backward() of a loss begins; it counts when a watched model ran before."""
-        if self._now.forwards and loss.numel() == 1:
-            self._now.loss = unscaled(loss)
-
-    def before_backward(self, loss: Tensor) -> None:
-        """backward() begins; only traces hear it."""
+    def backward_begins(self, loss: Tensor) -> None:
+        """A backward pass begins; its loss counts when a watched model ran before."""
         now = self._now
-        now.backwards += 1
-        if now.look is not None and now.backwards <= 4:
+        self._in_backward = True
+        if loss.numel() == 1 and now.forwards:
+            now.scale = scale_of(loss)
+            now.loss = loss.detach() if now.scale is None else loss.detach() / now.scale
+        if now.kind == "look" and now.look is not None and len(now.look.entries) < MOST_ENTRIES:
             now.look.backward_begins([slot.positions for slot in self.patient.slots.all])
+
+    def backward_ends(self, _: Tensor) -> None:
+        """It ended; an iteration that ended inside it is closed later (a trace may be at work just now)."""
+        self._in_backward = False
+        if self._now.kind == "look" and self._now.look is not None:
+            self._now.look.backward_ended(self._now.scale)
+
+    def before_backward(self, _: Tensor) -> None:
+        """The trace saw a backward pass, or gradients asked of `autograd.grad`."""
+        self._now.backwards += 1
 
     def after_backward(self, _: Tensor) -> None:
         """It ended."""
-        if self._now.look is not None:
-            self._now.look.backward_ended()
 
     def before_step(self, optimizer: torch.optim.Optimizer, closure: bool) -> None:
         """An optimizer is about to step; with a closure (LBFGS) the gradients come inside the step."""
         at = time.perf_counter()
+        if not self._in_backward:
+            self._catch_up()
         slot = self._slot(optimizer)
         if slot is not None:
             if self._now.look is not None:
@@ -126,13 +141,17 @@ class Loop:
             self._now.look.step_ended()
         if slot.closes:
             self._stepped = True
-            self._end(optimizer, at)
+            if self._in_backward:
+                self._owed = optimizer, at
+            else:
+                self._end(optimizer, at)
 
     # Called by the watch
 
     def told(self, loss: Any, inputs: Any, targets: Any) -> None:
         """watch.step: belongs to the iteration that just ended."""
         at = time.perf_counter()
+        self._catch_up()
         if self._told_step == self.step and not self._ends_untold(at):
             return
         self._told_step = self.step
@@ -147,6 +166,7 @@ class Loop:
 
     def evaluated(self) -> None:
         """Whatever ran since the last step was an evaluation."""
+        self._catch_up()
         now = self._now
         if now.forwards and not self.patient.several:
             self.journal.add(unseen(bool(now.training), now.step, now.forwards))
@@ -157,6 +177,7 @@ class Loop:
 
     def settle(self) -> None:
         """Read everything that still lies on the device."""
+        self._catch_up()
         self._close_evaluation()
         self._read()
         self._flush()
@@ -168,6 +189,12 @@ class Loop:
         self.journal.flush()
 
     # An iteration
+
+    def _catch_up(self) -> None:
+        """Close the iteration whose optimizer stepped inside a backward pass."""
+        owed, self._owed = self._owed, None
+        if owed is not None:
+            self._end(*owed)
 
     def _begin(self, step: int) -> Iteration:
         kind = self.pace.plan(step, time.perf_counter())
