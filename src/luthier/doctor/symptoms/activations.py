@@ -113,8 +113,8 @@ def _dead(vitals: Vitals, sick: Sequence[tuple[float, list[Reading]]]) -> Findin
     worst, series = max(sick, key=lambda pair: pair[0])
     learnt = progress(vitals)
     severity: Severity = "critical" if worst >= 0.9 and (learnt or 0.0) < 0.5 else "warning"
-    if learnt is not None and learnt > (0.9 if worst >= 0.9 else FITTED):
-        severity = "info"
+    if learnt is not None and learnt > (0.9 if worst >= 0.9 else 0.6):
+        severity = "info"  # the rest of the layer does the work
     onset = next(reading.look.step for reading in series if (reading.stats.dead or 0.0) >= 0.5)
     at_start = series[0].stats.dead or 0.0
     places = [place_of(items[0]) for _, items in sick]
@@ -202,10 +202,12 @@ def constant_output(vitals: Vitals) -> list[Finding] | NotSeen:
     limit = _limit(vitals)
     late = spreads[-max(len(spreads) // 3, 3) :]
     learnt = progress(vitals)
+    if _same_inputs(vitals):
+        return [_without_information(vitals)]
     if any(spread >= limit for _, spread in late) or (learnt is not None and learnt > 0.3):
         return []
     inputs = middle([_input_spread(look) for look, _ in late], 1.0)
-    if inputs < 1e-3 and not _same_inputs(vitals):
+    if inputs < 1e-3:
         return []
     first = next(i for i in range(len(spreads)) if all(spread < limit for _, spread in spreads[i:]))
     onset = 0 if first == 0 else spreads[first][0].step
@@ -224,6 +226,21 @@ def constant_output(vitals: Vitals) -> list[Finding] | NotSeen:
             {"across": value},
         )
     ]
+
+
+def _without_information(vitals: Vitals) -> Finding:
+    n = int(vitals.data["examples"])
+    return Finding(
+        "constant_output",
+        "critical",
+        "Every example that the model is given is the same, so it can only give one answer: the inputs are lost before "
+        "the model (integer division, a wrong column, a vocabulary that knows no token).",
+        (f"{n} examples of training batches were compared: 1 distinct",),
+        (),
+        0,
+        0.95,
+        {"distinct": 1},
+    )
 
 
 def _same_inputs(vitals: Vitals) -> bool:

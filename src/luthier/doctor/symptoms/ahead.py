@@ -40,7 +40,7 @@ def ahead_in_validation(vitals: Vitals, margin: float) -> str | None:
         if n < FEWEST:
             continue
         train, val = right / n, expected / n
-        if val - train > margin + 0.4 * rate + 2 * math.sqrt(max(train * (1 - train), 0.01) / n):
+        if val - train > margin + 0.25 * rate + 2 * math.sqrt(max(train * (1 - train), 0.01) / n):
             return f"accuracy in validation is higher than in training: {val:.2f} against {train:.2f} ({n} examples)"
     return None
 
@@ -65,7 +65,7 @@ def lower_loss_in_validation(vitals: Vitals, factor: float) -> str | None:
     rate = dropout_rate(vitals)
     if rate >= DROPOUT:
         return None
-    limit = factor - 1 / math.sqrt(n_validation(vitals)) - rate
+    limit = factor - 1 / math.sqrt(n_validation(vitals)) - rate / 2
     end = max(vitals.n_steps, 1)
     points = [(step, value) for step, value in facts.metric(vitals, "val", "loss") if math.isfinite(value)]
     pairs = [(step, _around(vitals, step, max(5, end // 20)), value) for step, value in points]

@@ -148,7 +148,7 @@ def _bottleneck(vitals: Vitals) -> list[tuple[str, int]]:
     for layer in chain[:-1]:
         shape = layer.parameter.shape
         units = shape[-1] if "weight_hh" in layer.name else shape[0]
-        if units <= 2 and "weight_ih" not in layer.name and math.prod(shape[1:]) > units:
+        if units <= 2 and "weight_ih" not in layer.name and math.prod(shape[1:]) >= units:
             found.append((layer.place, units))
     return found
 
@@ -247,9 +247,9 @@ def _cut_off(vitals: Vitals, course: _Course) -> Finding | None:
     """Every gradient has become exactly zero while the loss is not: something cuts the loss off from the weights."""
     looks = [look for look in vitals.looks if known(look.grad)]
     still = [look for look in looks if not total(look.grad)]
-    late = [look for look in looks if look.step >= 0.6 * vitals.n_steps]
-    silent = [look for look in late if look in still]
-    if len(looks) < 8 or len(looks) == len(still) or len(silent) < 2 or len(silent) < 0.5 * len(late):
+    late = looks[-max(len(looks) // 5, 3) :]
+    silent = [look for look in late if not total(look.grad)]
+    if len(looks) < 8 or len(looks) == len(still) or len(silent) < max(2, len(late) // 2):
         return None
     if abs(course.curve.end) < 1e-3 * abs(course.curve.start):
         return None

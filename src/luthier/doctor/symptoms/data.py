@@ -141,7 +141,7 @@ def _target_among_inputs(vitals: Vitals) -> Finding | None:
     n, index = read(vitals.data, "leading", "n"), read(vitals.data, "leading", "index")
     if first is None or second is None or typical is None or index is None or n is None or n < 60:
         return None
-    apart = (1 - first) <= 0.1 * (1 - second) or first >= 0.9999
+    apart = (1 - first) <= 0.1 * (1 - second) or (first >= 0.9999 and second < 0.999)
     if first < 0.995 or not apart or typical > 0.8:
         return None
     shape = vitals.data.get("shape")
@@ -163,6 +163,14 @@ def _target_among_inputs(vitals: Vitals) -> Finding | None:
     )
 
 
+def _continuous(vitals: Vitals) -> bool:
+    """Inputs of so many different values that two examples are never equal by chance."""
+    stats = [
+        look.inputs.stats for look in vitals.looks[:5] if look.inputs is not None and look.inputs.stats is not None
+    ]
+    return bool(stats) and all(item.integral is False and (item.distinct or 0) >= 64 for item in stats)
+
+
 def _validation_in_training(vitals: Vitals) -> Finding | None:
     """Examples of validation that stand in the training sample, when no evaluation forward is free of them.
 
@@ -174,7 +182,7 @@ def _validation_in_training(vitals: Vitals) -> Finding | None:
     common = (read(vitals.data, "repeats", "twins") or 0.0) * (read(vitals.data, "distinct") or 0.0)
     held = [(size, count) for size, count in zip(n, found, strict=True) if count > 0]
     total = sum(size for size, _ in held)
-    if common > 0.02 or sum(count for _, count in held) < 5 or total <= 0:
+    if (common > 0.02 and not _continuous(vitals)) or sum(count for _, count in held) < 5 or total <= 0:
         return None
     rate = sum(count for _, count in held) / total
     free = sum(size for size, count in zip(n, found, strict=True) if count == 0)

@@ -13,6 +13,7 @@ from luthier.doctor.symptoms.outcomes import (
     generalises,
     late_val_accuracy,
     majority,
+    n_validation,
     read,
     series,
     share,
@@ -128,7 +129,7 @@ def _unrelated(vitals: Vitals) -> Finding | None:
         evidence.append(f"the training loss falls to {1 - (came or 0):.2f} of a constant answer's: learnt by heart")
     shape = vitals.data.get("shape")
     ordered = bool(vitals.data.get("tokens")) or (isinstance(shape, list | tuple) and len(shape) == 2)
-    certainty = 0.75 if memorised and beats is False else 0.45 if ordered else 0.55
+    certainty = 0.8 if beats is False and (memorised or (n >= 300 and not ordered)) else 0.5
     return _misaligned(
         "warning",
         "Inputs and targets do not belong together: nothing in the inputs tells the targets.",
@@ -215,7 +216,7 @@ def _network_agrees(vitals: Vitals, quarters: list[float], accuracy: float) -> t
     if ahead is not None:
         return 0.8, ahead
     most = read(vitals.data, "learn", "majority") or 0.0
-    flat = quarters[0] >= 0.55 * (1 - accuracy) and quarters[1] <= quarters[0] + 0.12
+    flat = quarters[0] >= 0.55 * (1 - accuracy) and quarters[1] <= quarters[0] + 0.16
     if not flat or quarters[0] > 0.5 * (1 - most):
         return 0.0, ""
     values = [share(value) for _, value in facts.metric(vitals, "val", "accuracy")]
@@ -225,7 +226,9 @@ def _network_agrees(vitals: Vitals, quarters: list[float], accuracy: float) -> t
         stuck = train is not None and train <= accuracy + 0.08
         return (0.6, f"the network gets no further in training ({train:.2f})") if stuck else (0.3, "no validation seen")
     reached = late_val_accuracy(vitals) or best
-    if abs(reached - accuracy) <= 0.1:
+    error = math.sqrt(0.25 / n_validation(vitals) + 0.25 / max(read(vitals.data, "learn", "n") or 1, 1))
+    even = quarters[0] >= 0.75 * (1 - accuracy)
+    if reached <= accuracy + 0.08 + 1.5 * error and (even or reached >= accuracy - 0.1):
         return 0.65, f"the network itself gets no further: accuracy {reached:.2f} in validation, {accuracy:.2f} there"
     if best > accuracy and len(values) >= 4 and best - values[-1] >= 0.04:
         return (
@@ -242,12 +245,16 @@ def _outdone(vitals: Vitals) -> Finding | None:
         return None
     if facts.is_classification(vitals):
         ahead = ahead_in_validation(vitals, 0.12) or lower_loss_in_validation(vitals, 0.7)
+        weaker = (ahead_in_validation(vitals, 0.04), lower_loss_in_validation(vitals, 0.8))
+        if ahead is None and None not in weaker:
+            ahead = "; ".join(line for line in weaker if line)
     else:
         r2, together = read(vitals.data, "learn", "r2"), read(vitals.data, "learn", "together")
         scattered = r2 is not None and r2 < 0.8 and together is not None and together < 2.5
         ahead = lower_loss_in_validation(vitals, 0.7) if scattered else None
-    if ahead is None:
-        return None
+    came = facts.progress(vitals)
+    if ahead is None or (came is not None and came > 0.7):
+        return None  # a training that got this far has few labels wrong: the parts differ by chance
     return _noise("warning", "A share of the training labels is wrong, those of validation are not.", [ahead], 0.65)
 
 
@@ -265,7 +272,7 @@ def _never_sure(vitals: Vitals) -> Finding | None:
     if curve is None or n < 120 or len(seen) < 3 or most is None or not facts.is_classification(vitals):
         return None
     before, end = curve.level(0.45, 0.65), curve.level(0.8, 1.0)
-    if before - end > 0.06 * max(curve.start - end, 0.0):
+    if before - end > 0.1 * max(curve.start - end, 0.0):
         return None
     easy, typical, hard = (sum(item.loss[i] * item.n for item in seen) / n for i in (1, 3, 5))
     right = sum(item.correct for item in seen) / n

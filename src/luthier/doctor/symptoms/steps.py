@@ -116,6 +116,8 @@ def _hurt(vitals: Vitals, curve: LossCurve, high: float) -> str:
         return told
     if told and high > 0.05 and grown > 3:
         return f"the weights grew {grown:.1f} times within 20 steps, and {told}"
+    if learnt is not None and learnt < 0.6 and high > 0.1 and grown > 3:
+        return f"the weights grew {grown:.1f} times within 20 steps, with the loss {learnt:.0%} of the way to perfect"
     if learnt is not None and learnt < 0.8 and high > 0.3 and _late_ratio(vitals) > 0.1:
         return f"steps stay that large to the end, with the loss {learnt:.0%} of the way to a perfect answer"
     if learnt is not None and base is not None and learnt < 0.5 and high > 0.05 and _late_ratio(vitals) > 0.03:
