@@ -122,7 +122,7 @@ def trained(
     start = 1.1
     losses = tuple(end + (start - end) * math.exp(-step / (0.15 * steps)) for step in range(steps))
     at = [steps // 4, steps // 2, 3 * steps // 4, steps]
-    values = {"val_loss": [(step, end if val_loss is None else val_loss) for step in at]}
+    values = {"val_loss": [(step, losses[step - 1] if val_loss is None else val_loss) for step in at]}
     if op == "cross_entropy":
         values["val_accuracy"] = [(step, val_accuracy) for step in at]
     evaluations = [Evaluation(steps, False, False, forwards, 200)] if forwards else []
