@@ -26,7 +26,7 @@ model = Net()
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 
 with luthier.watch(model, optimizer) as watch:
-    for epoch in range(10):
+    for _ in range(10):
         for rows in train[torch.randperm(len(train))].split(32):
             loss = F.cross_entropy(model(images[rows]), labels[rows])
             optimizer.zero_grad()
