@@ -148,7 +148,8 @@ class Look(Row):
         entry_grad: gradient norm found before the first backward of this step.
         grad_before_clip, grad: L2 norms per parameter after the last backward; when the optimizer steps.
         grad_zero, grad_nonfinite: fractions per parameter.
-        weight, update: L2 norms per parameter of the weight before and of the change made by the step.
+        weight, update: L2 norms per parameter of the weight before and of the change made by the step; None for
+            parameters that no optimizer stepped.
         unmoved: per parameter: fraction of the elements with gradient that the step did not change.
         row_spread: per parameter of 2 or more dimensions: spread of its rows (units) around their mean row, relative
             to its norm; 0 = identical units.
@@ -172,8 +173,8 @@ class Look(Row):
     grad: tuple[float | None, ...] = ()
     grad_zero: tuple[float | None, ...] = ()
     grad_nonfinite: tuple[float | None, ...] = ()
-    weight: tuple[float, ...] = ()
-    update: tuple[float, ...] = ()
+    weight: tuple[float | None, ...] = ()
+    update: tuple[float | None, ...] = ()
     unmoved: tuple[float | None, ...] = ()
     row_spread: tuple[float | None, ...] = ()
     lr: tuple[float, ...] = ()
@@ -263,7 +264,7 @@ class Norms(Row):
 
     step: int
     grad: tuple[float | None, ...] = ()
-    weight: tuple[float, ...] = ()
+    weight: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True)

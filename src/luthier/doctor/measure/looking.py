@@ -113,9 +113,7 @@ class ParameterLook:
         row: dict[str, Any] = {
             name: [None if value is None else next(numbers) for value in self.columns[name].values] for name in names
         }
-        row["weight"] = [0.0 if value is None else value for value in row["weight"]]
         if self.full:
-            row["update"] = [0.0 if value is None else value for value in row["update"]]
             row.update(self._clearing(numbers))
         return row
 

@@ -239,7 +239,7 @@ class Loop:
         return slot
 
     def _gradients_ready(self, slot: Slot) -> None:
-        if slot.closes:
+        if slot.closes and not self._in_backward:
             self._now.end_trace()
         look = self._now.look
         if look is not None and not look.measure_gradients(slot.positions) and slot.positions:

@@ -138,8 +138,8 @@ class Watch:
         """Stop watching; the diagnosis stays available."""
         if self.closed:
             return
-        self._loop.stop()
         self._attachment.remove()
+        self._loop.stop()
         for row in self._last_rows():
             self._journal.add(row)
         self.closed = True
@@ -226,10 +226,12 @@ def watch(
         The watch: `step`, `metrics`, `findings`, `diagnose()`, `close()`.
 
     Raises:
-        LuthierError: arguments of the wrong type, or a model that is watched already.
+        LuthierError: arguments of the wrong type, or a model that is watched already or has no data (meta).
     """
     models = _sequence(model, nn.Module, "model")
     optimizers = _sequence(optimizer, torch.optim.Optimizer, "optimizer")
+    if any(parameter.is_meta for each in models for parameter in each.parameters()):
+        raise LuthierError("the model lies on the meta device, where there are no numbers: watch it after to_empty()")
     if loss_fn is not None and not callable(loss_fn):
         raise LuthierError(f"expected loss_fn as a module or function, got {loss_fn!r}; leave it out if there is none")
     if isinstance(overhead, bool) or not isinstance(overhead, (int, float)) or not 0 < overhead <= 1:

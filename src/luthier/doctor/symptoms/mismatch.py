@@ -7,30 +7,38 @@ import math
 from luthier.doctor.findings import Finding, NotSeen, Severity
 from luthier.doctor.symptoms import facts
 from luthier.doctor.symptoms.outcomes import majority, n_validation, read, series, share, val_beats_chance, val_worse
+from luthier.doctor.symptoms.targets import IMBALANCED
 from luthier.doctor.vitals import Vitals
 
 
 def train_val_mismatch(vitals: Vitals) -> list[Finding] | NotSeen:
     """Validation inputs distributed or prepared differently, or labelled in another way."""
-    below = _below_chance(vitals) or _other_classes(vitals)
-    shift, spread = read(vitals.data, "compare", "shift"), read(vitals.data, "compare", "log_spread")
-    if shift is None or spread is None:
-        if below is not None:
-            return [below]
+    found = [
+        item for item in (_below_chance(vitals), _other_classes(vitals), _other_inputs(vitals)) if item is not None
+    ]
+    if found:
+        return [max(found, key=lambda item: (item.severity != "info", item.certainty))]
+    if read(vitals.data, "compare", "shift") is None:
         return NotSeen("training and validation inputs were not seen together: evaluate within the watch, in eval mode")
+    return []
+
+
+def _other_inputs(vitals: Vitals) -> Finding | None:
+    """Means or spreads of the inputs differ far more than between random parts of all examples."""
+    shift, spread = read(vitals.data, "compare", "shift"), read(vitals.data, "compare", "log_spread")
     shift_null, spread_null = (
         series(vitals.data, "compare", "shift_null"),
         series(vitals.data, "compare", "spread_null"),
     )
-    if len(shift_null) != 2 or len(spread_null) != 2:
-        return [below] if below is not None else []
+    if shift is None or spread is None or len(shift_null) != 2 or len(spread_null) != 2:
+        return None
     effect = math.sqrt(max(shift**2 - shift_null[0] ** 2, 0.0))
     sure_shift = shift - shift_null[0] > 6 * max(shift_null[1], 0.15 * shift_null[0])
     sure_spread = abs(spread - spread_null[0]) > 6 * max(spread_null[1], 0.02)
     effect, stretch = effect if sure_shift else 0.0, abs(spread) if sure_spread else 0.0
     severity = _mismatch_severity(vitals, effect, stretch)
     if severity is None:
-        return [below] if below is not None else []
+        return None
     rms = series(vitals.data, "compare", "rms")
     evidence = [
         f"means of the features differ by {effect:.2f} standard deviations, spreads by a factor of {2**spread:.2f} "
@@ -38,18 +46,18 @@ def train_val_mismatch(vitals: Vitals) -> list[Finding] | NotSeen:
     ]
     if len(rms) == 2:
         evidence.append(f"root mean square {rms[0]:.3g} in training, {rms[1]:.3g} in validation")
-    return [
-        Finding(
-            symptom="train_val_mismatch",
-            severity=severity,
-            cause="Validation inputs are prepared or distributed differently from training inputs.",
-            evidence=tuple(evidence),
-            onset=0,
-            certainty=0.9 if severity == "critical" else 0.75 if severity == "warning" else 0.3,
-            numbers={"shift": effect, "spread": 2**spread},
-            source="Lopez-Paz & Oquab 2017, Revisiting Classifier Two-Sample Tests (permutation test)",
-        )
-    ]
+    counts = facts.class_counts(vitals)
+    uneven = len(counts) > 1 and max(counts.values()) >= IMBALANCED * min(counts.values())
+    return Finding(
+        symptom="train_val_mismatch",
+        severity=severity,
+        cause="Validation inputs are prepared or distributed differently from training inputs.",
+        evidence=tuple(evidence),
+        onset=0,
+        certainty=0.9 if severity == "critical" else 0.3 if severity == "info" else 0.55 if uneven else 0.75,
+        numbers={"shift": effect, "spread": 2**spread},
+        source="Lopez-Paz & Oquab 2017, Revisiting Classifier Two-Sample Tests (permutation test)",
+    )
 
 
 def _mismatch_severity(vitals: Vitals, effect: float, stretch: float) -> Severity | None:

@@ -76,7 +76,7 @@ def _verdict(
         return (), ", after the numbers had grown without bound", 0.6
     if risk is not None:
         return (risk[0],), f", most likely from {_RISKS[risk[2]]} at {risk[0]}", 0.8
-    return (), "", 0.6
+    return (), " at once: nothing had grown before", 0.8
 
 
 def _first_sick(vitals: Vitals, curve: LossCurve | None) -> tuple[int | None, str]:
@@ -86,7 +86,7 @@ def _first_sick(vitals: Vitals, curve: LossCurve | None) -> tuple[int | None, st
         found.append((curve.lost_at, 0, "the loss is not finite"))
     skipped = {event.step for event in vitals.events if event.name == "step_skipped"}
     for look in vitals.looks:
-        if any(not math.isfinite(value) for value in look.weight):
+        if any(not math.isfinite(value) for value in look.weight if value is not None):
             found.append((look.step, 1, "weights are not finite"))
         if any((share or 0.0) > 0 for share in look.grad_nonfinite) and not skipped & {look.step, look.step + 1}:
             scaled = any(event.name == "step_skipped" for event in vitals.events)
@@ -135,7 +135,7 @@ def _origin(vitals: Vitals, step: int) -> tuple[str, str, str] | None:
 
 
 def _sick_weights(look: Look) -> bool:
-    return any(not math.isfinite(value) for value in look.weight)
+    return any(not math.isfinite(value) for value in look.weight if value is not None)
 
 
 def _walk(look: Look, node: Node) -> Node:

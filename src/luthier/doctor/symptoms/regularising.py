@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from operator import itemgetter
 
 from luthier.doctor.findings import Finding, NotSeen
 from luthier.doctor.symptoms.facts import added_to, baseline, known, loss_curve, loss_node, middle, progress
@@ -136,7 +137,10 @@ def _left(vitals: Vitals) -> float:
     parameters = vitals.anatomies[-1].parameters if vitals.anatomies else ()
     rows = [(look.step, look.weight) for look in vitals.looks] + [(row.step, row.weight) for row in vitals.norms]
     positions = [i for i, item in enumerate(parameters) if is_matrix(item)]
-    sizes = [(step, total([weight[i] for i in positions if i < len(weight)])) for step, weight in sorted(rows)]
+    sizes = [
+        (step, total([weight[i] for i in positions if i < len(weight)]))
+        for step, weight in sorted(rows, key=itemgetter(0))
+    ]
     finite = [size for _, size in sizes if size]
     return finite[-1] / finite[0] if len(finite) > 1 else 1.0
 

@@ -84,7 +84,7 @@ def _movement(vitals: Vitals) -> float | None:
     """Median size of a step relative to the weights it changes."""
     found = []
     for look in vitals.looks:
-        pairs = [(u, w) for u, w in zip(look.update, look.weight, strict=False) if u > 0 and w > 0]
+        pairs = [(u, w) for u, w in zip(look.update, look.weight, strict=False) if u and w]
         weight = math.sqrt(sum(w * w for _, w in pairs))
         if weight > 0:
             found.append(math.sqrt(sum(u * u for u, _ in pairs)) / weight)

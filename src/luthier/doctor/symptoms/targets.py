@@ -86,20 +86,19 @@ def class_imbalance(vitals: Vitals) -> list[Finding] | NotSeen:
     if len(counts) < 2 or total < 100 or ratio < IMBALANCED:
         return []
     rare = [label for label, count in counts.items() if count * IMBALANCED <= counts[most]]
-    rare_recall, n_rare = _recall(vitals, rare)
-    common_recall, _ = _recall(vitals, [most])
-    ignored = n_rare >= 8 and rare_recall < 0.6 * common_recall
-    learnt = n_rare >= 8 and rare_recall >= 0.9 * common_recall and common_recall > 0.5
+    seen = [(rows, name) for rows, name in _answers(vitals) if _recall(rows, rare)[1] >= 8]
+    recalls = [(_recall(rows, rare)[0], _recall(rows, [most])[0], name) for rows, name in seen]
+    ignored = any(found < 0.6 * usual for found, usual, _ in recalls)
+    learnt = bool(recalls) and all(found >= 0.9 * usual and usual > 0.5 for found, usual, _ in recalls)
     serious = ignored or (ratio >= EXTREME and not learnt)
     evidence = [
         f"class {most} has {counts[most] / total:.1%} of {total} targets seen, class {least} "
         f"{counts[least] / total:.2%}"
     ]
-    if n_rare:
-        evidence.append(
-            f"the model finds {rare_recall:.0%} of the rare class(es) {', '.join(rare[:5])} "
-            f"and {common_recall:.0%} of class {most}"
-        )
+    evidence += [
+        f"in {name} the model finds {found:.0%} of the rare class(es) {', '.join(rare[:5])} and {usual:.0%} of {most}"
+        for found, usual, name in recalls
+    ]
     return [
         Finding(
             symptom="class_imbalance",
@@ -121,12 +120,15 @@ def _one_each(vitals: Vitals) -> bool:
     return bool(rows) and all(sum((row.counts or {}).values()) == row.n for row in rows)
 
 
-def _recall(vitals: Vitals, classes: list[str]) -> tuple[float, int]:
-    """Share of the examples of these classes that were answered rightly in the second half, and their number."""
-    looks = vitals.looks[len(vitals.looks) // 2 :]
-    seen: list[Predictions] = [look.predictions for look in looks if look.predictions is not None]
-    if not seen:
-        seen = [row.predictions for row in vitals.evaluations[-3:] if row.predictions is not None]
+def _answers(vitals: Vitals) -> list[tuple[list[Predictions], str]]:
+    """Predictions in the second half of the training, and in the last evaluations."""
+    looks = [look.predictions for look in vitals.looks[len(vitals.looks) // 2 :] if look.predictions is not None]
+    evaluated = [row.predictions for row in vitals.evaluations[-3:] if row.predictions is not None]
+    return [(looks, "training"), (evaluated, "validation")]
+
+
+def _recall(seen: list[Predictions], classes: list[str]) -> tuple[float, int]:
+    """Share of the examples of these classes that were answered rightly, and their number."""
     examples = right = 0
     for predictions in seen:
         for label in classes:
