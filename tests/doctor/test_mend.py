@@ -16,6 +16,8 @@ from luthier.doctor.mending.book import builder_choices, case_of, general, has_g
 from luthier.doctor.mending.candidates import candidates, prescribed
 from luthier.doctor.mending.judging import Effect, Noise, chance_spread, curve_spread
 from luthier.doctor.mending.trials import Trials
+from luthier.tasks import TASKS
+from luthier.tasks.patients import PATIENTS
 
 
 def points(n, seed):
@@ -331,3 +333,24 @@ def test_trials_are_made_once_and_counted(moons, tmp_path):
     assert trials.affords(60)
     assert not trials.affords(61)
     assert not Trials(moons, tmp_path, 100, limit_s=0.0).affords(1)
+
+
+# patients
+
+MADE_HERE = ("spirals", "friedman", "signs", "digits")  # the others read fetched data
+
+
+@pytest.mark.parametrize("name", [name for name in PATIENTS if name.startswith(MADE_HERE)])
+def test_a_patient_is_its_host_with_another_recipe(name):
+    patient = PATIENTS[name]
+    sick, healthy = patient.make(), patient.host()
+    assert TASKS[name].endswith(patient.make.__name__)
+    assert sick.task.name == name
+    assert sick.task.describe() == {**healthy.task.describe(), "name": name}
+    assert sick.recipe.differences(healthy.recipe)
+
+
+def test_no_host_serves_tuning_and_scoring():
+    sides = {side: {item.host for item in PATIENTS.values() if item.side == side} for side in ("tuning", "scoring")}
+    assert not sides["tuning"] & sides["scoring"]
+    assert sum(item.side == "scoring" for item in PATIENTS.values()) >= 10
