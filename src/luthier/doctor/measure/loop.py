@@ -184,6 +184,7 @@ class Loop:
 
     def stop(self) -> None:
         """End all traces and read the rest."""
+        self._catch_up()
         self._now.drop_trace()
         self.settle()
         self.journal.flush()
