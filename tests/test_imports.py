@@ -17,6 +17,7 @@ FORBIDDEN = {
     "show": {"doctor", "fitting", "tasks", "cli", "commands"},
     "tuning": {"show", "cli", "commands"},
 }
+FORBIDDEN["doctor/symptoms"] = {"training", "tuning", "show", "tasks", "fitting", "record", "task", "data", "nets"}
 ALLOWED = {"tuning/study.py imports luthier.show"}  # study.report(), at the moment of the call
 
 
@@ -79,3 +80,11 @@ def test_every_public_name_can_be_imported():
 def test_an_unknown_public_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'fti'"):
         _ = luthier.fti
+
+
+def test_rules_read_vitals_only():
+    """No rule touches a live model: none imports torch or what measures."""
+    for path in (SOURCE / "doctor" / "symptoms").glob("*.py"):
+        text = path.read_text()
+        assert "import torch" not in text, path.name
+        assert "doctor.measure" not in text, path.name
