@@ -6,18 +6,17 @@ import math
 
 from luthier.doctor.findings import Finding, NotSeen, Severity
 from luthier.doctor.symptoms import facts
-from luthier.doctor.symptoms.outcomes import majority, n_validation, read, series, share, val_beats_chance, val_worse
+from luthier.doctor.symptoms.outcomes import generalises, majority, n_validation, read, series, share, val_worse
 from luthier.doctor.symptoms.targets import IMBALANCED
 from luthier.doctor.vitals import Vitals
 
 
 def train_val_mismatch(vitals: Vitals) -> list[Finding] | NotSeen:
     """Validation inputs distributed or prepared differently, or labelled in another way."""
-    found = [
-        item for item in (_below_chance(vitals), _other_classes(vitals), _other_inputs(vitals)) if item is not None
-    ]
+    answers = (look(vitals) for look in (_below_chance, _other_classes, _other_inputs))
+    found = [answer for answer in answers if answer is not None]
     if found:
-        return [max(found, key=lambda item: (item.severity != "info", item.certainty))]
+        return [max(found, key=lambda finding: (finding.severity != "info", finding.certainty))]
     if read(vitals.data, "compare", "shift") is None:
         return NotSeen("training and validation inputs were not seen together: evaluate within the watch, in eval mode")
     return []
@@ -26,10 +25,8 @@ def train_val_mismatch(vitals: Vitals) -> list[Finding] | NotSeen:
 def _other_inputs(vitals: Vitals) -> Finding | None:
     """Means or spreads of the inputs differ far more than between random parts of all examples."""
     shift, spread = read(vitals.data, "compare", "shift"), read(vitals.data, "compare", "log_spread")
-    shift_null, spread_null = (
-        series(vitals.data, "compare", "shift_null"),
-        series(vitals.data, "compare", "spread_null"),
-    )
+    shift_null = series(vitals.data, "compare", "shift_null")
+    spread_null = series(vitals.data, "compare", "spread_null")
     if shift is None or spread is None or len(shift_null) != 2 or len(spread_null) != 2:
         return None
     effect = math.sqrt(max(shift**2 - shift_null[0] ** 2, 0.0))
@@ -48,6 +45,7 @@ def _other_inputs(vitals: Vitals) -> Finding | None:
         evidence.append(f"root mean square {rms[0]:.3g} in training, {rms[1]:.3g} in validation")
     counts = facts.class_counts(vitals)
     uneven = len(counts) > 1 and max(counts.values()) >= IMBALANCED * min(counts.values())
+    uneven = uneven and generalises(vitals) is not False
     return Finding(
         symptom="train_val_mismatch",
         severity=severity,
@@ -62,7 +60,7 @@ def _other_inputs(vitals: Vitals) -> Finding | None:
 
 def _mismatch_severity(vitals: Vitals, effect: float, stretch: float) -> Severity | None:
     """How bad a difference of inputs is, given how validation came out."""
-    worse, beats = val_worse(vitals), val_beats_chance(vitals)
+    worse, beats = val_worse(vitals), generalises(vitals)
     if effect >= 1.0 or stretch >= 1.3:
         return "warning" if worse is False and beats is not False else "critical"
     if effect >= 0.5 or stretch >= 0.5:
@@ -109,7 +107,7 @@ def _other_classes(vitals: Vitals) -> Finding | None:
     train = {label: count / total for label, count in counts.items()}
     labels = {*val, *train}
     apart = sum(abs(val.get(label, 0.0) - train.get(label, 0.0)) for label in labels) / 2
-    unknown = sum(portion for label, portion in val.items() if train.get(label, 0.0) < 0.01)
+    unknown = sum(portion for label, portion in val.items() if train.get(label, 0.0) < 0.002)
     if apart < 0.2 + 1.5 * math.sqrt(len(labels) / n) and unknown < 0.1:
         return None
     serious = unknown >= 0.1 or (apart >= 0.4 and bool(val_worse(vitals)))
@@ -122,6 +120,6 @@ def _other_classes(vitals: Vitals) -> Finding | None:
             f"{unknown:.0%} of the validation targets are of classes hardly seen in training",
         ),
         onset=0,
-        certainty=0.7 if unknown >= 0.1 else 0.6 if serious else 0.3,
+        certainty=0.75 if unknown >= 0.1 else 0.5 if serious else 0.3,
         source="total variation distance of the class shares",
     )

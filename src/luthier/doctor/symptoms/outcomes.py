@@ -113,5 +113,7 @@ def val_worse(vitals: Vitals) -> bool | None:
     losses, val_losses = facts.epoch_losses(vitals)
     if losses and val_losses:
         before, after = facts.middle([v for _, v in losses[-3:]]), facts.middle([v for _, v in val_losses[-3:]])
-        answers.append(after > 1.5 * before and after > 0)
+        base = facts.baseline(vitals)
+        level = 0.15 * base.value if base is not None and base.value > 0 else 0.0
+        answers.append(after > 1.5 * before and after - before > level)
     return any(answers) if answers else None
