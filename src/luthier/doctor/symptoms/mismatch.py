@@ -107,7 +107,7 @@ def _other_classes(vitals: Vitals) -> Finding | None:
     train = {label: count / total for label, count in counts.items()}
     labels = {*val, *train}
     apart = sum(abs(val.get(label, 0.0) - train.get(label, 0.0)) for label in labels) / 2
-    unknown = sum(portion for label, portion in val.items() if train.get(label, 0.0) < 0.002)
+    unknown = sum(portion for label, portion in val.items() if label not in train)
     if apart < 0.2 + 1.5 * math.sqrt(len(labels) / n) and unknown < 0.1:
         return None
     serious = unknown >= 0.1 or (apart >= 0.4 and bool(val_worse(vitals)))
@@ -117,7 +117,7 @@ def _other_classes(vitals: Vitals) -> Finding | None:
         cause="Validation holds other classes than training, or the same in other proportions.",
         evidence=(
             f"shares of the classes differ by {apart:.0%} between {total} training and {n} validation targets; "
-            f"{unknown:.0%} of the validation targets are of classes hardly seen in training",
+            f"{unknown:.0%} of the validation targets are of classes never seen in training",
         ),
         onset=0,
         certainty=0.75 if unknown >= 0.1 else 0.5 if serious else 0.3,

@@ -9,6 +9,9 @@ from typing import Any
 from luthier.doctor.symptoms import facts
 from luthier.doctor.vitals import Vitals
 
+FEWEST_PAIRS = 20
+DISCRETE = 0.005
+
 
 def read(data: Mapping[str, Any], *path: str) -> float | None:
     """A finite number at a path of nested mappings; None when any part of it is missing."""
@@ -117,3 +120,20 @@ def val_worse(vitals: Vitals) -> bool | None:
         level = 0.15 * base.value if base is not None and base.value > 0 else 0.0
         answers.append(after > 1.5 * before and after - before > level)
     return any(answers) if answers else None
+
+
+def conflict(vitals: Vitals) -> tuple[float, int] | None:
+    """How far targets of equal inputs differ (1 = as if drawn anew) and the number of pairs; None when unknown."""
+    conflict, pairs = read(vitals.data, "repeats", "conflict"), read(vitals.data, "repeats", "pairs")
+    twins = read(vitals.data, "repeats", "twins")
+    if conflict is None or pairs is None or pairs < FEWEST_PAIRS or (twins or 0.0) > DISCRETE:
+        return None
+    return conflict, int(pairs)
+
+
+def agreement(vitals: Vitals) -> tuple[float, float, int]:
+    """Correlation of the learners' predictions with the targets, its z, examples."""
+    learn = vitals.data.get("learn")
+    data = vitals.data if isinstance(learn, dict) else {}
+    values = (read(data, "learn", "correlation"), read(data, "learn", "z"), read(data, "learn", "n"))
+    return values[0] or 0.0, values[1] or 0.0, int(values[2] or 0)

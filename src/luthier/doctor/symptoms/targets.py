@@ -107,7 +107,7 @@ def class_imbalance(vitals: Vitals) -> list[Finding] | NotSeen:
             + (": answering it always is cheap, and rare classes are ignored." if serious else "."),
             evidence=tuple(evidence),
             onset=0,
-            certainty=0.85 if ignored else 0.6 if serious else 0.3,
+            certainty=0.85 if ignored else 0.75 if serious else 0.3,
             numbers={"ratio": ratio, "counts": dict(counts)},
             source="He & Garcia 2009, Learning from Imbalanced Data",
         )
