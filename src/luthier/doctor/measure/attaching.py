@@ -73,6 +73,38 @@ class ModelHook:
         return Inert, ()
 
 
+class Unwatched:
+    """The `__getstate__` of a watched model: its copies and pickles are those of a model that nobody watches.
+
+    A pickle that named our hooks would need this package, and `torch.load` with `weights_only` would refuse it.
+    """
+
+    _HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks")
+
+    def __init__(self, model: nn.Module, ours: Sequence[int]) -> None:
+        self._model = weakref.ref(model)
+        self._ours = frozenset(ours)
+
+    def __call__(self) -> Any:
+        """The state without our hooks and without this."""
+        model: Any = self._model()
+        state = type(model).__getstate__(model)
+        if not isinstance(state, dict):
+            return state
+        state = {name: value for name, value in state.items() if value is not self}
+        for name in self._HOOKS:
+            if name in state:
+                kept = ((key, hook) for key, hook in state[name].items() if key not in self._ours)
+                state[name] = type(state[name])(kept)
+        return state
+
+    def remove(self) -> None:
+        """Give the model its own back."""
+        model = self._model()
+        if model is not None and vars(model).get("__getstate__") is self:
+            del vars(model)["__getstate__"]
+
+
 class Attachment:
     """All hooks of one watch; `remove` leaves nothing behind."""
 
@@ -80,8 +112,10 @@ class Attachment:
         before, after = ModelHook(observer, before=True), ModelHook(observer, before=False)
         self._handles: list[Any] = []
         for model in models:
-            self._handles.append(model.register_forward_pre_hook(before, with_kwargs=True))
-            self._handles.append(model.register_forward_hook(after))
+            own = [model.register_forward_pre_hook(before, with_kwargs=True), model.register_forward_hook(after)]
+            unwatched = Unwatched(model, [handle.id for handle in own])
+            vars(model).setdefault("__getstate__", unwatched)
+            self._handles += [*own, unwatched]
         weak = weakref.ref(observer)
         process = os.getpid()
 
