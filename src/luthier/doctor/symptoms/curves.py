@@ -156,13 +156,13 @@ def _bottleneck(vitals: Vitals) -> list[tuple[str, int]]:
 def _limit(vitals: Vitals) -> float:
     """Progress below which a settled loss is poor: targets of regressions and of sequences hold noise of their own."""
     if not is_classification(vitals):
-        return 0.25
+        return 0.4
     dense = any(
         len(node.arguments[0].shape) > 2 or node.arguments[0].shape[0] > 1.5 * (look.batch_size or math.inf)
         for look in vitals.looks[:3]
         if (node := loss_node(look)) is not None and node.arguments and node.arguments[0].shape
     )
-    return 0.15 if dense else 0.5
+    return 0.15 if dense else 0.6
 
 
 def _narrow(vitals: Vitals) -> list[str]:

@@ -96,7 +96,7 @@ def _unrelated(vitals: Vitals) -> Finding | None:
     ]
     if beats is False:
         evidence.append("validation gets hardly better than a constant answer")
-    memorised = came is not None and came > 0.15
+    memorised = came is not None and came > 0.3
     if memorised:
         evidence.append(f"the training loss falls to {1 - (came or 0):.2f} of a constant answer's: learnt by heart")
     shape = vitals.data.get("shape")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from statistics import stdev
 from typing import Any
 
 from luthier.doctor.symptoms import facts
@@ -82,12 +83,14 @@ def generalises(vitals: Vitals) -> bool | None:
     """Whether validation stays clearly above the best constant answer in the second half; None when nothing tells.
 
     Stricter than `val_beats_chance`: a network that learnt labels by heart draws some smooth border, and by luck that
-    agrees a little with the classes of validation now and then.
+    agrees a little with the classes of validation now and then (so the swing between evaluations counts as noise).
     """
     accuracy, most = late_val_accuracy(vitals), majority(vitals)
     if accuracy is not None and most is not None and facts.is_classification(vitals):
         noise = math.sqrt(most * (1 - most) / n_validation(vitals))
-        return accuracy > most + max(2.5 * noise, 0.2 * (1 - most))
+        values = late([share(value) for _, value in facts.metric(vitals, "val", "accuracy")])
+        swing = 2.5 * stdev(values) if len(values) >= 3 else math.inf
+        return accuracy > most + max(2.5 * noise, 0.06, min(0.2 * (1 - most), swing))
     base = facts.baseline(vitals)
     losses = late([value for _, value in facts.metric(vitals, "val", "loss")])
     if losses and base is not None and not base.assumed:

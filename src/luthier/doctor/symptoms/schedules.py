@@ -181,7 +181,7 @@ def input_bottleneck(vitals: Vitals) -> list[Finding] | NotSeen:
         return NotSeen("the times of fewer than 10 steps were seen: train longer")
     share = median(wait / (wait + busy) for wait, busy in pairs)
     wait_s, busy_s = median(wait for wait, _ in pairs), median(busy for _, busy in pairs)
-    if share < 0.7 or wait_s < 0.002:
+    if wait_s < 0.002 or share < (0.55 if wait_s > 0.003 else 0.7):
         return []
     return [
         Finding(

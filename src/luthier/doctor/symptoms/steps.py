@@ -20,7 +20,7 @@ from luthier.doctor.symptoms.facts import (
     progress,
     steps_per_epoch,
 )
-from luthier.doctor.symptoms.harm import FITTED, harm
+from luthier.doctor.symptoms.harm import harm
 from luthier.doctor.symptoms.layers import RECTIFIERS, RECURRENT, SQUASHING, layers, ratios, total, update_ratio
 from luthier.doctor.vitals import Optimizer, Vitals
 
@@ -288,7 +288,7 @@ def batch_too_large(vitals: Vitals) -> list[Finding] | NotSeen:
     scale = base.value if base is not None else curve.start
     falling = curve.falls and curve.drop > 0.05 * scale
     few = vitals.n_steps <= 60 and epoch <= 1.5 and curve.level(0.5, 0.7) - curve.level(0.85, 1.0) > 0.01 * scale
-    if epoch > 3 or size < 64 or vitals.n_steps > 300 or not (falling or few) or learnt > min(FITTED, 0.6):
+    if epoch > 3 or size < 64 or vitals.n_steps > 300 or not (falling or few) or learnt > (0.75 if few else 0.6):
         return []
     return [
         Finding(
