@@ -87,8 +87,9 @@ class Unwatched:
 
     def __call__(self) -> Any:
         """The state without our hooks and without this."""
-        model: Any = self._model()
-        state = type(model).__getstate__(model)
+        model = self._model()
+        own: Any = type(model).__getstate__
+        state = own(model)
         if not isinstance(state, dict):
             return state
         state = {name: value for name, value in state.items() if value is not self}
