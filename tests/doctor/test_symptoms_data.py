@@ -532,6 +532,14 @@ def test_what_small_learners_miss_but_validation_confirms_is_aligned():
     assert label_misaligned(trained(x, y.roll(1, 0), val_accuracy=0.9)) == []
 
 
+def test_a_slow_start_above_chance_is_aligned():
+    x, y = blobs()
+    vitals = trained(x, y.roll(1, 0), accuracy=0.5, end=0.9, val_loss=1.05)
+    rising = [(15, 0.4), (30, 0.47), (45, 0.5), (60, 0.52)]
+    vitals.metrics = metrics(val_accuracy=rising)
+    assert label_misaligned(vitals) == []
+
+
 # --- leakage and mismatch --------------------------------------------------------------------------------------------
 
 

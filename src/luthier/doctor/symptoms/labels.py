@@ -100,8 +100,10 @@ def _unrelated(vitals: Vitals) -> Finding | None:
     if memorised:
         evidence.append(f"the training loss falls to {1 - (came or 0):.2f} of a constant answer's: learnt by heart")
     shape = vitals.data.get("shape")
-    ordered = bool(vitals.data.get("tokens")) or (isinstance(shape, list | tuple) and len(shape) == 2)
-    certainty = 0.8 if beats is False and (memorised or (n >= 300 and not ordered)) else 0.5
+    axes = len(shape) if isinstance(shape, list | tuple) else 1
+    plain = axes == 1 and not vitals.data.get("tokens")  # order in sequences, place in images can hide from learners
+    sure = beats is False and n >= 300 and (plain or axes == 3 or memorised)
+    certainty = 0.8 if sure and plain else 0.7 if sure else 0.5
     return _misaligned(
         "warning",
         "Inputs and targets do not belong together: nothing in the inputs tells the targets.",
