@@ -193,9 +193,7 @@ def generalise(case: Case) -> Iterator[Patch]:
             yield _set("augment", (part,), f"augment: {told}")
     if case.images:
         longer = (Scale(field="epochs", factor=3.0), Set(field="schedule", value="one-cycle"))
-        adam = () if _adaptive(recipe) else (Set(field="optimizer", value="adamw"), Set(field="lr", value=3e-3))
-        told = "train three times as long, the learning rate rising and falling once" + (", with AdamW" if adam else "")
-        yield Patch(reason=told, operations=(*longer, *adam))
+        yield Patch(reason="train three times as long, the learning rate rising and falling once", operations=longer)
     yield _set("dropout", 0.3, "drop 30% of the hidden units")
     yield _set("label_smoothing", 0.1, "smooth the labels by 0.1")
     if recipe.weight_decay < 0.05:
