@@ -108,6 +108,7 @@ class Trace:
         """Take everything away again; what was measured stays readable."""
         for handle in self._handles:
             handle.remove()
+            hooks._global_forward_hooks_always_called.pop(handle.id, None)  # torch leaves the id of it there
         self._handles = []
         self._pause()
         self._mode = None

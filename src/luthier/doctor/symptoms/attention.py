@@ -245,8 +245,10 @@ def _over_batch(graph: Graph, node: Node) -> list[Finding]:
     shape = node.arguments[0].shape if node.arguments else ()
     if size is None or len(shape) != 3 or shape[0] != size or shape[1] == size or look.inputs is None:
         return []
-    if look.inputs.shape[:1] != (size,):
-        return []
+    if look.inputs.shape[:1] != (size,) or look.targets is None or look.targets.shape[:1] != (size,):
+        return []  # without one target for each, dimension 0 of the inputs may as well be the length
+    if node.attrs.get("masked") or node.attrs.get("causal"):
+        return []  # a mask over dimension 0 says that it is the sequence
     cause = f"attention in {place(node)} is given {shape} and takes the first dimension for the sequence, but that is "
     return [
         Finding(

@@ -257,8 +257,9 @@ def batch_too_small(vitals: Vitals) -> list[Finding] | NotSeen:
     span = base.value - base.floor
     noise = max(curve.noise, pstdev(curve.values[len(curve.values) // 2 :]))  # losses of single examples are skewed
     noisy = noise > 0.2 * span or noise > 0.5 * abs(curve.start - curve.end)
-    if size > 4 or len(curve.values) < 30 or learnt > 0.9 or not noisy:
-        return []
+    settled = curve.level(0.4, 0.6) - curve.level(0.85, 1.0) < 0.1 * span
+    if size > 4 or len(curve.values) < 30 or learnt > 0.9 or not noisy or (size > 2 and not settled):
+        return []  # a loss that still falls plainly is not drowned
     ratio = _late_ratio(vitals)
     return [
         Finding(
