@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from luthier.doctor.findings import Diagnosis, Finding
     from luthier.doctor.mending.judging import Effect
     from luthier.doctor.mending.result import Mended, Step
+    from luthier.patch import Patch
     from luthier.recipe import Recipe
 
 _SEVERITIES = {"critical": "bold red", "warning": "bold yellow", "info": "cyan"}
@@ -115,7 +116,7 @@ def step_line(step: Step, metric: str, console: Console) -> Text:
     source = (
         step.source if step.source not in ("book", "again") else {"book": "by the book", "again": "again"}[step.source]
     )
-    told = patch_text(step.patch)
+    told = change_text(step.patch)
     patch = told if len(told) <= _PATCH else told[: _PATCH - 3] + "..."
     effect = effect_text(step.effect, metric)
     style = "" if good else "dim"
@@ -127,6 +128,25 @@ def step_line(step: Step, metric: str, console: Console) -> Text:
         (f"{effect:<{_EFFECT}}", "green" if good else style),
         (outcome, _OUTCOMES[step.outcome]),
     )
+
+
+def change_text(patch: Patch) -> str:
+    """A patch as few words; of an augmentation also its settings, by which two of one kind are told apart.
+
+    >>> from luthier.patch import Patch, Set
+    >>> change_text(Patch(reason="", operations=[Set(field="augment", value=[{"name": "rotate", "degrees": 5.0}])]))
+    'augment = rotate (degrees 5)'
+    """
+    only = patch.operations[0]
+    if len(patch.operations) > 1 or only.op != "set" or only.field != "augment":
+        return patch_text(patch)
+    parts = [part for part in only.value or () if isinstance(part, dict)]
+    settings = ({name: value for name, value in part.items() if name != "name"} for part in parts)
+    words = (", ".join(f"{name} {value_text(value)}" for name, value in each.items()) for each in settings)
+    named_parts = [
+        f"{part['name']} ({told})" if told else str(part["name"]) for part, told in zip(parts, words, strict=True)
+    ]
+    return f"augment = {', '.join(named_parts)}" if parts else patch_text(patch)
 
 
 def effect_text(effect: Effect | None, metric: str) -> str:
