@@ -133,7 +133,7 @@ def test_vitals_paths_and_things_with_diagnose(tmp_path, monkeypatch):
     monkeypatch.setattr(luthier.doctor.diagnosing, "SYMPTOMS", {"overfitting": val_loss_rises})
     (tmp_path / "log.csv").write_text("epoch,train_loss,val_loss\n1,1,1\n2,0.5,1.5\n")
     assert diagnosis_of(Diagnosable()) == seen(CRITICAL)
-    assert diagnosis_of(Vitals()).not_seen == {"overfitting": "no validation loss was seen"}
+    assert "no training step was seen" in diagnosis_of(Vitals()).not_seen["overfitting"]
     for path in (tmp_path / "log.csv", str(tmp_path / "log.csv"), tmp_path):
         assert [finding.symptom for finding in diagnosis_of(path).findings] == ["overfitting"]
     with pytest.raises(Unhealthy, match="overfitting"):

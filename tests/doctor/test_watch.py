@@ -196,6 +196,7 @@ def test_nothing_is_left_behind():
         key: value for key, value in before.items() if "hooks" in key
     }
     assert torch.overrides._get_current_function_mode_stack() == []
+    assert not torch.nn.modules.module._has_any_global_hook()
     assert not torch.nn.modules.module._global_forward_hooks
     assert not torch.nn.modules.module._global_forward_pre_hooks
     assert not optimizers._global_optimizer_pre_hooks

@@ -108,7 +108,8 @@ class Trace:
         """Take everything away again; what was measured stays readable."""
         for handle in self._handles:
             handle.remove()
-            hooks._global_forward_hooks_always_called.pop(handle.id, None)  # torch leaves the id of it there
+            for left in (hooks._global_forward_hooks_always_called, hooks._global_forward_hooks_with_kwargs):
+                left.pop(handle.id, None)  # torch leaves the ids of removed hooks there
         self._handles = []
         self._pause()
         self._mode = None
