@@ -30,8 +30,8 @@ CAUSES: dict[str, frozenset[str]] = {
     "degenerate_labels": STALLED
     | {"overfitting", "class_imbalance", "label_noise", "label_misaligned", "constant_output", "data_leakage"}
     | {"wrong_loss", "vanishing_gradient"},
-    "label_misaligned": STALLED | {"overfitting", "label_noise", "constant_output", "lr_too_low"},
-    "label_noise": STALLED | {"overfitting", "lr_too_low"},
+    "label_misaligned": STALLED | {"overfitting", "label_noise", "constant_output", "lr_too_low", "dead_relu"},
+    "label_noise": STALLED | {"overfitting", "lr_too_low", "dead_relu"},
     "class_imbalance": frozenset({"constant_output", "underfitting", "plateau", "no_learning"}),
     "unshuffled_data": STALLED
     | {"class_imbalance", "overfitting", "train_val_mismatch", "constant_output", "lr_too_high", "degenerate_labels"},
