@@ -69,7 +69,7 @@ def fit(
         tensorboard: write scalars for TensorBoard into the record.
         test: measure the best weights on the test data at the end; test data can be opened once only.
         signals: on Ctrl-C and SIGTERM save and leave after the current step.
-        watch: let the doctor watch, for about 1% of the time; `record.diagnose()` reads what it saw.
+        watch: let the doctor watch, for a small share of the time; `record.diagnose()` reads what it saw.
 
     Returns:
         The record: metrics, status, best weights.
