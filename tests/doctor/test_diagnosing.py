@@ -69,3 +69,15 @@ def test_silence_is_not_health():
     diagnosis = diagnose(Vitals())
     assert diagnosis.healthy == ()
     assert set(diagnosis.not_seen) == set(SYMPTOMS)
+
+
+def test_a_rule_that_fails_says_so_and_costs_nothing_else(monkeypatch):
+    def broken(_):
+        raise KeyError("weight")
+
+    rules = {"plateau": broken, "overfitting": lambda _: [finding("overfitting")]}
+    monkeypatch.setattr("luthier.doctor.diagnosing.SYMPTOMS", rules)
+    diagnosis = diagnose(Vitals(steps=Steps((0,), (1.0,), (0.1,), (0.0,), (0.0,))))
+    assert names(diagnosis.findings) == ["overfitting"]
+    assert "KeyError" in diagnosis.not_seen["plateau"]
+    assert "plateau" not in diagnosis.healthy

@@ -365,3 +365,16 @@ def test_dataloader_workers_do_not_carry_the_watch():
             optimizer.step()
             watch.step(loss, x, y)
     assert watch.vitals.n_steps == 4
+
+
+def test_an_examination_that_fails_is_an_event_and_the_diagnosis_stands(monkeypatch):
+    def broken(_):
+        raise ValueError("odd data")
+
+    monkeypatch.setattr("luthier.doctor.measure.samples.Samples.examine", broken)
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with luthier.watch(model, optimizer) as watch:
+        train(model, optimizer, watch, steps=30)
+    assert watch.vitals.events[-1].details["text"] == "odd data"
+    assert "missing_zero_grad" in watch.diagnose().healthy

@@ -102,7 +102,7 @@ def _diagnose(vitals: Vitals, rules: Mapping[str, Rule]) -> Diagnosis:
     healthy: list[str] = []
     not_seen: dict[str, str] = {}
     for symptom, rule in rules.items():
-        answer = rule(vitals)
+        answer = _ask(rule, vitals)
         if isinstance(answer, NotSeen):
             not_seen[symptom] = answer.reason
         elif answer:
@@ -110,6 +110,14 @@ def _diagnose(vitals: Vitals, rules: Mapping[str, Rule]) -> Diagnosis:
         else:
             healthy.append(symptom)
     return Diagnosis(order(found), tuple(healthy), not_seen, watched(vitals))
+
+
+def _ask(rule: Rule, vitals: Vitals) -> list[Finding] | NotSeen:
+    """A rule's answer; a fault of the rule itself is said, and takes neither the other answers nor the user's error."""
+    try:
+        return rule(vitals)
+    except Exception as error:
+        return NotSeen(f"a fault of Luthier's own, please report it ({type(error).__name__}: {error})")
 
 
 def order(found: Iterable[Finding]) -> tuple[Finding, ...]:

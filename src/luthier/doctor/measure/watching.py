@@ -177,7 +177,15 @@ class Watch:
             "looks": pace.looks,
             "norms": pace.norms,
         }
-        return [{"kind": "data", **self._loop.samples.examine()}, spent]
+        return [*self._examined(), spent]
+
+    def _examined(self) -> list[dict[str, Any]]:
+        """The row `data`; a fault of the examination is an event, and costs the rules about data only."""
+        try:
+            return [{"kind": "data", **self._loop.samples.examine()}]
+        except Exception as error:
+            details = {"type": type(error).__name__, "text": str(error)[:500]}
+            return [{"kind": "event", "step": self._loop.step, "name": "examination_failed", "details": details}]
 
     def _after_iteration(self, step: int) -> None:
         """Report what shows early, at steps in geometric progression."""
