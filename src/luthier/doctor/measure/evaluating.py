@@ -113,6 +113,3 @@ class _Deaf:
 
     def before_backward(self, loss: Tensor) -> None:
         """Never called."""
-
-    def after_backward(self, loss: Tensor) -> None:
-        """Never called."""

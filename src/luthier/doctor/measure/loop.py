@@ -112,9 +112,6 @@ class Loop:
         """The trace saw a backward pass, or gradients asked of `autograd.grad`."""
         self._now.backwards += 1
 
-    def after_backward(self, _: Tensor) -> None:
-        """It ended."""
-
     def before_step(self, optimizer: torch.optim.Optimizer, closure: bool) -> None:
         """An optimizer is about to step; with a closure (LBFGS) the gradients come inside the step."""
         at = time.perf_counter()

@@ -40,9 +40,6 @@ class Listener(Protocol):
     def before_backward(self, loss: Tensor) -> None:
         """backward() of a loss begins."""
 
-    def after_backward(self, loss: Tensor) -> None:
-        """It ended."""
-
 
 def has_fast_path(model: nn.Module) -> bool:
     """Whether torch runs parts of the model by a fused path in eval mode, which any listening mode switches off."""
@@ -58,7 +55,7 @@ class Trace:
 
     Args:
         models: the watched ones.
-        listener: told before and after every backward.
+        listener: told before every backward.
         memory: what is remembered over looks; a new one when omitted.
     """
 
@@ -258,7 +255,6 @@ class Trace:
         finally:
             self._in_backward = False
             recorder.recording = recorder.recording and len(self.models) > 1
-        self.listener.after_backward(found[0])
         return result
 
     def _learns(self, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:

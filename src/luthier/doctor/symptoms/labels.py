@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from functools import partial
 
-from luthier.doctor.findings import Finding, NotSeen, Severity
+from luthier.doctor.findings import Finding, NotSeen
 from luthier.doctor.symptoms import facts
 from luthier.doctor.symptoms.noise import FEWEST, NOTHING, label_noise
-from luthier.doctor.symptoms.outcomes import agreement, conflict, generalises, read, series
+from luthier.doctor.symptoms.outcomes import agreement, conflict, from_start, generalises, read, series
 from luthier.doctor.vitals import Vitals
 
 __all__ = ["label_misaligned", "label_noise"]
@@ -28,17 +28,11 @@ def label_misaligned(vitals: Vitals) -> list[Finding] | NotSeen:
     return NotSeen(NOTHING) if n is None and read(vitals.data, "repeats", "conflict") is None else []
 
 
-def _misaligned(severity: Severity, cause: str, evidence: list[str], certainty: float, **numbers: Any) -> Finding:
-    return Finding(
-        symptom="label_misaligned",
-        severity=severity,
-        cause=cause,
-        evidence=tuple(evidence),
-        onset=0,
-        certainty=certainty,
-        numbers=numbers,
-        source="Zhang et al. 2017, Understanding deep learning requires rethinking generalization (random labels)",
-    )
+_misaligned = partial(
+    from_start,
+    "label_misaligned",
+    "Zhang et al. 2017, Understanding deep learning requires rethinking generalization (random labels)",
+)
 
 
 def _repaired(vitals: Vitals) -> Finding | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from functools import partial
 
-from luthier.doctor.findings import Finding, NotSeen, Severity
+from luthier.doctor.findings import Finding, NotSeen
 from luthier.doctor.symptoms import facts
 from luthier.doctor.symptoms.ahead import ahead_in_validation, lower_loss_in_validation
 from luthier.doctor.symptoms.outcomes import (
@@ -13,6 +13,7 @@ from luthier.doctor.symptoms.outcomes import (
     agreement,
     best_val_accuracy,
     conflict,
+    from_start,
     late_val_accuracy,
     majority,
     n_validation,
@@ -42,17 +43,11 @@ def label_noise(vitals: Vitals) -> list[Finding] | NotSeen:
     return []
 
 
-def _noise(severity: Severity, cause: str, evidence: list[str], certainty: float, **numbers: Any) -> Finding:
-    return Finding(
-        symptom="label_noise",
-        severity=severity,
-        cause=cause,
-        evidence=tuple(evidence),
-        onset=0,
-        certainty=certainty,
-        numbers=numbers,
-        source="Northcutt et al. 2021, Confident Learning; Arpit et al. 2017, A Closer Look at Memorization",
-    )
+_noise = partial(
+    from_start,
+    "label_noise",
+    "Northcutt et al. 2021, Confident Learning; Arpit et al. 2017, A Closer Look at Memorization",
+)
 
 
 def _drawn_anew(vitals: Vitals) -> Finding | None:

@@ -7,11 +7,19 @@ from collections.abc import Mapping
 from statistics import stdev
 from typing import Any
 
+from luthier.doctor.findings import Finding, Severity
 from luthier.doctor.symptoms import facts
 from luthier.doctor.vitals import Vitals
 
 FEWEST_PAIRS = 20
 DISCRETE = 0.005
+
+
+def from_start(
+    symptom: str, source: str, severity: Severity, cause: str, evidence: list[str], certainty: float, **numbers: Any
+) -> Finding:
+    """A finding about data: it was so before any weight moved."""
+    return Finding(symptom, severity, cause, tuple(evidence), (), 0, certainty, numbers, source=source)
 
 
 def read(data: Mapping[str, Any], *path: str) -> float | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
 
 from luthier.doctor.findings import Finding, NotSeen, Severity
 from luthier.doctor.symptoms import facts
+from luthier.doctor.symptoms.outcomes import from_start
 from luthier.doctor.vitals import Predictions, Vitals
 
 NO_TARGETS = "no targets were seen: pass targets= to watch.step"
@@ -161,17 +162,11 @@ def _labels(vitals: Vitals) -> dict[str, int]:
     return counts
 
 
-def _finding(severity: Severity, cause: str, evidence: list[str], certainty: float, **numbers: Any) -> Finding:
-    return Finding(
-        symptom="degenerate_labels",
-        severity=severity,
-        cause=cause,
-        evidence=tuple(evidence),
-        onset=0,
-        certainty=certainty,
-        numbers=numbers,
-        source="Humbatova et al. 2020, Taxonomy of Real Faults in Deep Learning Systems (training data)",
-    )
+_finding = partial(
+    from_start,
+    "degenerate_labels",
+    "Humbatova et al. 2020, Taxonomy of Real Faults in Deep Learning Systems (training data)",
+)
 
 
 def _constant(vitals: Vitals) -> Finding | None:
