@@ -6,8 +6,6 @@ copied or pickled while it is watched takes along an inert hook, never the watch
 
 from __future__ import annotations
 
-import os
-import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -17,6 +15,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from luthier.doctor.measure.backwards import Listening
+from luthier.doctor.measure.home import Home
 
 
 class Observer(Protocol):
@@ -54,12 +53,11 @@ class ModelHook:
     def __init__(self, observer: Observer, before: bool) -> None:
         self.observer = observer
         self.before = before
-        self.process = os.getpid()
-        self.thread = threading.get_ident()
+        self.home = Home()
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
         """Pass on what torch calls a hook with: (args, kwargs) before, (args, output) after."""
-        if torch.compiler.is_compiling() or threading.get_ident() != self.thread or os.getpid() != self.process:
+        if not self.home.is_here() or torch.compiler.is_compiling():
             return
         if self.before:
             self.observer.before_forward(model, args, rest[0])
@@ -118,16 +116,17 @@ class Attachment:
             vars(model).setdefault("__getstate__", unwatched)
             self._handles += [*own, unwatched]
         weak = weakref.ref(observer)
-        process = os.getpid()
+        home = Home()
 
         def before_step(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             alive = weak()
-            if alive is not None and os.getpid() == process:
-                alive.before_step(optimizer, any(callable(value) for value in (*args[1:], *kwargs.values())))
+            if alive is not None and home.is_this_process():
+                closure = (len(args) > 1 or kwargs) and any(map(callable, (*args[1:], *kwargs.values())))
+                alive.before_step(optimizer, bool(closure))
 
         def after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
             alive = weak()
-            if alive is not None and os.getpid() == process:
+            if alive is not None and home.is_this_process():
                 alive.after_step(optimizer)
 
         self._handles.append(register_optimizer_step_pre_hook(before_step))

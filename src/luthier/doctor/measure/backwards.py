@@ -7,14 +7,14 @@ listens; with the last listener the wrapper goes.
 from __future__ import annotations
 
 import functools
-import os
-import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from luthier.doctor.measure.home import Home
 
 
 class Hearer(Protocol):
@@ -40,7 +40,7 @@ class Listening:
 
     def __init__(self, hearer: Hearer) -> None:
         self._hearer = weakref.ref(hearer)
-        self._home = (os.getpid(), threading.get_ident())
+        self._home = Home()
         self._depth = 0
         Listening._all += (self,)
         if Listening._wrapper is None:
@@ -71,10 +71,9 @@ class Listening:
             torch.autograd.backward = Listening._original
 
     @classmethod
-    def here(cls) -> tuple[Listening, ...]:
+    def here(cls) -> list[Listening]:
         """Those of this process and thread."""
-        home = (os.getpid(), threading.get_ident())
-        return tuple(each for each in cls._all if each._home == home)
+        return [each for each in cls._all if each._home.is_here()]
 
 
 def _wrapped(backward: Callable[..., None]) -> Callable[..., None]:

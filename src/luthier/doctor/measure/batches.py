@@ -28,8 +28,12 @@ class Recent:
 
     def add(self, step: int, lr: float, wait_s: float, busy_s: float) -> None:
         """A step ended; its loss may follow."""
-        for name, value in (("step", step), ("loss", None), ("lr", lr), ("wait_s", wait_s), ("busy_s", busy_s)):
-            self.columns[name].append(value)
+        columns = self.columns
+        columns["step"].append(step)
+        columns["loss"].append(None)
+        columns["lr"].append(lr)
+        columns["wait_s"].append(wait_s)
+        columns["busy_s"].append(busy_s)
 
     def set_loss(self, loss: Any) -> None:
         """The loss of the last step."""
@@ -54,15 +58,12 @@ def _empty() -> dict[str, list[Any]]:
 
 
 def _numbers(losses: list[Any]) -> list[float]:
-    tensors = [loss for loss in losses if isinstance(loss, Tensor)]
-    values = iter(transfer([loss.mean() if loss.dim() else loss for loss in tensors]))
-    numbers = []
-    for loss in losses:
-        if isinstance(loss, Tensor):
-            numbers.append(next(values))
-        else:
-            numbers.append(float("nan") if loss is None else float(loss))
-    return numbers
+    tensors = [loss.mean() if loss.dim() else loss for loss in losses if isinstance(loss, Tensor)]
+    values = iter(transfer(tensors))
+    if len(tensors) == len(losses):
+        return list(values)
+    unknown = float("nan")
+    return [next(values) if isinstance(loss, Tensor) else unknown if loss is None else float(loss) for loss in losses]
 
 
 def _target_rows(targets: list[tuple[int, Tensor]]) -> list[dict[str, Any]]:

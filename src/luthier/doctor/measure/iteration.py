@@ -16,7 +16,7 @@ from luthier.doctor.measure.stats import measure, read
 from luthier.doctor.measure.tracing import Trace
 
 
-@dataclass
+@dataclass(slots=True)
 class Iteration:
     """From the end of one optimizer step to the end of the next.
 

@@ -46,10 +46,10 @@ class Journal:
 
     def add_steps(self, columns: Mapping[str, list[Any]]) -> None:
         """Keep numbers of consecutive steps (columns of equal length)."""
-        for position, step in enumerate(columns["step"]):
-            if step % self._stride == 0:
-                for name in COLUMNS:
-                    self.steps[name].append(columns[name][position])
+        kept = [position for position, step in enumerate(columns["step"]) if step % self._stride == 0]
+        for name in COLUMNS:
+            column = columns[name]
+            self.steps[name] += column if len(kept) == len(column) else [column[position] for position in kept]
         if len(self.steps["step"]) >= FULL * (self._stride.bit_length()):
             self._stride *= 2
         if len(self.steps["step"]) - self._written >= CHUNK:

@@ -146,11 +146,17 @@ def norms(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def transfer(scalars: Sequence[Tensor]) -> list[float]:
     """Scalars of any device and type as numbers, with one transfer; NaN where there is no data (meta)."""
-    real = [scalar.detach() for scalar in scalars if not scalar.is_meta]
+    real = [scalar for scalar in scalars if not scalar.is_meta]
     if not real:
         return [float("nan")] * len(scalars)
-    numbers = iter(torch.stack([scalar.to(real[0].device, torch.float32) for scalar in real]).tolist())
-    return [float("nan") if scalar.is_meta else float(next(numbers)) for scalar in scalars]
+    first = real[0]
+    if any(each.dtype != first.dtype or each.device != first.device for each in real):
+        real = [each.to(first.device, torch.float32) for each in real]
+    values: list[float] = torch.stack(real).detach().float().tolist()
+    if len(real) == len(scalars):
+        return values
+    numbers = iter(values)
+    return [float("nan") if scalar.is_meta else next(numbers) for scalar in scalars]
 
 
 def _real(tensor: Tensor) -> Tensor:

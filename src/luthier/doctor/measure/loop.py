@@ -30,6 +30,7 @@ from luthier.doctor.measure.tracing import Trace
 MOST_GRAPHS = 64
 MOST_ENTRIES = 4
 PATIENCE = 10
+NAN = float("nan")
 
 
 class Loop:
@@ -114,9 +115,11 @@ class Loop:
 
     def before_step(self, optimizer: torch.optim.Optimizer, closure: bool) -> None:
         """An optimizer is about to step; with a closure (LBFGS) the gradients come inside the step."""
-        at = time.perf_counter()
         if not self._in_backward:
             self._catch_up()
+        if self._now.look is None:
+            return
+        at = time.perf_counter()
         slot = self._slot(optimizer)
         if slot is not None:
             if self._now.look is not None:
@@ -132,9 +135,9 @@ class Loop:
         slot = self._slot(optimizer)
         if slot is None:
             return
-        if self._gradients_inside:
-            self._gradients_ready(slot)
         if self._now.look is not None:
+            if self._gradients_inside:
+                self._gradients_ready(slot)
             self._now.look.step_ended()
         if slot.closes:
             self._stepped = True
@@ -154,12 +157,16 @@ class Loop:
         self._told_step = self.step
         self._recent.set_loss(loss.detach() if isinstance(loss, Tensor) else loss)
         looked = self._pending is not None and self._pending.row["step"] == self.step - 1
+        if looked or self._told_step <= ALL_TARGETS_UNTIL:
+            self._tell_batch(inputs, targets, looked)
+        self._cost_s += time.perf_counter() - at
+
+    def _tell_batch(self, inputs: Any, targets: Any, looked: bool) -> None:
         target = first_tensor((targets,), {})
-        if target is not None and (self.step <= ALL_TARGETS_UNTIL or looked):
+        if target is not None:
             self._recent.add_targets(self.step - 1, target)
         if looked and self._pending is not None:
             self._pending.tell(inputs, targets)
-        self._cost_s += time.perf_counter() - at
 
     def evaluated(self) -> None:
         """Whatever ran since the last step was an evaluation."""
@@ -196,12 +203,12 @@ class Loop:
 
     def _begin(self, step: int) -> Iteration:
         kind = self.pace.plan(step, time.perf_counter())
+        if kind == "count":
+            return Iteration(step, kind)
         if kind == "look":
             for row in self.patient.changes(step):
                 self.journal.add(row)
-        look = None
-        if kind != "count":
-            look = ParameterLook(self.patient.parameters, kind == "look", self.patient.suspects)
+        look = ParameterLook(self.patient.parameters, kind == "look", self.patient.suspects)
         trace = None
         if kind == "look" and step >= 2 and not self._model_runs and not self.patient.compiled:
             trace = self._new_trace()
@@ -257,7 +264,7 @@ class Loop:
         now = self._now
         now.end_trace()
         self._close_evaluation()
-        if not self.patient.several:
+        if now.forwards != self._usual_forwards and not self.patient.several:
             self._note_extra_forwards(now)
         self._read()
         if len(self._recent) >= EVERY or (now.step <= DENSE and now.step % 5 == 0):
@@ -293,7 +300,7 @@ class Loop:
         self.pace.paid(now.kind, cost_s, now.step)
         self._cost_s = 0.0
         plain = now.kind == "count" and not now.interrupted
-        lr = float("nan") if optimizer is None else learning_rate(optimizer)
+        lr = NAN if optimizer is None else learning_rate(optimizer)
         self._recent.add(now.step, lr, wait_s if plain else 0.0, busy_s if plain else 0.0)
         if now.loss is not None:
             self._recent.set_loss(now.loss)
@@ -301,8 +308,9 @@ class Loop:
     # Reading
 
     def _close_evaluation(self) -> None:
-        for row in self.evaluating.end():
-            self.journal.add(row)
+        if self.evaluating.forwards:
+            for row in self.evaluating.end():
+                self.journal.add(row)
 
     def _flush(self) -> None:
         columns, targets = self._recent.take()

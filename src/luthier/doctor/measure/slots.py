@@ -90,7 +90,10 @@ class Slots:
 
 def learning_rate(optimizer: torch.optim.Optimizer) -> float:
     """lr of the first group; NaN when it lies on a device (reading it would wait)."""
-    return plain_number(optimizer.param_groups[0]["lr"]) if optimizer.param_groups else float("nan")
+    if not optimizer.param_groups:
+        return float("nan")
+    lr = optimizer.param_groups[0]["lr"]
+    return lr if type(lr) is float else plain_number(lr)
 
 
 def plain_number(value: Any) -> float:
@@ -111,4 +114,4 @@ def state_step(optimizer: torch.optim.Optimizer) -> int | None:
 
 
 def _size(optimizer: torch.optim.Optimizer) -> int:
-    return sum(len(group["params"]) for group in optimizer.param_groups)
+    return sum([len(group["params"]) for group in optimizer.param_groups])

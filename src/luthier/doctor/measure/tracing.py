@@ -6,8 +6,6 @@ and holds no activation. Nothing it does changes a result, draws a random number
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
@@ -20,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from luthier.doctor.measure import anatomy, answers, modes
 from luthier.doctor.measure.attributes import tensors
 from luthier.doctor.measure.graph import Graph
+from luthier.doctor.measure.home import Home
 from luthier.doctor.measure.operations import Operation, operation
 from luthier.doctor.measure.reading import Forward, Traced, rows_of
 from luthier.doctor.measure.recorder import Recorder
@@ -74,7 +73,7 @@ class Trace:
         self._just_entered: nn.Module | None = None
         self._fused: nn.Module | None = None
         self._in_backward = False
-        self._home = (os.getpid(), threading.get_ident())
+        self._home = Home()
         self._begin("waiting")
 
     def start(self) -> None:
@@ -83,7 +82,7 @@ class Trace:
         self._modules = {id(module): name for name, module in names.items()}
         self._labels = _labels(names)
         self._two_moded = [(name, module) for name, module in names.items() if isinstance(module, _TWO_MODED)]
-        self._home = (os.getpid(), threading.get_ident())
+        self._home = Home()
         self._mode = _Mode(self)
         self._handles = [
             hooks.register_module_forward_pre_hook(self._before_module),
@@ -137,7 +136,7 @@ class Trace:
 
     def _elsewhere(self) -> bool:
         """In a forked child, another thread, or while backward computes a forward again."""
-        return self._in_backward or self._home != (os.getpid(), threading.get_ident())
+        return self._in_backward or not self._home.is_here()
 
     def _before_module(self, module: nn.Module, args: Any) -> None:
         name = self._modules.get(id(module))
