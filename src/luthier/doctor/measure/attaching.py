@@ -21,8 +21,8 @@ from luthier.doctor.measure.home import Home
 class Observer(Protocol):
     """What the hooks call."""
 
-    def before_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A watched model is about to run."""
+    def before_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """A watched model is about to run; returns whether its output matters."""
 
     def after_forward(self, model: nn.Module, output: Any) -> None:
         """It ran."""
@@ -48,21 +48,45 @@ class Inert:
 
 
 class ModelHook:
-    """A forward hook that calls the observer in this process and thread only, and never while a graph is compiled."""
+    """A forward pre-hook that calls the observer in this process and thread only, never while a graph is compiled."""
 
-    def __init__(self, observer: Observer, before: bool) -> None:
+    def __init__(self, observer: Observer) -> None:
         self.observer = observer
-        self.before = before
         self.home = Home()
+        self.once: OutputHook | None = None
 
-    def __call__(self, model: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
-        """Pass on what torch calls a hook with: (args, kwargs) before, (args, output) after."""
+    def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Tell of the forward, and ask for its output when that matters."""
         if not self.home.is_here() or torch.compiler.is_compiling():
             return
-        if self.before:
-            self.observer.before_forward(model, args, rest[0])
-        else:
-            self.observer.after_forward(model, rest[-1])
+        if self.observer.before_forward(model, args, kwargs) and self.once is None:
+            self.once = OutputHook(model, self)
+
+    def remove(self) -> None:
+        """Take back what still waits for an output."""
+        if self.once is not None:
+            self.once.handle.remove()
+            self.once = None
+
+    def __deepcopy__(self, _: Any) -> Inert:
+        return Inert()
+
+    def __reduce__(self) -> tuple[type[Inert], tuple[()]]:
+        return Inert, ()
+
+
+class OutputHook:
+    """A forward hook for one forward: most forwards are only counted, and every hook costs each of them some time."""
+
+    def __init__(self, model: nn.Module, owner: ModelHook) -> None:
+        self.owner = owner
+        self.handle = model.register_forward_hook(self)
+
+    def __call__(self, model: nn.Module, _: Any, output: Any) -> None:
+        """Tell of the output."""
+        if self.owner.home.is_here() and not torch.compiler.is_compiling():
+            self.owner.remove()
+            self.owner.observer.after_forward(model, output)
 
     def __deepcopy__(self, _: Any) -> Inert:
         return Inert()
@@ -79,22 +103,24 @@ class Unwatched:
 
     _HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks")
 
-    def __init__(self, model: nn.Module, ours: Sequence[int]) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self._model = weakref.ref(model)
-        self._ours = frozenset(ours)
 
     def __call__(self) -> Any:
         """The state without our hooks and without this."""
         model = self._model()
+        if model is None:  # only while the model itself is collected
+            return None
         own: Any = type(model).__getstate__
         state = own(model)
         if not isinstance(state, dict):
             return state
         state = {name: value for name, value in state.items() if value is not self}
+        hooks = [*model._forward_pre_hooks.items(), *model._forward_hooks.items()]
+        ours = {key for key, hook in hooks if isinstance(hook, (ModelHook, OutputHook))}
         for name in self._HOOKS:
             if name in state:
-                kept = ((key, hook) for key, hook in state[name].items() if key not in self._ours)
-                state[name] = type(state[name])(kept)
+                state[name] = type(state[name])((key, each) for key, each in state[name].items() if key not in ours)
         return state
 
     def remove(self) -> None:
@@ -108,13 +134,11 @@ class Attachment:
     """All hooks of one watch; `remove` leaves nothing behind."""
 
     def __init__(self, observer: Observer, models: Sequence[nn.Module]) -> None:
-        before, after = ModelHook(observer, before=True), ModelHook(observer, before=False)
         self._handles: list[Any] = []
         for model in models:
-            own = [model.register_forward_pre_hook(before, with_kwargs=True), model.register_forward_hook(after)]
-            unwatched = Unwatched(model, [handle.id for handle in own])
+            hook, unwatched = ModelHook(observer), Unwatched(model)
             vars(model).setdefault("__getstate__", unwatched)
-            self._handles += [*own, unwatched]
+            self._handles += [model.register_forward_pre_hook(hook, with_kwargs=True), hook, unwatched]
         weak = weakref.ref(observer)
         home = Home()
 

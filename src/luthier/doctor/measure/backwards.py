@@ -70,11 +70,6 @@ class Listening:
             Listening._wrapper = None
             torch.autograd.backward = Listening._original
 
-    @classmethod
-    def here(cls) -> list[Listening]:
-        """Those of this process and thread."""
-        return [each for each in cls._all if each._home.is_here()]
-
 
 def _wrapped(backward: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(backward)
@@ -83,7 +78,7 @@ def _wrapped(backward: Callable[..., None]) -> Callable[..., None]:
         if torch.compiler.is_compiling() or not isinstance(loss, Tensor):
             backward(tensors, *args, **kwargs)
             return
-        listening = Listening.here()
+        listening = [each for each in Listening._all if each._home.is_here()]
         for each in listening:
             each.begins(loss)
         try:

@@ -58,12 +58,10 @@ class Iteration:
         self.end_trace()
         self.trace = None
 
-    def pending(self, optimizer: torch.optim.Optimizer | None, took_s: float) -> Pending | None:
-        """What is left to read, if anything was measured."""
-        if self.look is None:
-            return None
-        row: dict[str, Any] = {"kind": "look" if self.look.full else "norms", "step": self.step}
-        if self.look.full:
+    def pending(self, look: ParameterLook, optimizer: torch.optim.Optimizer | None, took_s: float) -> Pending:
+        """What is left to read of this iteration's look."""
+        row: dict[str, Any] = {"kind": "look" if look.full else "norms", "step": self.step}
+        if look.full:
             row |= {
                 "training": self.training,
                 "n_forward": self.forwards,
@@ -72,7 +70,7 @@ class Iteration:
                 "state_step": None if optimizer is None else state_step(optimizer),
                 "took_s": took_s,
             }
-        return Pending(row, self.look, self.trace, self.inputs, self.outputs)
+        return Pending(row, look, self.trace, self.inputs, self.outputs)
 
 
 @dataclass

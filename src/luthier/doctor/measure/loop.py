@@ -40,12 +40,12 @@ class Loop:
         patient: the models and optimizers.
         pace: when to look.
         journal: where rows go.
-        ended: called after every iteration with its step.
+        ended: called after every iteration with its step, if given.
         first_step: steps made before watching began (a resumed training).
     """
 
     def __init__(
-        self, patient: Patient, pace: Pace, journal: Journal, ended: Callable[[int], None], first_step: int = 0
+        self, patient: Patient, pace: Pace, journal: Journal, ended: Callable[[int], None] | None, first_step: int = 0
     ) -> None:
         self.patient, self.pace, self.journal = patient, pace, journal
         self.samples = Samples()
@@ -58,7 +58,7 @@ class Loop:
         self._usual_forwards: int | None = None
         self._model_runs = self._stepped = self._gradients_inside = self._in_backward = False
         self._owed: tuple[torch.optim.Optimizer, float] | None = None
-        self._told_step, self._told_in_vain = first_step, 0
+        self._told_step, self._told_in_vain, self._tells_loss = first_step, 0, False
         self._cost_s = 0.0
         self._typical_busy_s: float | None = None
         self.began_at = self._ended_at = time.perf_counter()
@@ -71,18 +71,29 @@ class Loop:
 
     # Called by the hooks of the models, the trace and the optimizers
 
-    def before_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A watched model is about to run."""
+    def before_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """A watched model is about to run; returns whether its output matters."""
         if self._in_backward:
-            return
-        at = time.perf_counter()
-        self._catch_up()
+            return False
+        if self._owed is not None:
+            self._catch_up()
         self._model_runs = True
-        if torch.is_grad_enabled():
-            self._training_forward(model, args, kwargs, at)
-        else:
+        at = time.perf_counter()
+        if not torch.is_grad_enabled():
             self.evaluating.begin_forward(model, self.step, args, kwargs, free=self._now.trace is None)
+            self._cost_s += time.perf_counter() - at
+            return True
+        now = self._now
+        now.forwards += 1
+        if now.forward_at is None:
+            now.interrupted = now.interrupted or self.evaluating.forwards > 0
+            self._close_evaluation()
+            now.forward_at, now.training = at, model.training
+        if now.kind != "look" or self.patient.compiled:
+            return False
+        self._traced_forward(model, args, kwargs)
         self._cost_s += time.perf_counter() - at
+        return now.outputs is None
 
     def after_forward(self, model: nn.Module, output: Any) -> None:
         """It ran."""
@@ -97,7 +108,7 @@ class Loop:
         """A backward pass begins; its loss counts when a watched model ran before."""
         now = self._now
         self._in_backward = True
-        if loss.numel() == 1 and now.forwards:
+        if now.forwards and not (self._tells_loss and now.look is None) and loss.numel() == 1:
             now.scale = scale_of(loss)
             now.loss = loss.detach() if now.scale is None else loss.detach() / now.scale
         if now.kind == "look" and now.look is not None and len(now.look.entries) < MOST_ENTRIES:
@@ -115,7 +126,7 @@ class Loop:
 
     def before_step(self, optimizer: torch.optim.Optimizer, closure: bool) -> None:
         """An optimizer is about to step; with a closure (LBFGS) the gradients come inside the step."""
-        if not self._in_backward:
+        if self._owed is not None and not self._in_backward:
             self._catch_up()
         if self._now.look is None:
             return
@@ -151,12 +162,15 @@ class Loop:
     def told(self, loss: Any, inputs: Any, targets: Any) -> None:
         """watch.step: belongs to the iteration that just ended."""
         at = time.perf_counter()
-        self._catch_up()
-        if self._told_step == self.step and not self._ends_untold(at):
+        if self._owed is not None:
+            self._catch_up()
+        if self._told_step == self._now.step and not self._ends_untold(at):
             return
-        self._told_step = self.step
-        self._recent.set_loss(loss.detach() if isinstance(loss, Tensor) else loss)
-        looked = self._pending is not None and self._pending.row["step"] == self.step - 1
+        self._told_step = self._now.step
+        self._tells_loss = loss is not None
+        if self._tells_loss:
+            self._recent.set_loss(loss.detach() if isinstance(loss, Tensor) else loss)
+        looked = self._pending is not None and self._pending.row["step"] == self._told_step - 1
         if looked or self._told_step <= ALL_TARGETS_UNTIL:
             self._tell_batch(inputs, targets, looked)
         self._cost_s += time.perf_counter() - at
@@ -214,16 +228,8 @@ class Loop:
             trace = self._new_trace()
         return Iteration(step, kind, look, trace)
 
-    def _training_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], at: float) -> None:
-        now = self._now
-        now.forwards += 1
-        if now.forward_at is None:
-            now.interrupted = now.interrupted or self.evaluating.forwards > 0
-            self._close_evaluation()
-            now.forward_at, now.training = at, model.training
-        if now.kind != "look" or self.patient.compiled:
-            return
-        usual = self._usual_forwards
+    def _traced_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        now, usual = self._now, self._usual_forwards
         if not self.patient.several and usual is not None and now.traced >= usual and not now.backwards:
             now.drop_trace()
         if now.trace is None:
@@ -262,19 +268,24 @@ class Loop:
 
     def _end(self, optimizer: torch.optim.Optimizer | None, at: float) -> None:
         now = self._now
-        now.end_trace()
-        self._close_evaluation()
+        if now.trace is not None:
+            now.end_trace()
+        if self.evaluating.forwards:
+            self._close_evaluation()
         if now.forwards != self._usual_forwards and not self.patient.several:
             self._note_extra_forwards(now)
-        self._read()
-        if len(self._recent) >= EVERY or (now.step <= DENSE and now.step % 5 == 0):
+        if self._pending is not None:
+            self._read()
+        if len(self._recent.columns["step"]) >= EVERY or (now.step <= DENSE and now.step % 5 == 0):
             self._flush()
         if now.without_gradients:
             self._event("no_gradients", optimizers=now.without_gradients)
-        self._pending = now.pending(optimizer, self._cost_s)
+        if now.look is not None:
+            self._pending = now.pending(now.look, optimizer, self._cost_s)
         self._now = self._begin(now.step + 1)
         self._book(now, optimizer, at)
-        self._ended(self.step)
+        if self._ended is not None:
+            self._ended(self.step)
         self._ended_at = time.perf_counter()
 
     def _note_extra_forwards(self, now: Iteration) -> None:
@@ -308,9 +319,8 @@ class Loop:
     # Reading
 
     def _close_evaluation(self) -> None:
-        if self.evaluating.forwards:
-            for row in self.evaluating.end():
-                self.journal.add(row)
+        for row in self.evaluating.end():
+            self.journal.add(row)
 
     def _flush(self) -> None:
         columns, targets = self._recent.take()

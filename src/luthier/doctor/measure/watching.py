@@ -71,7 +71,8 @@ class Watch:
         patient = Patient(models, optimizers, loss_fn)
         for row in patient.describe(first_step):
             self._journal.add(row)
-        self._loop = Loop(patient, self._pace, self._journal, self._after_iteration, first_step)
+        report = None if on_finding is None else self._after_iteration
+        self._loop = Loop(patient, self._pace, self._journal, report, first_step)
         self._attachment = Attachment(self._loop, () if self._idle else models)
         for model in models:
             _WATCHED[model] = weakref.ref(self)
@@ -189,7 +190,7 @@ class Watch:
 
     def _after_iteration(self, step: int) -> None:
         """Report what shows early, at steps in geometric progression."""
-        if self.on_finding is None or step < self._next_report:
+        if step < self._next_report:
             return
         self._next_report = step + 3 if step < 12 else int(step * 1.5)
         from luthier.doctor.diagnosing import diagnose_early
