@@ -11,7 +11,7 @@ from luthier.errors import LuthierError
 from luthier.tuning.jobs import BASELINE, Continue, Plan, Proposal, Start
 from luthier.tuning.scheduler import next_job, next_repeat, outranked, reserve_s, search_left
 from luthier.tuning.state import Event, State, apply, fold
-from luthier.tuning.strategies import STRATEGIES, Halving, strategy_named
+from luthier.tuning.strategies import STRATEGIES, Halving, strategy_for
 
 TOTAL = 90
 DESCRIPTION = {"task": {"metric": "accuracy", "direction": "max"}, "seed": 0}
@@ -176,17 +176,17 @@ def test_a_schedule_that_pays_late_is_ranked_among_its_own() -> None:
 
 def test_rungs_are_fractions_of_each_trials_own_steps() -> None:
     halving = Halving()
-    assert [halving.first_stop(total) for total in (1, 5, 90, 900)] == [1, 1, 10, 100]
+    assert [halving.first_stop(1, total) for total in (1, 5, 90, 900)] == [1, 1, 10, 100]
 
 
 def test_outranked_trials_end_and_cut_off_ones_go_on() -> None:
     simulator = Simulator(plan(trials=4), by_number).run()
-    stops = {stop.number: stop.reason for stop in outranked(simulator.state)}
+    stops = {stop.number: stop.reason for stop in outranked(simulator.state, plan(trials=4))}
     assert set(stops) == {1, 2}
     assert stops[1] == "outranked: place 3 of 3 after 11% of its steps"
     simulator.record("recovered", number=1, reason="", step=4)
     cut_off = fold(simulator.events, Path("study"))
-    assert 1 not in [stop.number for stop in outranked(cut_off)]
+    assert 1 not in [stop.number for stop in outranked(cut_off, plan(trials=4))]
     assert next_job(cut_off, plan(trials=4), simulator.propose, 0.0) == Continue(1, 10)
 
 
@@ -240,7 +240,7 @@ def test_many_workers_and_trials() -> None:
 
 def test_unknown_strategies_are_refused() -> None:
     with pytest.raises(LuthierError, match="did you mean 'halving'"):
-        strategy_named("halfing")
+        strategy_for(plan(strategy="halfing"))
 
 
 def test_an_empty_study_is_a_state() -> None:

@@ -18,7 +18,15 @@ def events(*facts: Any) -> list[Event]:
 
 def proposed(number: int, of: int | None = None, seed: int = 0) -> Any:
     kind = "search" if of is None else "repeat"
-    payload = {"number": number, "kind": kind, "arm": "all", "values": {}, "seed": seed, "of": of, "until": 10}
+    payload = {
+        "number": number,
+        "kind": kind,
+        "arm": "all" if number else "baseline",
+        "values": {},
+        "seed": seed,
+        "of": of,
+        "until": 10,
+    }
     return ("proposed", {**payload, "total_steps": 10})
 
 

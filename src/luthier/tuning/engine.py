@@ -111,7 +111,7 @@ class Engine:
         self.doing = "search"
         self.drive(lambda: scheduler.next_job(self.state, self.plan, self.propose, self.clock), self.search_over)
         if not self.interrupts:
-            for stop in scheduler.outranked(self.state):
+            for stop in scheduler.outranked(self.state, self.plan):
                 self.record("stopped", number=stop.number, reason=stop.reason)
             self.doing = "repeats"
             self.drive(lambda: scheduler.next_repeat(self.state, self.plan), self.budget_over)

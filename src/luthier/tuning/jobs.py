@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from luthier.tuning.state import BASELINE as BASELINE
 from luthier.tuning.state import State
-
-BASELINE = "baseline"
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,8 @@ class Plan:
         seed: of the search trials; repeats take the seeds after it.
         repeats: further seeds that winner and baseline are trained with, for their comparison.
         strategy: a name of `STRATEGIES`.
+        epochs: of the longest training, to tell how much of it one epoch is.
+        baseline: whether trial 0 is the starting point itself, over its full budget.
     """
 
     arms: dict[str, list[str]]
@@ -77,3 +78,18 @@ class Plan:
     seed: int = 0
     repeats: int = 3
     strategy: str = "halving"
+    epochs: int = 10
+    baseline: bool = True
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """How far the search has come.
+
+    Attributes:
+        share: of its budget that is spent, 0-1; 1 when no trial may begin any more.
+        left_s: seconds that it still has; None without a time budget.
+    """
+
+    share: float
+    left_s: float | None

@@ -6,11 +6,11 @@ clock run the very same code, and a resumed study decides as it would have befor
 
 from __future__ import annotations
 
-import statistics
-
-from luthier.tuning.jobs import BASELINE, Continue, Plan, Propose, Start, Stop
+from luthier.tuning.jobs import BASELINE, Continue, Outlook, Plan, Propose, Start, Stop
+from luthier.tuning.ladders import Ladder, Ladders
+from luthier.tuning.standings import follow, standings
 from luthier.tuning.state import State, Trial
-from luthier.tuning.strategies import arm_trials, by_schedule, most_promising, strategy_named, whole
+from luthier.tuning.strategies import strategy_for, whole
 
 _TEST_S = 5.0  # set aside for reading the test data and closing
 
@@ -27,27 +27,36 @@ def next_job(state: State, plan: Plan, propose: Propose, clock: float) -> Start 
         propose: gives values for a new trial.
         clock: seconds that the study has been at work.
     """
-    strategy = strategy_named(plan.strategy)
     left = search_left(state, plan, clock)
     if plan.budget_s is not None and clock >= plan.budget_s:
         return None
-    if not state.trials:
+    if not state.trials and plan.baseline:
         return _start(state, plan, BASELINE, propose)
     job = _unfinished(state, "search")
     if left is not None and left <= 0:
-        return job if job is not None and job.number == 0 else None  # the baseline is owed all of the budget
-    if job is not None:
-        return job
+        return job if job is not None and state.trials[job.number].arm == BASELINE else None  # owed all of the budget
+    return job or _next_of_search(state, plan, propose, Outlook(_share(state, plan, clock, left), left))
 
+
+def _next_of_search(state: State, plan: Plan, propose: Propose, outlook: Outlook) -> Start | Continue | None:
+    strategy, left = strategy_for(plan), outlook.left_s
     for arm in plan.arms:
-        if (promoted := strategy.promote(state, arm)) is not None and _fits(state, promoted, left):
+        if (promoted := strategy.promote(state, arm, outlook)) is not None and _fits(state, promoted, left):
             return promoted
-    if _may_start(state, plan, left) and (start := _new_trial(state, plan, propose)) is not None:
+    begins = strategy.begins(outlook) and _may_start(state, plan, left)
+    if begins and (start := _new_trial(state, plan, propose)) is not None:
         return start
     for arm in plan.arms:
         if (needed := strategy.last(state, arm)) is not None and _fits(state, needed, left):
             return needed
     return _last_bets(state, left) if left is not None and _trials_left(state, plan) else None
+
+
+def _share(state: State, plan: Plan, clock: float, left: float | None) -> float:
+    """Share of the search's budget that is spent."""
+    if not _trials_left(state, plan):
+        return 1.0
+    return 0.0 if left is None else clock / (clock + left)
 
 
 def next_repeat(state: State, plan: Plan) -> Start | Continue | None:
@@ -73,16 +82,21 @@ def next_repeat(state: State, plan: Plan) -> Start | Continue | None:
     return None
 
 
-def outranked(state: State) -> list[Stop]:
+def outranked(state: State, plan: Plan) -> list[Stop]:
     """Ends for the trials that wait at a rung when the search is over; those that were cut off may still go on."""
+    ladders = follow(state, strategy_for(plan), lambda: Ladders(strategy_for(plan)))
     waiting = [trial for trial in state.search if trial.state == "paused" and trial.step >= trial.until]
-    return [Stop(trial.number, _outranked_reason(state, trial)) for trial in waiting]
+    return [Stop(trial.number, _outranked_reason(trial, ladders.of(trial))) for trial in waiting]
 
 
 def reserve_s(state: State, plan: Plan) -> float:
     """Seconds to keep for the repeats at the end: those of the winner so far (else the likely one) and the baseline."""
-    winner = state.winner or next(iter(state.rank(trial for trial in state.search if trial.number)), None)
-    known = [trial for trial in (state.trials[0] if state.trials else None, winner) if trial is not None]
+    if not plan.repeats:
+        return _TEST_S
+    standing = standings(state)
+    likely = standing.finished.first if standing.finished.first is not None else standing.paused.first
+    numbers = dict.fromkeys(n for n in (0 if state.trials else None, likely) if n is not None)
+    known = [state.trials[number] for number in numbers]
     missing = [
         trial.expected_s or 0.0
         for trial in known
@@ -99,37 +113,30 @@ def search_left(state: State, plan: Plan, clock: float) -> float | None:
     return None if plan.budget_s is None else plan.budget_s - reserve_s(state, plan) - clock
 
 
-def typical_s(state: State) -> float | None:
-    """Median of the seconds that a whole trial takes; None before the first reading."""
-    expected = [trial.expected_s for trial in state.search if trial.expected_s is not None]
-    return statistics.median(expected) if expected else None
-
-
 def _unfinished(state: State, kind: str) -> Continue | None:
     """A training that has not come to where it was told to go, the earliest first."""
-    cut_off = (t for t in state.trials if t.kind == kind and t.state in ("waiting", "paused") and t.step < t.until)
-    trial = next(cut_off, None)
-    return None if trial is None else Continue(trial.number, trial.until)
+    number = standings(state).cut_off[kind].first
+    return None if number is None else Continue(number, state.trials[number].until)
 
 
 def _may_start(state: State, plan: Plan, left: float | None) -> bool:
     """Whether trials and time allow a new one: near the end the time belongs to those under way."""
     if not _trials_left(state, plan):
         return False
-    typical = typical_s(state)
+    typical = standings(state).typical_s
     if left is None or typical is None or plan.budget_s is None:
         return True
     return left > (typical if plan.strategy == "full" else min(typical, 0.35 * plan.budget_s))
 
 
 def _trials_left(state: State, plan: Plan) -> bool:
-    return plan.trials is None or len(state.search) < plan.trials
+    return plan.trials is None or standings(state).n_search < plan.trials
 
 
 def _new_trial(state: State, plan: Plan, propose: Propose) -> Start | None:
     """A new trial in the arm with the fewest; other arms step in for an exhausted one."""
-    counts = {arm: len(arm_trials(state, arm)) for arm in plan.arms}
-    for arm in sorted(plan.arms, key=lambda name: counts[name]):
+    begun = standings(state).begun
+    for arm in sorted(plan.arms, key=lambda name: begun[name]):
         if (start := _start(state, plan, arm, propose)) is not None:
             return start
     return None
@@ -140,14 +147,14 @@ def _start(state: State, plan: Plan, arm: str, propose: Propose) -> Start | None
     if (proposal := propose(state, number, arm)) is None:
         return None
     total = proposal.total_steps
-    until = total if arm == BASELINE else strategy_named(plan.strategy).first_stop(total)
+    until = total if arm == BASELINE else strategy_for(plan).first_stop(number, total)
     return Start(number, arm, proposal.values, until, total, seed=plan.seed)
 
 
 def _last_bets(state: State, left: float) -> Continue | None:
     """In the last seconds of a budget: the most promising paused trial that can still come to its end."""
-    jobs = (whole(trial) for trial in most_promising(state, [trial for trial in state.search if trial.number]))
-    return next((job for job in jobs if job is not None and _fits(state, job, left)), None)
+    jobs = (whole(state.trials[number]) for number in standings(state).paused)
+    return next((job for job in jobs if _fits(state, job, left)), None)
 
 
 def _fits(state: State, job: Continue, left: float | None) -> bool:
@@ -158,9 +165,9 @@ def _fits(state: State, job: Continue, left: float | None) -> bool:
     return trial.time_s / trial.step * (job.until_step - trial.step) <= left
 
 
-def _outranked_reason(state: State, trial: Trial) -> str:
-    share = trial.step / trial.total_steps
-    ladder = next(ladder for ladder in by_schedule(arm_trials(state, trial.arm)) if trial in ladder)
-    rivals = [t for t in ladder if t.step >= trial.step * t.total_steps / trial.total_steps]
-    place = 1 + [t.number for t in state.rank(rivals)].index(trial.number) if trial.value is not None else len(rivals)
-    return f"outranked: place {place} of {len(rivals)} after {share:.0%} of its steps"
+def _outranked_reason(trial: Trial, ladder: Ladder) -> str:
+    share = f"after {trial.step / trial.total_steps:.0%} of its steps"
+    rung = next((rung for rung in reversed(ladder.rungs) if trial.number in rung.reached), None)
+    if rung is None:
+        return f"outranked: no finite reading {share}"
+    return f"outranked: place {1 + rung.reached.place(trial.number)} of {len(rung.reached)} {share}"

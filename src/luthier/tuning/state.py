@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+BASELINE = "baseline"
 OPEN = ("waiting", "running", "paused")
 ENDED = ("finished", "stopped", "failed")
 
@@ -100,6 +101,8 @@ class State:
         tests: readings of the test data: trial number -> values.
         test_readings: how often test data was opened.
         ended: why the last call ended ("" while one is at work or after a crash).
+        changed: numbers of trials in the order of their changes.
+        followers: what others have worked out from the state, and keep up to date with it (see `standings`).
     """
 
     folder: Path
@@ -110,6 +113,8 @@ class State:
     tests: dict[int, dict[str, float]] = field(default_factory=dict)
     test_readings: int = 0
     ended: str = ""
+    changed: list[int] = field(default_factory=list)
+    followers: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def metric(self) -> str:
@@ -122,6 +127,11 @@ class State:
         return str(self.description["task"]["direction"])
 
     @property
+    def sign(self) -> float:
+        """The factor that makes a better value smaller."""
+        return -1.0 if self.direction == "max" else 1.0
+
+    @property
     def search(self) -> list[Trial]:
         """The trials of the search, the baseline first."""
         return [trial for trial in self.trials if trial.kind == "search"]
@@ -132,16 +142,15 @@ class State:
 
     def rank(self, trials: Iterable[Trial]) -> list[Trial]:
         """Trials with a value, best first; equal ones in the order of their numbers."""
-        sign = -1.0 if self.direction == "max" else 1.0
         return sorted(
             (trial for trial in trials if trial.value is not None),
-            key=lambda trial: (sign * (trial.value or 0.0), trial.number),
+            key=lambda trial: (self.sign * (trial.value or 0.0), trial.number),
         )
 
     @property
     def winner(self) -> Trial | None:
         """The best search trial over the full budget, the baseline left out."""
-        ranked = self.rank(trial for trial in self.search if trial.state == "finished" and trial.number)
+        ranked = self.rank(t for t in self.search if t.state == "finished" and t.arm != BASELINE)
         return ranked[0] if ranked else None
 
 
@@ -182,10 +191,12 @@ def apply(state: State, event: Event) -> None:
         state.test_readings += 1
     elif event.kind == "proposed":
         state.trials.append(_proposed(state, payload))
+        state.changed.append(payload["number"])
     else:
         trial = state.trials[payload["number"]]
         if not trial.ended:
             state.trials[trial.number] = _CHANGES[event.kind](state, trial, payload)
+            state.changed.append(trial.number)
 
 
 def _proposed(state: State, payload: Mapping[str, Any]) -> Trial:

@@ -3,41 +3,66 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from luthier.errors import unknown
-from luthier.tuning.jobs import Continue
+from luthier.tuning.jobs import Continue, Outlook, Plan
+from luthier.tuning.ladders import Ladders, rung_step
+from luthier.tuning.standings import follow, standings
 from luthier.tuning.state import State, Trial
 
 
+@dataclass(frozen=True)
 class Strategy(ABC):
-    """How much of its budget a trial gets before others are tried."""
+    """How much of its budget a trial gets before others are tried.
 
-    @abstractmethod
-    def first_stop(self, total_steps: int) -> int:
+    A trial pauses at each rung: a fraction of its own steps, while its schedule spans the whole of them. A learning
+    rate that decays late reads worse on the way than a constant one and better at the end, so trials are ranked among
+    those of their own schedule only.
+
+    Attributes:
+        brackets: the rungs of each bracket, rising fractions below 1; every trial belongs to one bracket.
+    """
+
+    brackets: tuple[tuple[float, ...], ...] = ((),)
+
+    def bracket(self, number: int) -> int:
+        """The bracket of a trial."""
+        return 0
+
+    def first_stop(self, number: int, total_steps: int) -> int:
         """The step to which a new trial is trained."""
+        return rung_step((*self.brackets[self.bracket(number)], 1.0)[0], total_steps)
 
     @abstractmethod
-    def promote(self, state: State, arm: str) -> Continue | None:
+    def promote(self, state: State, arm: str, outlook: Outlook) -> Continue | None:
         """A paused trial of the arm that has earned more, if there is one."""
+
+    def begins(self, outlook: Outlook) -> bool:
+        """Whether new trials still begin."""
+        return True
 
     def last(self, state: State, arm: str) -> Continue | None:
         """When no new trial is to come: the paused trial that the arm's result needs, if it has none yet."""
-        trials = arm_trials(state, arm)
-        if any(trial.state in ("finished", "running") for trial in trials):
+        standing = standings(state)
+        if standing.alive[arm]:
             return None
-        return whole(next(iter(most_promising(state, trials)), None))
+        return next((whole(state.trials[n]) for n in standing.paused if state.trials[n].arm == arm), None)
+
+    def next_stop(self, trial: Trial) -> int:
+        """The step of the rung above."""
+        stops = [rung_step(end, trial.total_steps) for end in (*self.brackets[self.bracket(trial.number)], 1.0)]
+        return next(stop for stop in stops if stop > trial.step)
 
 
+@dataclass(frozen=True)
 class Full(Strategy):
     """Every trial gets its full budget."""
 
-    def first_stop(self, total_steps: int) -> int:
-        """The end."""
-        return total_steps
-
-    def promote(self, state: State, arm: str) -> Continue | None:
+    def promote(self, state: State, arm: str, outlook: Outlook) -> Continue | None:
         """Nothing: no trial is paused before its end."""
         return None
 
@@ -48,99 +73,106 @@ class Halving(Strategy):
 
     A trial pauses at each rung; it goes on when it is among the best `floor(n / eta)` of the n trials of its arm that
     have reached the rung, highest rung first. Trials that failed count as reaching the lowest rung, as its worst.
-    A rung is a fraction of the trial's own steps, and its schedule spans the whole of them: a learning rate that decays
-    late reads worse on the way than a constant one and better at the end, so trials are ranked among those of their
-    own schedule only.
-
 
     Source: Li et al. 2020, A System for Massively Parallel Hyperparameter Tuning, Algorithm 2 (there promoted
     trials are retrained or kept in memory; here they continue from their checkpoint).
     """
 
-    eta: int = 3
-    rungs: tuple[float, ...] = (1 / 9, 1 / 3)
+    brackets: tuple[tuple[float, ...], ...] = ((1 / 9, 1 / 3),)
+    eta: float = 3
 
-    def first_stop(self, total_steps: int) -> int:
-        """The lowest rung."""
-        return rung_step(self.rungs[0], total_steps)
-
-    def promote(self, state: State, arm: str) -> Continue | None:
-        """The best paused trial among a rung's best third, highest rung first."""
-        ladders = by_schedule(arm_trials(state, arm))
-        for index in reversed(range(len(self.rungs))):
-            candidates = (self._promotable(state, ladder, index) for ladder in ladders)
-            if (trial := next((trial for trial in candidates if trial is not None), None)) is not None:
-                ends = (*self.rungs[index + 1 :], 1.0)
-                stops = [rung_step(end, trial.total_steps) for end in ends]
-                return Continue(trial.number, next(stop for stop in stops if stop > trial.step))
+    def promote(self, state: State, arm: str, outlook: Outlook) -> Continue | None:
+        """The best paused trial among a rung's best, highest rung first."""
+        ladders = follow(state, self, lambda: Ladders(self)).by_arm.get(arm, {})
+        for index in reversed(range(max(map(len, self.brackets)))):
+            for (bracket, _), ladder in ladders.items():
+                if index < len(self.brackets[bracket]) and (n := ladder.promotable(index, self.eta)) is not None:
+                    return Continue(n, self.next_stop(state.trials[n]))
         return None
 
-    def _promotable(self, state: State, trials: list[Trial], index: int) -> Trial | None:
-        reached = [(self.reading(state, trial, index), trial) for trial in trials]
-        there = [(value, trial) for value, trial in reached if value is not None]
-        failed = sum(1 for value, trial in reached if value is None and trial.state == "failed")
-        quota = (len(there) + (failed if index == 0 else 0)) // self.eta
-        sign = -1.0 if state.direction == "max" else 1.0
-        there.sort(key=lambda pair: (sign * pair[0], pair[1].number))
-        return next((trial for _, trial in there[:quota] if self._waits_at(trial, index)), None)
 
-    def reading(self, state: State, trial: Trial, index: int) -> float | None:
-        """The trial's best value up to a rung; None when it has not reached it."""
-        step = self.step(trial, index)
-        return trial.best_until(step, state.metric, state.direction) if trial.step >= step else None
+@dataclass(frozen=True)
+class Hyperband(Halving):
+    """Successive halving in brackets of different patience: a share of the trials is not judged early.
 
-    def step(self, trial: Trial, index: int) -> int:
-        """The step of a rung in this trial."""
-        return rung_step(self.rungs[index], trial.total_steps)
+    Each bracket gets about the same number of steps, so the hastiest one gets most trials.
 
-    def _waits_at(self, trial: Trial, index: int) -> bool:
-        """Whether the trial is paused at this rung, the last one that it has reached."""
-        reached = [rung for rung in range(len(self.rungs)) if trial.step >= self.step(trial, rung)]
-        return trial.state == "paused" and reached[-1:] == [index] and trial.step < trial.total_steps
+    Source: Li et al. 2018, Hyperband: A Novel Bandit-Based Approach to Hyperparameter Optimization, Algorithm 1; the
+    asynchronous form: Li et al. 2020.
+    """
+
+    brackets: tuple[tuple[float, ...], ...] = ((1 / 9, 1 / 3), (1 / 3,), ())
+    deal: tuple[int, ...] = (0, 1, 0, 0, 2, 0, 1, 0, 0, 1, 0, 2, 0, 1, 0, 0, 2)
+
+    def bracket(self, number: int) -> int:
+        """Dealt in a fixed order: 9, 5 and 3 of 17."""
+        return self.deal[number % len(self.deal)]
 
 
-STRATEGIES: dict[str, Strategy] = {"full": Full(), "halving": Halving()}
+@dataclass(frozen=True)
+class TopK(Strategy):
+    """Train many trials for one epoch until a share of the budget is spent, then the best ones to their end.
+
+    Source: Egele et al. 2023, Is One Epoch All You Need For Multi-Fidelity Hyperparameter Optimization?
+
+    Attributes:
+        explore: share of the budget for the first epochs.
+    """
+
+    explore: float = 0.5
+
+    def promote(self, state: State, arm: str, outlook: Outlook) -> Continue | None:
+        """The best that has trained for one epoch, once the exploration is over."""
+        standing = standings(state)
+        if self.begins(outlook) or (outlook.left_s is None and standing.alive[arm] >= self.most(standing.begun[arm])):
+            return None
+        ladders = follow(state, self, lambda: Ladders(self)).by_arm.get(arm, {})
+        waiting = (ladder.promotable(0, eta=1) for ladder in ladders.values())
+        best = min((n for n in waiting if n is not None), key=_value_in(state), default=None)
+        return None if best is None else whole(state.trials[best])
+
+    def begins(self, outlook: Outlook) -> bool:
+        """Until the exploration's share is spent."""
+        return outlook.share < self.explore
+
+    def most(self, begun: int) -> int:
+        """How many go on when the budget is a number of trials: both halves take as many steps."""
+        first = self.brackets[0][0]
+        return max(1, round(begun * first * (1 - self.explore) / (self.explore * (1 - first))))
 
 
-def strategy_named(name: str) -> Strategy:
-    """A strategy by its name.
+def _one_epoch(plan: Plan) -> Strategy:
+    return TopK(brackets=((1 / plan.epochs,),)) if plan.epochs > 1 else Full()
+
+
+STRATEGIES: dict[str, Callable[[Plan], Strategy]] = {
+    "full": lambda _: Full(),
+    "halving": lambda _: Halving(),
+    "hyperband": lambda _: Hyperband(),
+    "one-epoch-top-k": _one_epoch,
+}
+
+
+def strategy_for(plan: Plan) -> Strategy:
+    """The strategy of a plan.
 
     Raises:
         LuthierError: an unknown name.
     """
+    return _made(plan.strategy, plan.epochs)
+
+
+@lru_cache
+def _made(name: str, epochs: int) -> Strategy:
     if name not in STRATEGIES:
         raise unknown("strategy", name, STRATEGIES)
-    return STRATEGIES[name]
+    return STRATEGIES[name](Plan({}, strategy=name, epochs=epochs))
 
 
-def rung_step(fraction: float, total_steps: int) -> int:
-    """The step of a rung: at least 1, at most the whole.
-
-    >>> rung_step(1 / 9, 90), rung_step(1 / 9, 4)
-    (10, 1)
-    """
-    return max(1, min(total_steps, round(fraction * total_steps)))
-
-
-def by_schedule(trials: list[Trial]) -> list[list[Trial]]:
-    """Trials by their sampled schedule, in order of its first trial; one list when the schedule is not searched."""
-    ladders: dict[Any, list[Trial]] = {}
-    for trial in trials:
-        ladders.setdefault(trial.values.get("schedule"), []).append(trial)
-    return list(ladders.values())
-
-
-def arm_trials(state: State, arm: str) -> list[Trial]:
-    """The search trials of an arm."""
-    return [trial for trial in state.search if trial.arm == arm]
-
-
-def most_promising(state: State, trials: list[Trial]) -> list[Trial]:
-    """Paused trials with a value: those furthest along first, the better one first among equals."""
-    ranked = state.rank(trial for trial in trials if trial.state == "paused")
-    return sorted(ranked, key=lambda trial: -round(9 * trial.step / trial.total_steps))
-
-
-def whole(trial: Trial | None) -> Continue | None:
+def whole(trial: Trial) -> Continue:
     """Train a trial to its end."""
-    return None if trial is None else Continue(trial.number, trial.total_steps)
+    return Continue(trial.number, trial.total_steps)
+
+
+def _value_in(state: State) -> Callable[[int], Any]:
+    return lambda number: (state.sign * (state.trials[number].value or 0.0), number)

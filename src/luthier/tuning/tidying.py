@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 
-from luthier.tuning.state import State
+from luthier.tuning.state import BASELINE, State
 
 KEPT = 3
 
@@ -16,8 +16,11 @@ def remove_checkpoints(state: State, removed: set[int]) -> None:
         state: of the study.
         removed: numbers of trials whose checkpoints are gone already; those removed now are added.
     """
-    finished = state.rank(trial for trial in state.search if trial.state == "finished" and trial.number)
-    kept = {0, *(trial.number for trial in finished[:KEPT])}
+    finished = state.rank(trial for trial in state.search if trial.state == "finished" and trial.arm != BASELINE)
+    kept = {
+        *(trial.number for trial in state.trials[:1] if trial.arm == BASELINE),
+        *(trial.number for trial in finished[:KEPT]),
+    }
     for trial in state.trials:
         if trial.ended and trial.number not in kept and trial.number not in removed:
             removed.add(trial.number)
