@@ -1,0 +1,291 @@
+"""Ranges: the values that one field may take, alone or where another field has a given value.
+
+A range knows its values, its two ends and its own scale (`at` and `position` go between values and [0, 1]); what a
+sampler makes of it is the sampler's business. Importable without torch and without Optuna.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self, TypeAlias
+
+from luthier.errors import LuthierError
+
+
+@dataclass(frozen=True)
+class Condition:
+    """That a field of the space has one of some values.
+
+    Attributes:
+        path: of the field.
+        values: with these the condition holds.
+    """
+
+    path: str
+    values: tuple[Any, ...]
+
+    def holds(self, value: Any) -> bool:
+        """Whether it holds with this value of the field."""
+        return plain(value) in self.values
+
+    def __str__(self) -> str:
+        return f"{self.path}={','.join(map(_word, self.values))}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Conditional:
+    """What all ranges share: the conditions under which their field is present at all."""
+
+    conditions: tuple[Condition, ...] = field(default=(), repr=False)
+
+    def when(self, path: str, *values: Any) -> Self:
+        """The same range, present only where the field at `path` has one of these values; chained, all must hold.
+
+        >>> str(uniform_range := Uniform(0.0, 0.99).when("optimizer", "sgd"))
+        '0..0.99 when optimizer=sgd'
+
+        Raises:
+            LuthierError: no path, or no value.
+        """
+        if not isinstance(path, str) or not path or not values:
+            raise LuthierError(f"when() needs a field and at least one of its values, got {path!r} and {values}")
+        condition = Condition(path, tuple(plain(value) for value in values))
+        return replace(self, conditions=(*self.conditions, condition))
+
+    def _when(self) -> str:
+        return "".join(f" when {condition}" for condition in self.conditions)
+
+
+@dataclass(frozen=True)
+class Uniform(_Conditional):
+    """Real numbers from `low` to `high`, both included; on a log scale, or in steps from `low`."""
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("low", "high", "step"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, _number(name, value))
+        _check_bounds(self.low, self.high, self.log)
+        if self.step is not None and self.log:
+            raise LuthierError(f"a range is either on a log scale or in steps, got log=True and step={self.step}")
+        if self.step is not None and not 0 < self.step <= self.high - self.low:
+            raise LuthierError(f"step must be positive and fit between {self.low} and {self.high}, got {self.step}")
+
+    @property
+    def size(self) -> int | None:
+        """How many values there are; None for a continuum."""
+        return None if self.step is None else int((self.high - self.low) / self.step + 1e-9) + 1
+
+    def contains(self, value: Any) -> bool:
+        """Whether a value lies in the range (on one of its steps)."""
+        if not _is_number(value) or not self.low <= value <= self.high:
+            return False
+        if self.step is None:
+            return True
+        steps = (value - self.low) / self.step
+        return bool(abs(steps - round(steps)) < 1e-6)
+
+    def levels(self, count: int) -> list[Any]:
+        """At most `count` evenly spaced values (on the range's scale), both ends included."""
+        if self.size is not None and self.step is not None:
+            return [self.low + index * self.step for index in _spread(self.size - 1, count)]
+        return _levels(self.low, self.high, self.log, count)
+
+    def at(self, position: float) -> float:
+        """The value at a position in [0, 1], every part of the range's scale alike."""
+        if self.size is not None and self.step is not None:
+            return self.low + _slot(position, self.size) * self.step
+        value = self.low * (self.high / self.low) ** position if self.log else self._linear(position)
+        return min(max(value, self.low), self.high)
+
+    def position(self, value: float) -> float:
+        """The inverse of `at`: for steps the middle of the step's part."""
+        if self.size is not None and self.step is not None:
+            return (round((value - self.low) / self.step) + 0.5) / self.size
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def ends(self) -> tuple[Any, ...]:
+        """The values that a recipe must accept for the whole range to be possible."""
+        return (self.low, self.high)
+
+    def _linear(self, position: float) -> float:
+        return self.low + position * (self.high - self.low)
+
+    def __str__(self) -> str:
+        return f"{self.low:g}..{self.high:g}" + _suffix(self.log, self.step) + self._when()
+
+
+@dataclass(frozen=True)
+class Integers(_Conditional):
+    """Whole numbers from `low` to `high`, both included; on a log scale, or in steps from `low`."""
+
+    low: int
+    high: int
+    log: bool = False
+    step: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("low", "high", "step"):
+            value = getattr(self, name)
+            if not _is_number(value) or value != value or math.isinf(value) or int(value) != value:
+                raise LuthierError(f"{name} of a range of integers must be a whole number, got {value!r}")
+            object.__setattr__(self, name, int(value))
+        _check_bounds(self.low, self.high, self.log)
+        if self.step < 1 or self.step > self.high - self.low:
+            raise LuthierError(f"step must be at least 1 and fit between {self.low} and {self.high}, got {self.step}")
+        if self.log and self.step != 1:
+            raise LuthierError(f"a range is either on a log scale or in steps, got log=True and step={self.step}")
+
+    @property
+    def size(self) -> int:
+        """How many values there are."""
+        return (self.high - self.low) // self.step + 1
+
+    def contains(self, value: Any) -> bool:
+        """Whether a value lies in the range (on one of its steps)."""
+        whole = _is_number(value) and math.isfinite(value) and int(value) == value
+        return whole and self.low <= value <= self.high and (value - self.low) % self.step == 0
+
+    def levels(self, count: int) -> list[Any]:
+        """At most `count` evenly spaced values (on the range's scale), both ends included; all if there are no more."""
+        if self.log and count < self.size:
+            return list(dict.fromkeys(round(value) for value in _levels(self.low, self.high, True, count)))
+        return [self.low + index * self.step for index in _spread(self.size - 1, count)]
+
+    def at(self, position: float) -> int:
+        """The value at a position in [0, 1], every part of the range's scale alike."""
+        if not self.log:
+            return self.low + _slot(position, self.size) * self.step
+        low, high = self.low - 0.5, self.high + 0.5
+        return min(max(round(low * (high / low) ** position), self.low), self.high)
+
+    def position(self, value: int) -> float:
+        """The inverse of `at`: the middle of the value's part."""
+        if not self.log:
+            return ((value - self.low) // self.step + 0.5) / self.size
+        low, high = self.low - 0.5, self.high + 0.5
+        return math.log(value / low) / math.log(high / low)
+
+    def ends(self) -> tuple[Any, ...]:
+        """The values that a recipe must accept for the whole range to be possible."""
+        return (self.low, self.high)
+
+    def __str__(self) -> str:
+        return f"{self.low}..{self.high}" + _suffix(self.log, None if self.step == 1 else self.step) + self._when()
+
+
+@dataclass(frozen=True)
+class Choice(_Conditional):
+    """One of several values without order: names, numbers, booleans, None, or lists of these."""
+
+    options: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        options = tuple(plain(option) for option in self.options)
+        object.__setattr__(self, "options", options)
+        if not options:
+            raise LuthierError("a choice needs at least one option, got none")
+        for index, option in enumerate(options):
+            if option in options[:index]:
+                raise LuthierError(f"the options of a choice must differ, got {option!r} twice in {list(options)}")
+
+    @property
+    def size(self) -> int:
+        """How many options there are."""
+        return len(self.options)
+
+    def contains(self, value: Any) -> bool:
+        """Whether a value is one of the options."""
+        return plain(value) in self.options
+
+    def levels(self, count: int) -> list[Any]:
+        """All options, whatever the count."""
+        return list(self.options)
+
+    def at(self, position: float) -> Any:
+        """The option at a position in [0, 1]."""
+        return self.options[_slot(position, self.size)]
+
+    def position(self, value: Any) -> float:
+        """The inverse of `at`: the middle of the option's part."""
+        return (self.options.index(plain(value)) + 0.5) / self.size
+
+    def ends(self) -> tuple[Any, ...]:
+        """The values that a recipe must accept: all options."""
+        return self.options
+
+    def __str__(self) -> str:
+        return ",".join(map(_word, self.options)) + self._when()
+
+
+Range: TypeAlias = Uniform | Integers | Choice
+Space: TypeAlias = Mapping[str, Range]
+
+
+def plain(option: Any) -> Any:
+    """An option as it is kept: lists become tuples, so that it can be compared after a JSON round trip.
+
+    Raises:
+        LuthierError: something that JSON cannot hold.
+    """
+    if isinstance(option, (list, tuple)):
+        return tuple(plain(item) for item in option)
+    if isinstance(option, float) and not math.isfinite(option):
+        raise LuthierError(f"an option must be finite, got {option}")
+    if option is None or isinstance(option, (bool, int, float, str)):
+        return option
+    raise LuthierError(f"an option must be a name, a number, a boolean, None or a list of these, got {option!r}")
+
+
+def _word(option: Any) -> str:
+    return "none" if option is None else str(option)
+
+
+def _number(name: str, value: Any) -> float:
+    if not _is_number(value) or not math.isfinite(value):
+        raise LuthierError(f"{name} of a range must be a finite number, got {value!r}")
+    return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check_bounds(low: float, high: float, log: bool) -> None:
+    if low >= high:
+        raise LuthierError(f"a range goes from its lower to a higher bound, got {low:g}..{high:g}: swap or widen them")
+    if log and low <= 0:
+        raise LuthierError(f"a log scale needs a lower bound above zero, got {low:g}: raise it, or drop log")
+
+
+def _slot(position: float, size: int) -> int:
+    """Which of `size` equal parts of [0, 1] a position lies in."""
+    return min(int(position * size), size - 1)
+
+
+def _levels(low: float, high: float, log: bool, count: int) -> list[Any]:
+    if count == 1:
+        return [math.sqrt(low * high) if log else (low + high) / 2]
+    scale = [index / (count - 1) for index in range(count)]
+    inner = [low * (high / low) ** part if log else low + (high - low) * part for part in scale[1:-1]]
+    return [low, *inner, high]
+
+
+def _spread(last: int, count: int) -> list[int]:
+    """At most `count` evenly spread indices from 0 to `last`."""
+    if count == 1:
+        return [last // 2]
+    return sorted({round(index * last / (count - 1)) for index in range(count)})
+
+
+def _suffix(log: bool, step: float | None) -> str:
+    return " log" if log else "" if step is None else f" step {step:g}"
