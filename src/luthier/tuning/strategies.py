@@ -102,7 +102,7 @@ class Hyperband(Halving):
     """
 
     brackets: tuple[tuple[float, ...], ...] = ((1 / 9, 1 / 3), (1 / 3,), ())
-    deal: tuple[int, ...] = (0, 1, 0, 0, 2, 0, 1, 0, 0, 1, 0, 2, 0, 1, 0, 0, 2)
+    deal: tuple[int, ...] = (0, 1, 0, 2, 0, 1, 0, 0, 1, 0, 2, 0, 1, 0, 0, 1, 2)
 
     def bracket(self, number: int) -> int:
         """Dealt in a fixed order: 9, 5 and 3 of 17."""
