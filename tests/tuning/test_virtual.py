@@ -14,13 +14,15 @@ def study(n_real: int, seed: int, n_virtual: int = 4, n: int = 40) -> list[tuple
     virtual, known, decisions, waiting = VirtualWorkers(n_virtual), [], [], []
     running: dict[int, float] = {}
     while True:
-        while told := virtual.due():
-            known.append(told[-1]["number"])
-        while virtual.free and len(decisions) < n:
-            number = len(decisions)
-            decisions.append((number, virtual.clock, tuple(known)))
-            virtual.begin(number, 1 + (7 * number + 3 * len(known)) % 5)
-            waiting.append(number)
+        told = None
+        while told != []:
+            while virtual.free and len(decisions) < n:
+                number = len(decisions)
+                decisions.append((number, virtual.clock, tuple(known)))
+                virtual.begin(number, 1 + (7 * number + 3 * len(known)) % 5)
+                waiting.append(number)
+            told = virtual.due()
+            known += [message["number"] for message in told[-1:]]
         while waiting and len(running) < n_real:
             running[waiting.pop(0)] = speed.random()
         if not running:

@@ -36,7 +36,7 @@ class VirtualWorkers:
 
     @property
     def free(self) -> bool:
-        """Whether a virtual worker waits for a training; ask for due messages first."""
+        """Whether a virtual worker waits for a training."""
         return len(self._trainings) < self.count
 
     def begin(self, number: int, work: float) -> float:
@@ -52,7 +52,10 @@ class VirtualWorkers:
         training.over = training.over or message["event"] in ENDS
 
     def due(self) -> list[dict[str, Any]]:
-        """What the training that ends first has told, once it is over; moves the clock to its end."""
+        """What the training that ends first has told, once it is over; moves the clock to its end.
+
+        Its worker is free then: decide what it does before asking again.
+        """
         if not self._trainings:
             return []
         number = min(self._trainings, key=lambda each: (self._trainings[each].ends, each))
