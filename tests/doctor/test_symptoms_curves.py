@@ -297,6 +297,8 @@ def test_too_few_epochs():
     assert the(curves.too_few_epochs(steady)).numbers["steps"] == 300
     rates = tuple(1e-3 * 0.98**i for i in range(300))
     assert curves.too_few_epochs(replace(steady, steps=replace(steady.steps, lr=rates))) == []
+    higher = [20.0 * math.exp(-i / 2) + LN10 - 0.25 * i / 300 for i in range(300)]  # a bad start is no progress
+    assert the(curves.too_few_epochs(vitals(noisy(higher, 0.01))))
 
 
 def test_oscillation_beyond_the_noise_of_batches():

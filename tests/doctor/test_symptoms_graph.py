@@ -260,8 +260,8 @@ def missing_from_optimizer() -> Vitals:
     return watched(model, cross_entropy, features(), classes(), given=list(model[2].parameters()))  # type: ignore[index]
 
 
-def replaced_head() -> Vitals:
-    model = net()
+def replaced_head(classes_before: int = 4) -> Vitals:
+    model = net(outputs=classes_before)
     given = list(model.parameters())
     model[2] = nn.Linear(16, 4)  # type: ignore[operator]
     return watched(model, cross_entropy, features(), classes(), given=given)
@@ -269,6 +269,31 @@ def replaced_head() -> Vitals:
 
 def other_model() -> Vitals:
     return watched(net(), cross_entropy, features(), classes(), given=list(net().parameters()))
+
+
+class TwoHeads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.value, self.kind = nn.Linear(6, 16), nn.Linear(16, 1), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        shared = F.relu(self.trunk(x))
+        return self.value(shared).squeeze(1), self.kind(shared)
+
+
+def two_heads(factor: float) -> Vitals:
+    model, x, y = TwoHeads(), features(), classes()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    watch = luthier.watch(model, optimizer)
+    for _ in range(6):
+        optimizer.zero_grad()
+        value, kind = model(x)
+        loss = F.mse_loss(value, x.sum(1)) + factor * F.cross_entropy(kind, y)
+        loss.backward()
+        optimizer.step()
+        watch.step(loss, inputs=x, targets=y)
+    watch.close()
+    return watch.vitals
 
 
 def autoencoder(loss: Loss, *last: nn.Module, data: Callable[[Tensor], Tensor] = torch.sigmoid) -> Program:
@@ -402,6 +427,7 @@ SICK: dict[str, tuple[str, Program]] = {
     "summed by hand": ("loss_scale", classifier(lambda m, x, y: F.cross_entropy(m(x), y, reduction="none").sum())),
     "times 1000": ("loss_scale", classifier(lambda m, x, y: 1000 * F.cross_entropy(m(x), y))),
     "divided twice": ("loss_scale", classifier(lambda m, x, y: F.cross_entropy(m(x), y) / len(y))),
+    "second head times 1e-5": ("loss_scale", lambda: two_heads(1e-5)),
     "exp": ("bad_activation", stack(torch.exp)),
     "square": ("bad_activation", stack(lambda x: x * x)),
     "square in a recurrence": ("bad_activation", sequences(Recurrence(torch.square))),
@@ -420,6 +446,7 @@ SICK: dict[str, tuple[str, Program]] = {
     "frozen at random": ("frozen_params", frozen(["0"])),
     "missing from the optimizer": ("frozen_params", missing_from_optimizer),
     "head replaced": ("stale_optimizer", replaced_head),
+    "head of two classes replaced": ("stale_optimizer", lambda: replaced_head(2)),
     "optimizer of another model": ("stale_optimizer", other_model),
 }  # fmt: skip
 
@@ -604,6 +631,7 @@ HEALTHY: dict[str, Program] = {
     "MultiheadAttention": sequences(BatchFirst(right=True)),
     **{f"pooling by {spelling}": sequences(Pooling(spelling)) for spelling in ("sum", "bmm", "@")},
     "mixture of experts": lambda: watched(Mixture(), cross_entropy, features(), classes()),
+    "two heads": lambda: two_heads(1.0),
     "variational autoencoder": variational,
     "autoencoder": autoencoder(lambda m, x, y: F.mse_loss(m(x), y), nn.Sigmoid()),
     "autoencoder of bits": autoencoder(lambda m, x, y: F.mse_loss(m(x), y), data=lambda x: (x > 0).float()),

@@ -300,6 +300,18 @@ def test_ordinary_layers_whose_scale_compounds():
     assert the(growing.exploding_activation(vitals(looks))).severity == "info"
 
 
+def test_layers_that_grow_tenfold_count_when_nothing_is_learnt():
+    nodes, linear = [], graph()["nodes"][0]
+    for i in range(8):
+        stats = Stats(n=64, mean=0.0, std=0.5 * 1.6**i, across=0.2, nonfinite=0.0)
+        nodes.append(replace(linear, index=i, module=f"block{i}", stats=stats))
+    looks = [look(s, nodes=(*nodes, replace(graph()["nodes"][-1], index=8)), roots=(8,)) for s in STEPS]
+    slow = vitals(looks, [8.0 * LN3 * math.exp(-i) + 0.9 * LN3 for i in range(100)])
+    assert the(growing.exploding_activation(slow)).severity == "warning"
+    learnt = vitals(looks, [8.0 * LN3 * math.exp(-i) + 0.5 * LN3 for i in range(100)])
+    assert growing.exploding_activation(learnt) == []
+
+
 def test_weights_too_small_for_the_depth():
     looks = []
     for step in STEPS:
@@ -330,6 +342,34 @@ def test_identical_units_that_stay_identical():
     assert initial.symmetric_init(vitals(parting)) == []
     last = tuple(0.0 if i == 2 * DEPTH - 2 else None for i in range(2 * DEPTH))
     assert initial.symmetric_init(vitals([look(s, row_spread=last) for s in STEPS])) == []
+
+
+def gru(losses, **changes) -> Vitals:
+    """A GRU whose weights all have one value, unless changed, and a linear layer; its gates part by step 6."""
+    same = {"mean": 0.05, "rms": 0.05, "absmax": 0.05, "row_spread": 0.0, "fan_in": 16}
+    weight = Parameter("r.weight_ih_l0", (48, 16), layer="r", layer_type="GRU", **(same | changes))
+    head = Parameter("o.weight", (3, 16), layer="o", layer_type="Linear", **same)
+    given = (Argument("input:0", (16, 9, 16)), Argument("param:r.weight_ih_l0", (48, 16)))
+    nodes = (
+        Node(0, "gru", "r", given, shape=(16, 9, 16), stats=Stats(n=64, mean=0.0, std=0.3, flat=0.0)),
+        Node(1, "linear", "o", (Argument("n0", (16, 16)), Argument("param:o.weight", (3, 16))), shape=(16, 3)),
+        replace(graph()["nodes"][-1], index=2),
+    )
+    changed = {"nodes": nodes, "outputs": (1,), "roots": (2,)}
+    spreads = [(weight.row_spread, 0.0) if s < 6 else (0.7, 0.7) for s in STEPS]
+    looks = [look(s, row_spread=spread, **changed) for s, spread in zip(STEPS, spreads, strict=True)]
+    return vitals(looks, losses, anatomies=[Anatomy(parameters=(weight, head))])
+
+
+def test_gates_that_part_do_not_hide_identical_units():
+    assert the(initial.symmetric_init(gru(STUCK))).where == ("r",)
+    assert initial.symmetric_init(gru(STUCK, mean=0.0, rms=0.2, absmax=0.4, row_spread=0.9)) == []
+
+
+def test_gates_that_nobody_sees_are_judged_by_the_sums_they_are_given():
+    found = the(initial.bad_init(gru(STUCK, mean=0.0, rms=3.0, absmax=9.0)))
+    assert "gates of r" in found.evidence[0]
+    assert initial.bad_init(gru(STUCK, mean=0.0, rms=0.3, absmax=0.9)) == []
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
@@ -397,6 +437,14 @@ def test_float16_overflow():
     sick = vitals([look(s, nodes=tuple(nodes)) for s in STEPS], STUCK)
     assert the(precision.precision_loss(sick)).where == ("3",)
     assert precision.precision_loss(replace(sick, events=[Event(1, "step_skipped")])) == []
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32", "bfloat16"])
+def test_a_logarithm_in_float16_that_lost_the_loss(kind):
+    log = Node(len(graph()["nodes"]), "log", None, (Argument("n6", (16,), kind),), dtype=kind, stats=Stats(n=16))
+    looks = [look(s, nodes=(*graph()["nodes"], log)) for s in STEPS if s < 60]
+    found = precision.precision_loss(vitals(looks, [LN3] * 60 + [math.nan] * 40))
+    assert [finding.onset for finding in found] == ([60] if kind == "float16" else [])
 
 
 # --- layers ----------------------------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 
 from luthier.doctor.findings import Finding, NotSeen
+from luthier.doctor.symptoms.facts import known, middle
+from luthier.doctor.symptoms.layers import layers
 from luthier.doctor.symptoms.objectives import LOSSES, REGRESSION, Term, terms
 from luthier.doctor.symptoms.paths import Graph, graphs, gravest, unseen
 from luthier.doctor.vitals import Argument, Node, Vitals
@@ -138,7 +140,7 @@ def loss_scale(vitals: Vitals) -> list[Finding] | NotSeen:
     for graph in graphs(vitals):
         for root in graph.roots:
             parts = terms(graph, root)
-            found.extend(_summed(graph, parts) or _factored(graph, parts))
+            found.extend(_summed(graph, parts) or _factored(graph, parts) or _unheard(vitals, graph, parts))
         found.extend(_accumulated(vitals, graph))
     return gravest(found)
 
@@ -186,6 +188,37 @@ def _factored(graph: Graph, parts: Sequence[Term]) -> list[Finding]:
         cause = f"the loss is a mean already, but is divided by the batch size {size} once more."
     text = f"factor {factor:.4g} between {parts[0].node.op} and backward()."
     return _scale(graph, cause, text, "warning" if grave else "info", 0.95, factor)
+
+
+def _unheard(vitals: Vitals, graph: Graph, parts: Sequence[Term]) -> list[Finding]:
+    """One of several losses is multiplied by so little that the layers which only it trains stand still."""
+    reached = [_trained(graph, part) for part in parts]
+    for part, mine in zip(parts, reached, strict=True):
+        others = frozenset().union(*(found for found in reached if found is not mine))
+        alone, rest = _pace(vitals, graph, mine - others), _pace(vitals, graph, others)
+        if part.weighted or not 0 < abs(part.factor) <= 1 / _FAR or alone is None or rest is None:
+            continue
+        if alone < 1e-5 and alone < 1e-2 * rest:
+            cause = f"{part.node.op} enters the loss times {part.factor:.3g}: what it alone trains hardly moves."
+            name = ", ".join(sorted(mine - others)[:3])
+            text = f"a step changes {name} by {alone:.1g} of its size, the others by {rest:.1g}."
+            return _scale(graph, cause, text, "warning", 0.85, abs(part.factor))
+    return []
+
+
+def _trained(graph: Graph, part: Term) -> frozenset[str]:
+    """Names of the parameters that a term of the loss depends on."""
+    behind = graph.upstream([part.node.index], differentiable=True)
+    sources = (item.source for index in behind for item in graph.nodes[index].arguments)
+    return frozenset(source.removeprefix("param:") for source in sources if source.startswith("param:"))
+
+
+def _pace(vitals: Vitals, graph: Graph, names: frozenset[str]) -> float | None:
+    """Median size of an update of some weights relative to them."""
+    looks = [look for look in graph.looks if look.step > 0]
+    pairs = [(look, layer) for look in looks for layer in layers(vitals, look) if layer.name in names]
+    found = known([layer.ratio(look, "update") for look, layer in pairs])
+    return middle(found) if found else None
 
 
 def _accumulates(graph: Graph, factor: float) -> bool:

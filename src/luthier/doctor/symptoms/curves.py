@@ -55,7 +55,9 @@ class _Course:
         levels = [curve.level(begin, begin + 1 / 6) for begin in (1 / 2, 2 / 3, 5 / 6)]
         throughout = levels[0] > levels[1] > levels[2]
         certain = curve.drop > (2.5 if throughout else 4) * curve.drop_error
-        return certain and curve.drop > 0.15 * (curve.start - curve.end)
+        below = curve.end < self.base.value  # what fell down to the constant answer was no learning
+        top = min(curve.start, self.base.value) if below else curve.start
+        return certain and curve.drop > 0.15 * (top - curve.end)
 
     @property
     def stable(self) -> bool:

@@ -11,9 +11,10 @@ from luthier.doctor.symptoms.facts import is_classification, middle, progress, t
 from luthier.doctor.symptoms.harm import FITTED
 from luthier.doctor.symptoms.initial import free_gains, growth_at_start, loss_above
 from luthier.doctor.symptoms.layers import ACTIVATIONS, MULTIPLYING, first_look, names
-from luthier.doctor.vitals import Node, Vitals
+from luthier.doctor.vitals import Look, Node, Vitals
 
 ORDINARY_GAIN = 2.0
+UNLEARNT = 0.3
 
 
 def exploding_activation(vitals: Vitals) -> list[Finding] | NotSeen:
@@ -42,22 +43,34 @@ def _compounding(vitals: Vitals) -> Finding | None:
     if look is None or (learnt is not None and learnt > FITTED):
         return None
     above, growth = loss_above(vitals, 5.0), growth_at_start(look, 100.0)
+    slower = "" if growth or learnt is None or learnt > UNLEARNT else _growth_over_depth(look)
     gain = middle([gain for _, gain in free_gains(vitals, look)], 1.0)
-    if not above or not growth or gain > ORDINARY_GAIN:
+    if not above or not (growth or slower) or gain > ORDINARY_GAIN:
         return None
     grown = [place_of(series[0]) for series in readings(vitals, _carries).values() if _std(series[0]) > 30]
     return Finding(
         "exploding_activation",
-        "critical",
+        "critical" if growth else "warning",
         "Activations grow with every layer, branch or time step although the weights are of ordinary size, until the "
         "first answers are far too large.",
-        (above, growth, f"rms of the weights times sqrt(fan_in): {gain:.2g} in the median; layers: {names(grown)}"),
+        (above, growth or slower, f"rms of the weights times sqrt(fan_in): {gain:.2g} in the median")
+        + ((f"layers: {names(grown)}",) if grown else ()),
         tuple(dict.fromkeys(grown))[:8],
         0,
-        0.85,
+        0.85 if growth else 0.7,
         {"gain": gain},
         source="Zhang, Dauphin and Ma, Fixup initialization, 2019",
     )
+
+
+def _growth_over_depth(look: Look) -> str:
+    """What the layers put out grows tenfold or more from first to last, be it the same for all examples or not."""
+    inside = [node for node in look.nodes if node.module is not None and node.op in MULTIPLYING]
+    sizes = [math.hypot(node.stats.mean or 0.0, node.stats.std or 0.0) for node in inside if node.stats is not None]
+    first, last = middle(sizes[:2]), middle(sizes[-3:])
+    if len(sizes) < 6 or not first > 0 or last < 10 * first:
+        return ""
+    return f"step 0: layers put out {first:.2g} at first and {last:.2g} in the end"
 
 
 def _std(reading: Reading) -> float:

@@ -6,10 +6,11 @@ import math
 
 from luthier.doctor.findings import Finding, NotSeen
 from luthier.doctor.symptoms.activations import place_of, readings
-from luthier.doctor.symptoms.facts import baseline, known, middle, progress
+from luthier.doctor.symptoms.facts import baseline, known, middle, node_of, progress
 from luthier.doctor.symptoms.harm import FITTED, harm
 from luthier.doctor.symptoms.layers import (
     ACTIVATIONS,
+    GATED,
     MULTIPLYING,
     RECURRENT,
     SQUASHING,
@@ -20,7 +21,7 @@ from luthier.doctor.symptoms.layers import (
     names,
     normalised,
 )
-from luthier.doctor.vitals import Look, Vitals
+from luthier.doctor.vitals import Look, Parameter, Vitals
 
 _HE = "He et al., Delving deep into rectifiers, 2015, section 2.2"
 
@@ -50,7 +51,8 @@ def _too_large(vitals: Vitals, look: Look) -> Finding | None:
     large = [(layer, gain) for layer, gain in free_gains(vitals, look) if gain > 4]
     if not large:
         return None
-    effects = [told for told in (loss_above(vitals), growth_at_start(look), _stuck_at_start(vitals)) if told]
+    effects = [loss_above(vitals), growth_at_start(look), _stuck_at_start(vitals), _gates_at_start(vitals, look)]
+    effects = [told for told in effects if told]
     if not effects:
         return None
     worst = max(gain for _, gain in large)
@@ -131,6 +133,23 @@ def _stuck_at_start(vitals: Vitals) -> str:
     ]
     worst = max(flat, default=(0.0, ""))
     return f"step 0: {worst[0]:.0%} of {worst[1]} lies on the flat part" if worst[0] > 0.5 else ""
+
+
+def _gates_at_start(vitals: Vitals, look: Look) -> str:
+    """Gates that nothing shows (they are computed within one operation), judged by the sums that they are given.
+
+    Of normal sums of size s the fraction erfc(4 / (s sqrt(2))) is beyond 4, where a sigmoid is flat.
+    """
+    for layer in layers(vitals, look):
+        if layer.node is None or layer.node.op not in GATED or "weight_ih" not in layer.name:
+            continue
+        source = node_of(look, layer.node.arguments[0].source) if layer.node.arguments else None
+        stats = source.stats if source is not None else look.inputs.stats if look.inputs is not None else None
+        size = math.hypot(stats.mean or 0.0, stats.std or 0.0) if stats is not None else 0.0
+        share = math.erfc(4 / (sums * math.sqrt(2))) if (sums := size * (_gain(layer) or 0.0)) > 0 else 0.0
+        if share > 0.5:
+            return f"step 0: about {share:.0%} of the gates of {layer.place} lie on the flat part"
+    return ""
 
 
 def _too_small(vitals: Vitals, look: Look) -> Finding | None:
@@ -231,7 +250,8 @@ def symmetric_init(vitals: Vitals) -> list[Finding] | NotSeen:
     same = [layer for layer in inner if _same(look, layer)]
     later = [other for other in vitals.looks if other.step >= 2]
     spreads = {layer.name: middle([_spread(other, layer) for other in later]) for layer in same}
-    stuck = [layer for layer in same if later and spreads[layer.name] < 0.1]
+    gated = [layer for layer in same if later and _alike_within_gates(vitals, look, layer)]
+    stuck = [layer for layer in same if layer in gated or (later and spreads[layer.name] < 0.1)]
     if not stuck:
         return []
     zero = [layer for layer in stuck if (layer.parameter.absmax or 0.0) == 0.0]
@@ -245,7 +265,9 @@ def symmetric_init(vitals: Vitals) -> list[Finding] | NotSeen:
             f"The units of {names([layer.place for layer in stuck])} started {what} and stayed so: they get the same "
             "gradient, so each layer works as a single unit.",
             (
-                f"spread of the units around their mean, relative to their size: 0 at step 0, "
+                "every weight of them and of the layer behind them started with one value: only their gates can part"
+                if gated
+                else f"spread of the units around their mean, relative to their size: 0 at step 0, "
                 f"{max(spreads[layer.name] for layer in stuck):.1g} in the median of {len(later)} later looks",
                 *([told] if (told := harm(vitals)) else []),
             ),
@@ -256,6 +278,22 @@ def symmetric_init(vitals: Vitals) -> list[Finding] | NotSeen:
             source="Goodfellow, Bengio and Courville, Deep learning, 2016, section 8.4",
         )
     ]
+
+
+def _alike_within_gates(vitals: Vitals, look: Look, layer: Layer) -> bool:
+    """The gates of a recurrent layer part, which hides that its units do not: nothing around tells units apart."""
+    anatomy = vitals.anatomies[0]
+    if layer.node is None or layer.node.op not in GATED:
+        return False
+    own = [item for item in anatomy.parameters if item.layer == layer.place]
+    chain = layers(vitals, look)
+    behind = [other.parameter for other in chain[chain.index(layer) :] if other.place != layer.place][:1]
+    return bool(behind) and all(_one_value(item) for item in (*own, *behind))
+
+
+def _one_value(item: Parameter) -> bool:
+    """All its elements are the same number."""
+    return item.absmax is not None and abs(abs(item.mean or 0.0) - item.absmax) <= 1e-4 * item.absmax
 
 
 def _same(look: Look, layer: Layer) -> bool:

@@ -38,7 +38,8 @@ ACTIVATIONS = {
     "logsigmoid",
 } | RECTIFIERS
 SQUASHING = {"sigmoid", "tanh", "hardtanh", "hardsigmoid", "softsign"}
-RECURRENT = {"rnn", "lstm", "gru", "rnn_cell", "lstm_cell", "gru_cell"}
+GATED = {"lstm", "gru", "lstm_cell", "gru_cell"}
+RECURRENT = {"rnn", "rnn_cell"} | GATED
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from luthier.doctor.findings import Finding, NotSeen
-from luthier.doctor.symptoms.facts import known, middle
+from luthier.doctor.symptoms.facts import known, loss_curve, middle
 from luthier.doctor.symptoms.layers import is_matrix, names
-from luthier.doctor.vitals import Vitals
+from luthier.doctor.vitals import Node, Vitals
 
 _HALF = ("float16", "bfloat16")
+_NARROW = frozenset({"log", "log2", "log10", "div", "true_divide", "reciprocal", "rsqrt", "exp", "pow"})
 
 
 def precision_loss(vitals: Vitals) -> list[Finding] | NotSeen:
     """Updates that round away, or gradients that underflow, because numbers are kept too coarsely."""
     if not vitals.anatomies or not vitals.looks:
         return NotSeen("no full look at parameters was taken")
-    found = _rounded(vitals) or _overflow(vitals) or _underflow(vitals) or _unmoved(vitals) or _coarse(vitals)
+    sought = (_rounded, _overflow, _out_of_range, _underflow, _unmoved, _coarse)
+    found = next((finding for look_for in sought if (finding := look_for(vitals)) is not None), None)
     return [found] if found is not None else []
 
 
@@ -107,6 +109,38 @@ def _overflow(vitals: Vitals) -> Finding | None:
             if sick:
                 return None
     return None
+
+
+def _out_of_range(vitals: Vitals) -> Finding | None:
+    """A loss that was lost at once though float16 takes a logarithm or divides: it knows nothing between 0 and 6e-8."""
+    curve = loss_curve(vitals)
+    if curve is None or curve.lost_at is None or max(curve.values) > 10 * abs(curve.start):
+        return None
+    if any(event.name == "step_skipped" for event in vitals.events):
+        return None
+    for look in vitals.looks:
+        for node in look.nodes:
+            if node.op in _NARROW and node.arguments and node.arguments[0].dtype.endswith("float16"):
+                if node.arguments[0].dtype.endswith("bfloat16"):
+                    continue  # as wide as float32
+                return _lost(node, curve.lost_at)
+    return None
+
+
+def _lost(node: Node, step: int) -> Finding:
+    place = node.module or "the loss"
+    return Finding(
+        "precision_loss",
+        "critical",
+        f"{node.op} in {place} works in float16, where numbers below 6e-8 are 0 and above 65504 infinite: from step "
+        f"{step} on the loss is not finite.",
+        (f"step {step}: the loss is not finite, and nothing had grown before",),
+        (node.module,) if node.module else (),
+        step,
+        0.85,
+        {"dtype": "float16"},
+        source="Micikevicius et al., Mixed precision training, 2018",
+    )
 
 
 def _unmoved(vitals: Vitals) -> Finding | None:

@@ -246,9 +246,13 @@ def _outside(anatomy: Anatomy) -> list[Parameter]:
 
 
 def _alike(anatomy: Anatomy) -> int:
-    """How many parameters outside of the optimizers have the shape of a tensor in them that is not the model's."""
+    """How many parameters outside of the optimizers may stand where a tensor in them stood that is not the model's.
+
+    They have its shape, or as weights its inputs: a new head mostly comes with another number of classes.
+    """
     shapes = {tuple(shape) for shape in anatomy.foreign}
-    return sum(tuple(item.shape) in shapes for item in _outside(anatomy))
+    inputs = {shape[1:] for shape in shapes if len(shape) > 1}
+    return sum(tuple(item.shape) in shapes or tuple(item.shape[1:]) in inputs for item in _outside(anatomy))
 
 
 def _is_stale(anatomy: Anatomy) -> bool:
@@ -275,7 +279,10 @@ def stale_optimizer(vitals: Vitals) -> list[Finding] | NotSeen:
             cause=f"the optimizer steps {len(anatomy.foreign)} tensors that are not the model's, while {len(outside)} "
             f"parameters of the model ({share:.0%} of all weights) are in no optimizer: it was made before the model "
             "(or a layer) was replaced.",
-            evidence=(f"not stepped: {_named(outside)}.", f"{alike} of them have the shape of a tensor that is."),
+            evidence=(
+                f"not stepped: {_named(outside)}.",
+                f"{alike} of them fit in the place of one that is.",
+            ),
             where=tuple(dict.fromkeys(item.layer or item.name for item in outside)),
             onset=anatomy.step,
             certainty=1.0 if alike else 0.9,
