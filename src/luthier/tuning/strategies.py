@@ -141,11 +141,33 @@ class TopK(Strategy):
         return max(1, round(begun * first * (1 - self.explore) / (self.explore * (1 - first))))
 
 
+@dataclass(frozen=True)
+class Auto(Halving):
+    """Our best: patient halving. Many rungs, and half of the trials go on at each, so that few good ones are cut.
+
+    The rungs and `eta` were chosen on recorded curves (see LOG.md): at equal time the regret was half of that of
+    thirds at 1/9 and 1/3, and a good value was reached as early.
+
+    Attributes:
+        whole: how many trials, from the first on, train to their end at once: a study that starts from something known
+            has a result to compare with as early as can be.
+    """
+
+    brackets: tuple[tuple[float, ...], ...] = ((0.1, 0.2, 0.4, 0.7),)
+    eta: float = 2
+    whole: int = 0
+
+    def first_stop(self, number: int, total_steps: int) -> int:
+        """The lowest rung, but for the first trials."""
+        return total_steps if number < self.whole else super().first_stop(number, total_steps)
+
+
 def _one_epoch(plan: Plan) -> Strategy:
     return TopK(brackets=((1 / plan.epochs,),)) if plan.epochs > 1 else Full()
 
 
 STRATEGIES: dict[str, Callable[[Plan], Strategy]] = {
+    "auto": lambda plan: Auto(whole=2 if plan.baseline else 0),
     "full": lambda _: Full(),
     "halving": lambda _: Halving(),
     "hyperband": lambda _: Hyperband(),
@@ -159,14 +181,14 @@ def strategy_for(plan: Plan) -> Strategy:
     Raises:
         LuthierError: an unknown name.
     """
-    return _made(plan.strategy, plan.epochs)
+    return _made(plan.strategy, plan.epochs, plan.baseline)
 
 
 @lru_cache
-def _made(name: str, epochs: int) -> Strategy:
+def _made(name: str, epochs: int, baseline: bool) -> Strategy:
     if name not in STRATEGIES:
         raise unknown("strategy", name, STRATEGIES)
-    return STRATEGIES[name](Plan({}, strategy=name, epochs=epochs))
+    return STRATEGIES[name](Plan({}, strategy=name, epochs=epochs, baseline=baseline))
 
 
 def whole(trial: Trial) -> Continue:

@@ -1,0 +1,51 @@
+"""Known-good settings to begin a search with: what experience says works for most networks, before anything is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from luthier.errors import LuthierError
+
+if TYPE_CHECKING:
+    from luthier.recipe import Recipe
+    from luthier.tuning.space import Range
+
+_ADAPTIVE = ("adam", "adamw", "nadam", "radam", "adamax", "lamb", "lion", "rmsprop")
+_FOR_ADAPTIVE: tuple[dict[str, Any], ...] = (
+    {"schedule": "one-cycle", "lr": 3e-3, "batch_size": 64},
+    {"schedule": "one-cycle", "lr": 1e-2, "batch_size": 128},
+    {"schedule": "cosine", "lr": 1e-3, "batch_size": 32},
+)
+_FOR_SGD: tuple[dict[str, Any], ...] = (
+    {"schedule": "one-cycle", "lr": 0.1, "batch_size": 64},
+    {"schedule": "cosine", "lr": 0.03, "batch_size": 32},
+)
+
+
+def known_good(ranges: Mapping[str, Range], baseline: Recipe) -> Iterator[dict[str, Any]]:
+    """Values for the first trials: known-good ones where the ranges hold them, the baseline's own elsewhere.
+
+    A value of the baseline outside its range (no weight decay, where the range begins at 1e-6) is moved to its edge.
+
+    Sources: Smith & Topin 2019, Super-Convergence (one-cycle); Loshchilov & Hutter 2017, SGDR (cosine); Karpathy 2015,
+    "3e-4" and its multiples for Adam.
+    """
+    try:
+        own = {path: _within(range_, baseline.value(path)) for path, range_ in ranges.items()}
+    except LuthierError:  # a setting of a part that the baseline does not have
+        return
+    starts = _FOR_ADAPTIVE if getattr(baseline.optimizer, "name", "") in _ADAPTIVE else _FOR_SGD
+    for start in starts:
+        fitting = {path: value for path, value in start.items() if path in ranges and ranges[path].contains(value)}
+        values = own | fitting
+        if fitting and all(range_.contains(values[path]) for path, range_ in ranges.items()):
+            yield values
+
+
+def _within(range_: Range, value: Any) -> Any:
+    """The value, or the edge of a range of numbers that is nearest to it; its low end for what is not set."""
+    low, high = getattr(range_, "low", None), getattr(range_, "high", None)
+    if range_.contains(value) or low is None or high is None:
+        return value
+    return min(max(value, low), high) if isinstance(value, (int, float)) else low

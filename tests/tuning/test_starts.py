@@ -1,0 +1,28 @@
+"""Known-good first trials."""
+
+import pytest
+
+from luthier.recipe import Recipe
+from luthier.tuning.derived import derive_space
+from luthier.tuning.space import choice, loguniform
+from luthier.tuning.starts import known_good
+
+
+@pytest.mark.parametrize("recipe", [Recipe(), Recipe(optimizer="sgd", lr=0.1), Recipe(dropout=0.9, weight_decay=5.0)])
+def test_starts_lie_within_the_derived_space(recipe: Recipe) -> None:
+    space = derive_space(recipe, 20_000, "cross_entropy")
+    starts = list(known_good(space, recipe))
+    assert starts
+    assert all(space[path].contains(value) for start in starts for path, value in start.items())
+    assert all(set(start) == set(space) for start in starts)
+    assert all(recipe.replace(start) != recipe for start in starts)
+
+
+def test_what_no_start_knows_stays_as_it_is() -> None:
+    assert list(known_good({"dropout": loguniform(0.01, 0.5)}, Recipe(dropout=0.2))) == []
+    (first, *_) = known_good({"lr": loguniform(1e-4, 1e-1), "clip_norm": choice(None, 1.0)}, Recipe())
+    assert first == {"lr": 3e-3, "clip_norm": None}
+
+
+def test_a_range_that_the_recipe_does_not_have_gives_none() -> None:
+    assert list(known_good({"optimizer.momentum": loguniform(0.5, 0.99), "lr": loguniform(1e-4, 1)}, Recipe())) == []
