@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from luthier.record import Record
     from luthier.task import Step, Task
     from luthier.training.finders import find_batch_size, find_lr
+    from luthier.tuning.functions import TrialPaused
     from luthier.tuning.space import choice, integers, loguniform, uniform
     from luthier.tuning.tune import tune
 
@@ -40,6 +41,7 @@ _HOMES = {
     "SickTraining": "luthier.doctor.measure.watching",
     "Step": "luthier.task",
     "Task": "luthier.task",
+    "TrialPaused": "luthier.tuning.functions",
     "Watch": "luthier.doctor.measure.watching",
     "assert_healthy": "luthier.doctor.verdicts",
     "check": "luthier.doctor.checkup.checking",
@@ -70,6 +72,7 @@ __all__ = [
     "SickTraining",
     "Step",
     "Task",
+    "TrialPaused",
     "Watch",
     "__version__",
     "assert_healthy",

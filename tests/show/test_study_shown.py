@@ -39,7 +39,7 @@ class FakeStudy:
     ) -> None:
         self.folder, self.name, self.metric, self.direction = Path("studies/toy"), name, "accuracy", "max"
         self.task = {"name": name}
-        self.baseline = Recipe(lr=0.3)
+        self.baseline = self.start = Recipe(lr=0.3)
         self.space = {"lr": loguniform(1e-4, 0.1), "dropout": uniform(0, 0.5), "schedule": choice("cosine", "step")}
         self.groups, self.trials, self.comparison = groups, trials, comparison
         self.settings = {

@@ -10,14 +10,16 @@ from torch import nn
 
 from luthier.recipe import Recipe
 from luthier.task import Task
+from luthier.tasks import Subject
 from luthier.tuning.engine import Engine
 from luthier.tuning.jobs import Plan
 from luthier.tuning.ledger import Ledger, StudyError, read_events
+from luthier.tuning.searched import RecipeSearch
 from luthier.tuning.space import loguniform, space_to_json
 from luthier.tuning.state import fold
 from luthier.tuning.study import Study
 
-SPACE = {"lr": loguniform(1e-4, 1.0)}
+SPACE: Any = {"lr": loguniform(1e-4, 1.0)}
 RECIPE = Recipe(epochs=9, batch_size=10, optimizer="sgd")
 TOTAL = 90
 
@@ -77,7 +79,8 @@ def call(folder: Path, worker: Any, before: Any = None, **plan: Any) -> tuple[En
     ledger = Ledger(folder)
     settings = Plan(**{"arms": {"all": ["lr"]}, "trials": 5, **plan})
     what = task()
-    engine = Engine(ledger, folder, what, RECIPE, SPACE, settings, "random", worker, None, time.monotonic())
+    searched = RecipeSearch(Subject(what), RECIPE, SPACE, None)
+    engine = Engine(ledger, folder, searched, settings, "random", worker, None, time.monotonic())
     described = {"recipe": RECIPE.to_json(), "space": space_to_json(SPACE), "groups": None, "seed": 0}
     if before is not None:
         before(engine)

@@ -88,7 +88,7 @@ def winner_number(study: Study) -> int | None:
 
 def role(trial: Trial, winner: int | None) -> str:
     """Whether a trial is the winner, the baseline or neither."""
-    return "winner" if trial.number == winner else "baseline" if trial.number == 0 else ""
+    return "winner" if trial.number == winner else "baseline" if trial.arm == "baseline" else ""
 
 
 def full_values(study: Study, trial: Trial) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def full_values(study: Study, trial: Trial) -> dict[str, Any]:
     values = {}
     for path in study.space:
         try:
-            values[path] = trial.values[path] if path in trial.values else study.baseline.value(path)
+            values[path] = trial.values[path] if path in trial.values else study.start.value(path)
         except LuthierError:  # a setting of a part that the baseline does not have
             values[path] = None
     return values

@@ -6,10 +6,10 @@ import shlex
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from luthier.files import from_json
+from luthier.files import from_json, to_json
 from luthier.show.html import cell, chart, code, facts, section, table, text, tile, tiles
 from luthier.show.report_data import best_over_time, finite, full_values, role, winner_number
-from luthier.show.verdict import comparison_text, gain_text, headline, recipe_changes, spread_text, verdict
+from luthier.show.verdict import comparison_text, gain_text, headline, spread_text, verdict, winner_changes
 from luthier.show.words import duration_text, is_share, metric_text, name_text, value_text
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _changes(study: Study) -> str:
     comparison = study.comparison
     if comparison is None:
         return ""
-    changes = recipe_changes(study.baseline, study.recipe(comparison.winner_number))
+    changes = winner_changes(study, comparison.winner_number)
     rows = [
         [cell(path, "field"), cell(value_text(old), "before"), cell(value_text(new), "after")]
         for path, (old, new) in changes.items()
@@ -221,6 +221,9 @@ def _reproduce(study: Study) -> str:
     number = winner_number(study)
     if number is None:
         return ""
+    if study.baseline is None:
+        values = to_json(study.trials[number].params, indent=1)
+        return section("Train it again", code(f"Parameters of trial {number}, for {study.name}", values))
     winner = study.recipe(number)
     return section(
         "Train it again",

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from luthier.show.verdict import comparison_text, headline, recipe_changes, spread_text, verdict
+from luthier.show.verdict import comparison_text, headline, spread_text, verdict, winner_changes
 from luthier.show.words import duration_text, metric_text, name_text, value_text
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def leading(study: Study, n: int = 5) -> list[Trial]:
 
 def _comparison(study: Study, comparison: Comparison) -> list[RenderableType]:
     blocks: list[RenderableType] = []
-    if changes := recipe_changes(study.baseline, study.recipe(comparison.winner_number)):
+    if changes := winner_changes(study, comparison.winner_number):
         table = _table("field", "baseline", "winner")
         for path, pair in changes.items():
             table.add_row(path, *(Text(value_text(value)) for value in pair))

@@ -114,6 +114,13 @@ def recipe_changes(baseline: Recipe, winner: Recipe) -> dict[str, tuple[Any, Any
     return {path: pair for path, pair in changes.items() if path in told}
 
 
+def winner_changes(study: Study, number: int) -> dict[str, tuple[Any, Any]]:
+    """What a trial changes, by name with (baseline's, trial's)."""
+    if study.baseline is not None:
+        return recipe_changes(study.baseline, study.recipe(number))
+    return {name: (study.start.value(name), value) for name, value in study.trials[number].values.items()}
+
+
 def headline(study: Study) -> str:
     """One sentence: what changed, by how much it helped, how sure that is."""
     comparison, metric = study.comparison, f"validation {name_text(study.metric)}"
@@ -122,7 +129,7 @@ def headline(study: Study) -> str:
         if best is None:
             return f"No trial of {study.name} has finished yet."
         return f"Best {metric} so far: {metric_text(study.metric, best.value)}, trial {best.number}."
-    changed = _enumerated(list(recipe_changes(study.baseline, study.recipe(comparison.winner_number))))
+    changed = _enumerated(list(winner_changes(study, comparison.winner_number)))
     before, after = (metric_text(study.metric, fmean(side)) for side in (comparison.baseline, comparison.winner))
     told = f"took {metric} from {before} to {after} ({comparison_text(comparison)})"
     level = verdict(comparison.difference, comparison.low, comparison.high).level

@@ -65,13 +65,13 @@ def paired_interval(gains: Sequence[float], level: float = 0.95) -> tuple[float,
 
 def compare(state: State) -> Comparison | None:
     """The comparison that a study's trials allow; None without a finished baseline and a finished other trial."""
-    winner = state.winner
-    if winner is None or state.trials[0].state != "finished":
+    winner, first = state.winner, state.baseline
+    if winner is None or first is None or first.state != "finished":
         return None
-    baseline, best = by_seed(state, state.trials[0]), by_seed(state, winner)
+    baseline, best = by_seed(state, first), by_seed(state, winner)
     seeds = [seed for seed in baseline if seed in best]
     if not seeds:  # nothing was retrained: the search's own readings, from which no interval follows
-        seeds, baseline, best = [winner.seed], _own(state.trials[0], winner.seed), _own(winner, winner.seed)
+        seeds, baseline, best = [winner.seed], _own(first, winner.seed), _own(winner, winner.seed)
     sign = 1.0 if state.direction == "max" else -1.0
     difference, low, high = paired_interval([sign * (best[seed] - baseline[seed]) for seed in seeds])
     tests = {"baseline": state.tests.get(0), "winner": state.tests.get(winner.number)}

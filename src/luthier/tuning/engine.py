@@ -7,23 +7,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from luthier.errors import LuthierError
 from luthier.tuning import samplers, scheduler
+from luthier.tuning.functions import UNTIL_IT_ENDS
 from luthier.tuning.jobs import BASELINE, Continue, Job, Plan, Proposal, Start
 from luthier.tuning.ledger import Ledger, StudyError
 from luthier.tuning.optuna_store import OptunaStore
-from luthier.tuning.space import Space
+from luthier.tuning.searched import Searched
 from luthier.tuning.state import State, Trial, apply, fold
 from luthier.tuning.study import Study
 from luthier.tuning.tidying import remove_checkpoints
+from luthier.tuning.unpausable import at_rung
 from luthier.tuning.workers import Worker, Workers
-
-if TYPE_CHECKING:
-    from luthier.recipe import Recipe
-    from luthier.task import Task
 
 _TICK_S = 0.1
 _SAME_FAILURES = 3
@@ -51,9 +49,7 @@ class Engine:
     Args:
         ledger: claimed by this process.
         folder: of the study.
-        task: in this process, for lengths of trials and the test data.
-        recipe: the baseline.
-        space: ranges by path.
+        searched: what is tuned: lengths of trials, where the search begins, the test data.
         plan: arms, totals, seeds.
         sampler: name in `SAMPLERS`.
         workers: the processes.
@@ -65,24 +61,21 @@ class Engine:
         self,
         ledger: Ledger,
         folder: Path,
-        task: Task,
-        recipe: Recipe,
-        space: Space,
+        searched: Searched,
         plan: Plan,
         sampler: str,
         workers: Workers,
         console: Console | None,
         origin: float,
     ) -> None:
-        self.ledger, self.task, self.recipe, self.space = ledger, task, recipe, space
+        self.ledger, self.searched, self.space = ledger, searched, searched.space
         self.plan, self.sampler, self.workers, self.console = plan, sampler, workers, console
         self.state: State = fold(ledger.events(), folder)
         self.before_s, self.origin = self.state.clock, origin
         self.interrupts = 0
         self.doing = ""
         self.removed: set[int] = set()
-        described = (self.task.name, self.task.metric.direction, space, self.task.metric.name)
-        self.optuna = OptunaStore(folder, *described)
+        self.optuna = OptunaStore(folder, searched.name, searched.direction, self.space, searched.metric)
 
     @property
     def clock(self) -> float:
@@ -146,8 +139,8 @@ class Engine:
     def search_over(self) -> bool:
         """Whether the rest of the budget belongs to the repeats."""
         left = scheduler.search_left(self.state, self.plan, self.clock)
-        baseline_ended = any(trial.ended for trial in self.state.trials[:1])
-        return self.budget_over() or (left is not None and left <= 0 and baseline_ended)
+        baseline_open = self.plan.baseline and not any(trial.ended for trial in self.state.trials[:1])
+        return self.budget_over() or (left is not None and left <= 0 and not baseline_open)
 
     def budget_over(self) -> bool:
         """Whether the budget is used up."""
@@ -156,39 +149,51 @@ class Engine:
     def dispatch(self, worker: Worker, job: Job) -> None:
         """Write a job down, then order it."""
         if isinstance(job, Start):
+            if self.searched.total_steps(job.values, self.state) is None:
+                job = replace(job, until_step=UNTIL_IT_ENDS)
             payload = {"number": job.number, "kind": job.kind, "arm": job.arm, "values": job.values, "seed": job.seed}
             self.record("proposed", of=job.of, total_steps=job.total_steps, until=job.until_step, **payload)
         if isinstance(job, (Start, Continue)):
             self.record("assigned", number=job.number, until=job.until_step, worker=worker.index)
             self.ledger.flush()
             trial = self.state.trials[job.number]
-            self.workers.train(worker, job, trial.values, trial.seed)
+            self.workers.train(worker, job, trial.values, trial.seed, **self.searched.order)
 
     def hear(self, message: dict[str, Any]) -> None:
         """Take in a worker's message."""
         event, number = message["event"], int(message["number"])
-        details = {name: message[name] for name in ("reason", "step", "total_steps", "time_s") if name in message}
+        details: dict[str, Any] = {
+            name: message[name] for name in ("reason", "step", "total_steps", "time_s") if name in message
+        }
         if event == "row":
             self.record("row", number=number, row=message["row"])
+        elif event == "asked":
+            self.decide(number, details)
         elif event in ("paused", "finished", "failed", "crashed"):
             self.record(event, number=number, **details)
             if self.state.trials[number].ended:
                 remove_checkpoints(self.state, self.removed)
             self.check_failures()
 
+    def decide(self, number: int, details: dict[str, Any]) -> None:
+        """Send a trial on that has come to its rung and cannot be paused, or end it: its worker waits for the word."""
+        self.record("paused", number=number, reason="at its rung", **details)
+        decision = at_rung(self.state, self.plan, number)
+        if isinstance(decision, Continue):
+            self.record("assigned", number=number, until=decision.until_step)
+            self.workers.answer(number, order="go", until=decision.until_step)
+        else:
+            self.record("stopped", number=number, reason=decision.reason)
+            self.workers.answer(number, order="stop", reason=decision.reason)
+
     def propose(self, state: State, number: int, arm: str) -> Proposal | None:
         """Values for a new trial, and how many steps it takes with them."""
-        from luthier.fitting import total_steps
-
+        start, fields = self.searched.start, self.plan.arms.get(arm, [])
         if arm == BASELINE:
-            return Proposal({}, total_steps(self.task, self.recipe))
-        values = samplers.propose(self.sampler, state, self.space, self.plan.arms[arm], self.recipe, arm, number)
-        if values is None:
-            return None
-        try:
-            return Proposal(values, total_steps(self.task, self.recipe.replace(values)))
-        except LuthierError:
-            return Proposal(values, 1)  # the worker will meet the same error, and its trial fails with it
+            values: dict[str, Any] | None = self.searched.start_values or {}
+        else:
+            values = samplers.propose(self.sampler, state, self.space, fields, start, arm, number)
+        return None if values is None else Proposal(values, self.searched.total_steps(values, state) or 1)
 
     def check_failures(self) -> None:
         """Whether the first trials all failed: then so would the rest.
@@ -234,28 +239,11 @@ class Engine:
         return study
 
     def test(self) -> None:
-        """Read the test data for the winner and the baseline, where they have no reading yet.
-
-        A task whose test data were opened in this process before stays unread: there is no second look.
-        """
-        winner = self.state.winner
-        if winner is None or self.state.trials[0].state != "finished":
+        """Read the test data for the winner and the baseline, where they have no reading yet."""
+        winner, baseline = self.state.winner, self.state.baseline
+        if winner is None or baseline is None or baseline.state != "finished":
             return
-        if self.task.test is None or self.task.test.opened is not None:
-            return
-        if untested := [trial for trial in (self.state.trials[0], winner) if trial.number not in self.state.tests]:
-            values = read_test(self.task, untested)
+        untested = [trial for trial in (baseline, winner) if trial.number not in self.state.tests]
+        if untested and (values := self.searched.read_test(untested)) is not None:
             numbers = [str(trial.number) for trial in untested]
             self.record("tested", values=dict(zip(numbers, values, strict=True)))
-
-
-def read_test(task: Task, trials: list[Trial]) -> list[dict[str, float]]:
-    """The readings of these trials; those that a crash left in the records only are taken from there."""
-    from luthier.fitting import evaluate_test
-    from luthier.record import Record
-
-    records = [Record(trial.folder) for trial in trials]
-    fresh = [record for record in records if record.test is None]
-    if fresh:
-        evaluate_test(task, fresh)
-    return [record.test or {} for record in records]

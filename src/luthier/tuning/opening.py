@@ -11,7 +11,7 @@ from luthier.tuning.ledger import Ledger, StudyError, database
 from luthier.tuning.state import fold
 
 if TYPE_CHECKING:
-    from luthier.tasks import Subject
+    from luthier.tuning.searched import Searched
 
 
 def open_ledger(folder: Path, description: dict[str, Any], resume: bool) -> Ledger:
@@ -39,17 +39,18 @@ def open_ledger(folder: Path, description: dict[str, Any], resume: bool) -> Ledg
 def differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two descriptions of studies, in words."""
     changes = []
-    old, new = Recipe.from_json(known["recipe"]), Recipe.from_json(now["recipe"])
-    for path, (before, after) in old.differences(new).items():
-        changes.append(f"recipe {path}: {before!r} there, {after!r} now")
+    if known["recipe"] is not None and now["recipe"] is not None:
+        old, new = Recipe.from_json(known["recipe"]), Recipe.from_json(now["recipe"])
+        for path, (before, after) in old.differences(new).items():
+            changes.append(f"recipe {path}: {before!r} there, {after!r} now")
     for part in ("task", "space"):
         for name in dict.fromkeys([*known[part], *now[part]]):
             before, after = known[part].get(name), now[part].get(name)
             if before != after:
                 changes.append(f"{part} {name}: {_short(before)} there, {_short(after)} now")
-    for part in ("groups", "seed"):
-        if known[part] != now[part] and not any(change.startswith(f"recipe {part}") for change in changes):
-            changes.append(f"{part}: {known[part]!r} there, {now[part]!r} now")
+    for part in ("groups", "seed", "start"):
+        if known.get(part) != now.get(part) and not any(change.startswith(f"recipe {part}") for change in changes):
+            changes.append(f"{part}: {known.get(part)!r} there, {now.get(part)!r} now")
     return changes
 
 
@@ -59,12 +60,11 @@ def _short(value: Any) -> str:
     return "absent" if value is None else repr(value)
 
 
-def ship_task(folder: Path, subject: Subject, recipe: Recipe) -> None:
-    """Put what the workers need into the study's folder: the recipe, and the task unless it has a reference."""
-    from luthier.tuning.shipping import ship, without_test
+def ship_to_workers(folder: Path, searched: Searched) -> None:
+    """Put what the workers need into the study's folder."""
+    from luthier.tuning.shipping import ship
 
-    things = {"recipe": recipe} if subject.reference else {"recipe": recipe, "task": without_test(subject.task)}
     try:
-        ship(folder / "workers" / "task", **things)
+        ship(folder / "workers" / "task", **searched.things())
     except OSError as error:
         raise StudyError(f"the study folder {folder} cannot be written: {error.strerror or error}") from None

@@ -60,12 +60,17 @@ def _share(state: State, plan: Plan, clock: float, left: float | None) -> float:
 
 
 def next_repeat(state: State, plan: Plan) -> Start | Continue | None:
-    """The next retraining of baseline or winner with another seed, or None when all are there or under way."""
+    """The next retraining of winner or baseline with another seed, or None when all are there or under way.
+
+    A baseline that did not come to its end has nothing to be compared with: then neither is retrained.
+    """
     if (job := _unfinished(state, "repeat")) is not None:
         return job
-    if (winner := state.winner) is None or state.trials[0].state != "finished":
+    winner, baseline = state.winner, state.baseline
+    if winner is None or (baseline is not None and baseline.state != "finished"):
         return None
-    both = sorted((state.trials[0], winner), key=lambda trial: -trial.time_s)  # the longest first: all end early
+    both = [trial for trial in (baseline, winner) if trial is not None]
+    both.sort(key=lambda trial: -trial.time_s)  # the longest first: all end early
     for seed in range(plan.seed + 1, plan.seed + 1 + plan.repeats):
         for trial in both:
             if all(repeat.seed != seed for repeat in state.repeats(trial.number)):
@@ -95,8 +100,8 @@ def reserve_s(state: State, plan: Plan) -> float:
         return _TEST_S
     standing = standings(state)
     likely = standing.finished.first if standing.finished.first is not None else standing.paused.first
-    numbers = dict.fromkeys(n for n in (0 if state.trials else None, likely) if n is not None)
-    known = [state.trials[number] for number in numbers]
+    first = None if state.baseline is None else state.baseline.number
+    known = [state.trials[number] for number in dict.fromkeys((first, likely)) if number is not None]
     missing = [
         trial.expected_s or 0.0
         for trial in known

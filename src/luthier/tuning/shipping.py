@@ -1,20 +1,21 @@
-"""Shipping a task or recipe to worker processes: cloudpickle for its code, memory-mapped files for its tensors.
+"""Shipping what is tuned to worker processes: cloudpickle for its code, memory-mapped files for its tensors.
 
 Only the study's own workers read these files, and the parent writes them anew at each call; nothing else loads them.
+Torch and NumPy are imported where something of theirs is shipped, and only then.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
 import io
+import math
 import pickle
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import cloudpickle
-import numpy as np
-import torch
 
 from luthier.errors import LuthierError
 from luthier.files import write_atomic
@@ -23,46 +24,7 @@ if TYPE_CHECKING:
     from luthier.task import Task
 
 _LARGE_BYTES = 1 << 16
-
-
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Puts large tensors and arrays into files of their own, each once."""
-
-    def __init__(self, file: io.BytesIO, folder: Path) -> None:
-        super().__init__(file)
-        self.folder = folder
-        self.stored: dict[int, tuple[Any, tuple[Any, ...]]] = {}  # the object is kept, so that its id stays its own
-
-    def persistent_id(self, value: Any) -> Any:
-        if not _is_large(value):
-            return None
-        if id(value) not in self.stored:
-            self.stored[id(value)] = (value, self._store(value))
-        return self.stored[id(value)][1]
-
-    def _store(self, value: Any) -> tuple[Any, ...]:
-        path = self.folder / f"{len(self.stored)}.bin"
-        if isinstance(value, np.ndarray):
-            np.ascontiguousarray(value).tofile(path)
-            return ("array", path.name, value.dtype.str, value.shape)
-        flat = value.detach().contiguous().view(-1)
-        flat.view(torch.uint8).numpy().tofile(path)
-        return ("tensor", path.name, str(value.dtype).removeprefix("torch."), tuple(value.shape))
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, folder: Path) -> None:
-        super().__init__(file)
-        self.folder = folder
-
-    def persistent_load(self, pid: tuple[Any, ...]) -> Any:
-        kind, name, dtype, shape = pid
-        path = str(self.folder / name)
-        if kind == "array":
-            return np.memmap(path, dtype=np.dtype(dtype), mode="c", shape=shape)
-        size = int(np.prod(shape))
-        # A private mapping: pages are shared between workers until one of them writes.
-        return torch.from_file(path, shared=False, size=size, dtype=getattr(torch, dtype)).view(shape)
+_REFUSALS = (TypeError, AttributeError, ValueError, RuntimeError, NotImplementedError, pickle.PicklingError)
 
 
 def ship(folder: Path, **things: Any) -> None:
@@ -70,7 +32,7 @@ def ship(folder: Path, **things: Any) -> None:
 
     Args:
         folder: emptied first.
-        things: by name, such as task= and recipe=.
+        things: by name, such as task= and recipe=, or function=.
 
     Raises:
         LuthierError: something cannot be pickled; the message names it.
@@ -78,15 +40,14 @@ def ship(folder: Path, **things: Any) -> None:
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    buffer = io.BytesIO()
     try:
-        _Pickler(buffer, folder).dump(things)
-    except (TypeError, AttributeError, pickle.PicklingError) as error:
+        content = _pickled(folder, things)
+    except _REFUSALS as error:
         raise LuthierError(
-            f"the task cannot be sent to the worker processes ({error}): keep open files, locks and generators out of "
-            "it, or put it into a function in a file and tune 'file.py:function'"
+            f"{_blamed(folder, things)} cannot be sent to the worker processes ({error}): keep open files, locks and "
+            "generators out of it, or make them where they are used"
         ) from error
-    write_atomic(folder / "things.pkl", buffer.getvalue())
+    write_atomic(folder / "things.pkl", content)
 
 
 def unship(folder: Path) -> dict[str, Any]:
@@ -102,13 +63,81 @@ def without_test(task: Task) -> Task:
     return shipped
 
 
-def _pickled_bytes(tensor: torch.Tensor) -> int:
-    """A view is pickled with the whole memory behind it."""
-    return tensor.untyped_storage().nbytes()
+def _pickled(folder: Path, things: Any) -> bytes:
+    """The bytes of a pickle; large tensors and arrays go into files of their own, each once."""
+    import cloudpickle
+
+    stored: dict[int, tuple[Any, tuple[Any, ...]]] = {}  # the object is kept, so that its id stays its own
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        def persistent_id(self, value: Any) -> Any:
+            if not _is_large(value):
+                return None
+            if id(value) not in stored:
+                stored[id(value)] = (value, _store(value, folder / f"{len(stored)}.bin"))
+            return stored[id(value)][1]
+
+    buffer = io.BytesIO()
+    Pickler(buffer).dump(things)
+    return buffer.getvalue()
+
+
+def _store(value: Any, path: Path) -> tuple[Any, ...]:
+    import numpy as np
+
+    if isinstance(value, np.ndarray):
+        np.ascontiguousarray(value).tofile(path)
+        return ("array", path.name, value.dtype.str, value.shape)
+    import torch
+
+    flat = value.detach().contiguous().view(-1)
+    flat.view(torch.uint8).numpy().tofile(path)
+    return ("tensor", path.name, str(value.dtype).removeprefix("torch."), tuple(value.shape))
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, folder: Path) -> None:
+        super().__init__(file)
+        self.folder = folder
+
+    def persistent_load(self, pid: tuple[Any, ...]) -> Any:
+        kind, name, dtype, shape = pid
+        path = str(self.folder / name)
+        if kind == "array":
+            import numpy as np
+
+            return np.memmap(path, dtype=np.dtype(dtype), mode="c", shape=shape)
+        import torch
+
+        # A private mapping: pages are shared between workers until one of them writes.
+        return torch.from_file(path, shared=False, size=math.prod(shape), dtype=getattr(torch, dtype)).view(shape)
 
 
 def _is_large(value: Any) -> bool:
-    if type(value) is torch.Tensor:
+    torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
+    if torch is not None and type(value) is torch.Tensor:
         plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
-        return plain and not value.requires_grad and value.numel() > 0 and _pickled_bytes(value) >= _LARGE_BYTES
-    return type(value) in (np.ndarray, np.memmap) and not value.dtype.hasobject and value.nbytes >= _LARGE_BYTES
+        # A view is pickled with the whole memory behind it.
+        large = value.numel() > 0 and value.untyped_storage().nbytes() >= _LARGE_BYTES
+        return plain and not value.requires_grad and large
+    if numpy is not None and type(value) in (numpy.ndarray, numpy.memmap):
+        return not value.dtype.hasobject and bool(value.nbytes >= _LARGE_BYTES)
+    return False
+
+
+def _blamed(folder: Path, things: dict[str, Any]) -> str:
+    """What of these things cannot be pickled, as precisely as it can be told."""
+    for kind, thing in things.items():
+        for name, part in _parts(thing):
+            try:
+                _pickled(folder, part)
+            except _REFUSALS:
+                return f"{name} ({type(part).__name__}), which the {kind} uses,"
+    return f"the {next(iter(things))}"
+
+
+def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
+    """What a function reaches by name: variables around it and globals."""
+    if inspect.isfunction(thing):
+        used = inspect.getclosurevars(thing)
+        yield from {**used.globals, **used.nonlocals}.items()

@@ -78,6 +78,11 @@ class Trial:
         return self.state in ENDED
 
     @property
+    def params(self) -> dict[str, Any]:
+        """Its values, as a training function calls them."""
+        return self.values
+
+    @property
     def expected_s(self) -> float | None:
         """Seconds that the whole training takes at the pace so far; None before the first reading."""
         return self.time_s / self.step * self.total_steps if self.step and self.time_s else None
@@ -146,6 +151,11 @@ class State:
             (trial for trial in trials if trial.value is not None),
             key=lambda trial: (self.sign * (trial.value or 0.0), trial.number),
         )
+
+    @property
+    def baseline(self) -> Trial | None:
+        """The trial of what the study began from; None before it is proposed, or where there is none."""
+        return next((trial for trial in self.trials[:1] if trial.arm == BASELINE), None)
 
     @property
     def winner(self) -> Trial | None:
@@ -233,7 +243,8 @@ def _row(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
     rows = [old for old in trial.rows if old["step"] < row["step"]] + [row]  # a resumed training reads anew
     epochs = [old for old in rows if old["kind"] == "epoch"] or rows
     value = best((old.get(f"val_{state.metric}") for old in epochs), state.direction)
-    return replace(trial, rows=rows, value=value, step=row["step"], time_s=row["time_s"])
+    total = max(trial.total_steps, row["step"])  # of a function nobody may know it before
+    return replace(trial, rows=rows, value=value, step=row["step"], time_s=row["time_s"], total_steps=total)
 
 
 def _position(trial: Trial, payload: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.recipe import Recipe
 from luthier.tuning.comparing import Comparison, compare
+from luthier.tuning.conditions import Baseline
+from luthier.tuning.function_search import Values
 from luthier.tuning.jobs import BASELINE
 from luthier.tuning.ledger import StudyError, read_events
 from luthier.tuning.space import Range, space_from_json
@@ -26,7 +28,8 @@ class Study:
         name: of the task.
         metric, direction: what is searched for.
         task: as `Task.describe()` gives it.
-        baseline: the recipe that the search started from.
+        baseline: the recipe that the search started from; None for a training function.
+        start: values by name that the search started from: the recipe, or those given for a function.
         space: ranges by dotted path.
         groups: arms of the search and their fields; None: one arm over the whole space.
         trials: in order of their numbers.
@@ -45,7 +48,9 @@ class Study:
         self.name: str = state.description["name"]
         self.metric, self.direction = state.metric, state.direction
         self.task: dict[str, Any] = state.description["task"]
-        self.baseline = Recipe.from_json(state.description["recipe"], callables)
+        recipe = state.description["recipe"]
+        self.baseline = None if recipe is None else Recipe.from_json(recipe, callables)
+        self.start: Baseline = self.baseline or Values(state.description.get("start") or {})
         self.space: dict[str, Range] = space_from_json(state.description["space"])
         self.groups: dict[str, list[str]] | None = state.description["groups"]
         self.settings = state.settings
@@ -81,8 +86,10 @@ class Study:
         """The recipe of a trial, seed included.
 
         Raises:
-            StudyError: there is no such trial.
+            StudyError: there is no such trial, or the study is one of a training function, which has no recipes.
         """
+        if self.baseline is None:
+            raise StudyError(f"{self.name} is a training function, which has no recipe: read study.best.params")
         if not 0 <= number < len(self.trials):
             raise StudyError(f"the study {self.folder} has trials 0 to {len(self.trials) - 1}, got {number}")
         trial = self.trials[number]

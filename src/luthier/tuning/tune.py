@@ -1,4 +1,4 @@
-"""tune: search for a better recipe, prove it with more seeds, measure it once on test data."""
+"""tune: search for a better recipe, prove it with more seeds, measure it once on test data; or tune any function."""
 
 from __future__ import annotations
 
@@ -9,34 +9,37 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError, unknown
-from luthier.recipe import Recipe
-from luthier.tuning.derived import derive_space
 from luthier.tuning.engine import Console, Engine
+from luthier.tuning.function_search import function_search, is_function
 from luthier.tuning.jobs import Plan
 from luthier.tuning.ledger import Ledger, StudyError
-from luthier.tuning.opening import open_ledger, ship_task
+from luthier.tuning.opening import open_ledger, ship_to_workers
 from luthier.tuning.samplers import SAMPLERS
-from luthier.tuning.space import Space, check_space, space_to_json
+from luthier.tuning.searched import Searched, recipe_search
+from luthier.tuning.space import space_to_json
 from luthier.tuning.strategies import STRATEGIES
 from luthier.tuning.study import Study, arms
 from luthier.tuning.workers import Workers
 
 if TYPE_CHECKING:
+    from luthier.recipe import Recipe
     from luthier.task import Task
     from luthier.tasks import Subject
+    from luthier.tuning.ranges import Space
 
 DEFAULT_TRIALS = 30
+_GRACE_S = 10.0
 
 
 def tune(
-    task: Task | Subject | str,
+    task: Task | Subject | str | Callable[[Any], Any],
     recipe: Recipe | None = None,
     space: Space | None = None,
     *,
@@ -47,22 +50,39 @@ def tune(
     workers: int | None = None,
     folder: str | Path | None = None,
     seed: int = 0,
-    repeats: int = 3,
+    repeats: int | None = None,
     resume: bool = True,
     groups: Mapping[str, Any] | None = None,
     console: Console | None = None,
     test: bool = True,
+    steps: int | None = None,
+    direction: str | None = None,
+    metric: str | None = None,
+    start: Mapping[str, Any] | None = None,
+    trial_timeout: float | None = None,
 ) -> Study:
-    """Search for a better recipe than the given one.
+    """Search for a better recipe than the given one, or for the best values of a training function.
 
     Trial 0 is the given recipe, over its full budget. At the end the best other trial and the baseline are trained
     with the same further seeds and compared, then the test data are read once for both.
 
+    A training function is called in worker processes with one argument, the trial: `trial.params`, `trial.seed`,
+    `trial.report(value, step)`, `trial.save(state)`, `trial.restore()`, `trial.watch(model, optimizer)`,
+    `trial.folder`. It may be defined in a script, a notebook, another function or a module. One that restores and
+    saves is paused at the strategy's rungs and goes on later, in any worker; of the others the unpromising ones end
+    there.
+
+    >>> def train(trial):
+    ...     for epoch in range(4):
+    ...         trial.report(epoch * trial.params["slope"], step=epoch + 1)
+    >>> tune(train, space={"slope": uniform(0, 1)}, steps=4, budget="1min", workers=2)  # doctest: +SKIP
+
     Args:
-        task: a Task, a Subject (task with recipe, space and groups), or a reference: a built-in name or
-            `path/to/file.py:function`.
+        task: a Task, a Subject (task with recipe, space and groups), a reference (a built-in name or
+            `path/to/file.py:function`), or a training function.
         recipe: the baseline; that of the subject, else the default recipe, when None.
-        space: ranges by dotted recipe path; that of the subject, else derived from recipe and task, when None.
+        space: ranges by dotted recipe path; that of the subject, else derived from recipe and task, when None. For a
+            function by any names.
         trials: trials of the search in all, the baseline and those of earlier calls included; 30 when there is no
             budget either.
         budget: time in all, earlier calls included: seconds, or text such as "90s", "5min", "1h".
@@ -72,47 +92,54 @@ def tune(
         folder: of the study; `studies/<name of the task>` when None. A second call goes on where the first ended.
         seed: of the search trials; repeats take the seeds after it.
         repeats: further seeds that winner and baseline are trained with. The search's own seed does not count: the
-            winner's reading with it is the best of many, and so too good.
+            winner's reading with it is the best of many, and so too good. 3 for a task, none for a function, when
+            None.
         resume: False refuses a folder that holds a study.
         groups: name -> fields that are tuned together, the others kept at the baseline; trials go to each in turn.
         console: told how it goes (`luthier.show.terminal.TuneConsole`); None is silent.
         test: read the test data at the end, if the task has any.
+        steps: for a function: the last step that it reports. When None, trials run whole until one has finished, which
+            shows how long they are; only then can others be cut short.
+        direction: for a function: "max" (when None) or "min".
+        metric: for a function: name of what it reports; "value" when None.
+        start: for a function: values for trial 0, which then runs over all steps as the baseline.
+        trial_timeout: seconds that a trial may be silent (a function: without a report) before its worker is killed
+            and the trial counts as failed.
 
     Returns:
         The study. After Ctrl-C it holds what was found so far, and the same call goes on.
 
     Raises:
-        LuthierError: task, recipe, space or settings do not fit.
+        LuthierError: task, recipe, function, space or settings do not fit; a function cannot be sent to workers.
         StudyError: the folder holds another study, is in use, damaged or not writable; nothing succeeded at all.
         KeyboardInterrupt: on a second Ctrl-C; SystemExit(143) after SIGTERM. Both leave a study to go on with.
     """
     origin = time.monotonic()
     check_numbers(trials, workers, repeats, seed)
+    timeout_s = None if trial_timeout is None else seconds(trial_timeout)
     budget_s = None if budget is None else seconds(budget)
     for kind, name, known in (("sampler", sampler, SAMPLERS), ("strategy", strategy, STRATEGIES)):
         if name not in known:
             raise unknown(kind, name, known)
     if trials is None and budget_s is None:
         trials = DEFAULT_TRIALS
-    subject = as_subject(task)
-    baseline = (recipe or subject.recipe).replace({"seed": seed})
-    chosen = chosen_space(subject, baseline, space)
-    groups = groups if groups is not None or space is not None else subject.groups
+    searched = searched_for(task, recipe, space, groups, seed, steps, metric, direction, start)
+    repeats = searched.repeats if repeats is None else repeats
     plan = Plan(
-        arms=arms(groups, chosen),
+        arms=arms(searched.groups, searched.space),
         trials=trials,
         budget_s=budget_s,
         workers=workers or n_cores(),
         seed=seed,
         repeats=repeats,
         strategy=strategy,
+        baseline=searched.start_values is not None,
     )
     description = {
-        "name": subject.task.name,
-        "task": subject.task.describe(),
-        "recipe": baseline.to_json(),
-        "space": space_to_json(chosen),
-        "groups": None if groups is None else plan.arms,
+        **searched.description,
+        "name": searched.name,
+        "space": space_to_json(searched.space),
+        "groups": None if searched.groups is None else plan.arms,
         "seed": seed,
     }
     settings = {
@@ -123,15 +150,15 @@ def tune(
         "workers": plan.workers,
         "seed": seed,
         "repeats": repeats,
-        "reference": subject.reference,
+        "reference": searched.reference,
     }
-    path = Path(folder) if folder is not None else Path("studies") / subject.task.name
+    path = Path(folder) if folder is not None else Path("studies") / searched.name
     ledger = open_ledger(path, description, resume)
     pool: Workers | None = None
     try:
-        ship_task(path, subject, baseline)
-        pool = Workers(path, plan.workers, subject.reference)
-        engine = Engine(ledger, path, subject.task, baseline, chosen, plan, sampler, pool, console, origin)
+        ship_to_workers(path, searched)
+        pool = Workers(path, plan.workers, searched.reference, timeout_s=timeout_s, grace_s=_GRACE_S)
+        engine = Engine(ledger, path, searched, plan, sampler, pool, console, origin)
         with signals(engine) as received:
             engine.open(description, settings)
             study = engine.finish(engine.run(), test)
@@ -147,48 +174,29 @@ def tune(
     return study
 
 
-def as_subject(task: Task | Subject | str) -> Subject:
-    """What may be passed as `task`, as a subject."""
-    from luthier.task import Task
-    from luthier.tasks import Subject, load
-
-    if isinstance(task, str):
-        return load(task)
-    if isinstance(task, Task):
-        return Subject(task)
-    if isinstance(task, Subject):
-        return task
-    raise LuthierError(f"task must be a Task, a Subject or a reference ('mnist', 'file.py:function'), got {task!r}")
-
-
-def chosen_space(subject: Subject, baseline: Recipe, space: Space | None) -> dict[str, Any]:
-    """The given space, else the subject's own, else one derived from recipe and task; checked against the recipe."""
-    chosen = space if space is not None else subject.space
-    if chosen is None:
-        chosen = derived_for(subject.task, baseline)
-
-    check_space(chosen, baseline)
-    return dict(chosen)
+def searched_for(
+    task: Any,
+    recipe: Recipe | None,
+    space: Space | None,
+    groups: Mapping[str, Any] | None,
+    seed: int,
+    steps: int | None,
+    metric: str | None,
+    direction: str | None,
+    start: Mapping[str, Any] | None,
+) -> Searched:
+    """What is searched over: recipes for a task, or the parameters of a function; see `tune`."""
+    if not is_function(task):
+        of_function = {"steps": steps, "metric": metric, "direction": direction, "start": start}
+        if given := [name for name, value in of_function.items() if value is not None]:
+            raise LuthierError(f"{', '.join(given)}: for a training function only; task and recipe say this already")
+        return recipe_search(task, recipe, space, groups, seed)
+    if recipe is not None:
+        raise LuthierError("a training function takes no recipe: name its parameters in space={...}")
+    return function_search(task, space, groups, steps, metric, direction, start)
 
 
-def derived_for(task: Task, baseline: Recipe) -> dict[str, Any]:
-    """The derived space without what this task would not feel: a DataLoader keeps its batches, a step its loss."""
-    from torch.utils.data import DataLoader
-
-    loss = task.loss.name if task.own_step is None else "own"
-    space = derive_space(baseline, n_examples(task), loss)
-    if isinstance(task.train, DataLoader):
-        del space["batch_size"]
-    return space
-
-
-def n_examples(task: Task) -> int | None:
-    """Training examples, where the data know it."""
-    source = task.batches(1, 0)
-    return None if task.steps_per_epoch is not None else int(source.steps(1))
-
-
-def check_numbers(trials: int | None, workers: int | None, repeats: int, seed: int) -> None:
+def check_numbers(trials: int | None, workers: int | None, repeats: int | None, seed: int) -> None:
     """Whether the counts make sense.
 
     Raises:
@@ -200,7 +208,7 @@ def check_numbers(trials: int | None, workers: int | None, repeats: int, seed: i
         ("repeats", repeats, 1),
         ("seed", seed, 0),
     ):
-        if value is None and name in ("trials", "workers"):
+        if value is None and name != "seed":
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < low:
             raise LuthierError(f"{name} must be a whole number of at least {low}, got {value!r}")

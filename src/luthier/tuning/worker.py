@@ -4,8 +4,10 @@ It reads orders from its standard input and writes messages to its standard outp
 whatever a task prints goes to the log. A thread watches the input: when the parent is gone the process ends at
 once, in the middle of a step too (checkpoints are written whole or not at all).
 
-Orders: {"order": "train", number, folder, values, seed, until} and {"order": "pause", number}.
-Messages: ready, broken, started, row, progress, and one of paused, finished, failed for each order to train.
+Orders: {"order": "train", number, folder, values, seed, until}, {"order": "pause", number}, and as answer to a
+training function that has come to its rung {"order": "go", until} or {"order": "stop", reason}.
+Messages: ready, broken, started, row, progress, asked, and one of paused, finished, stopped, failed for each order to
+train.
 """
 
 from __future__ import annotations
@@ -13,12 +15,15 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import signal
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from luthier.tuning.messages import Inbox, send
 
@@ -28,18 +33,23 @@ if TYPE_CHECKING:
 
 _PROGRESS_EVERY_S = 0.25
 
+Train: TypeAlias = "Callable[[dict[str, Any], Channel], tuple[str, dict[str, Any]]]"
+"""Trains a trial as ordered; returns how it ended (paused, finished, stopped, failed) and the details."""
+
 
 class Channel:
     """The two pipes to the parent, out of reach of the task's prints."""
 
     def __init__(self) -> None:
         self.orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self.answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.pausing: int | None = None
         self._input, self._output = os.dup(0), os.dup(1)
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.close(nothing)
         os.dup2(2, 1)  # standard error is the log
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         self._lock = threading.Lock()
         threading.Thread(target=self._listen, daemon=True, name="orders").start()
 
@@ -49,7 +59,12 @@ class Channel:
             with self._lock:
                 send(self._output, {"event": event, **details})
         except OSError:
-            os._exit(0)
+            leave()
+
+    def ask(self, event: str, **details: Any) -> dict[str, Any]:
+        """Send a message that has an answer, and wait for it; a parent that is gone ends the process."""
+        self.say(event, **details)
+        return self.answers.get()
 
     def _listen(self) -> None:
         inbox = Inbox()
@@ -57,54 +72,67 @@ class Channel:
             for order in inbox.feed(piece):
                 if order["order"] == "pause":
                     self.pausing = order["number"]
+                elif order["order"] in ("go", "stop"):
+                    self.answers.put(order)
                 else:
                     self.pausing = None
                     self.orders.put(order)
-        os._exit(0)
+        leave()
+
+
+def leave() -> None:
+    """End this process and those that it forked, at once."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(0)
 
 
 def main(folder: Path, reference: str | None) -> None:
     """Prepare, then train what is ordered until the parent is gone."""
     channel = Channel()
     try:
-        task, recipe = prepare(folder, reference)
+        train = prepare(folder, reference)
     except BaseException as error:
         traceback.print_exc()
         channel.say("broken", reason=f"{type(error).__name__}: {error}")
         raise SystemExit(1) from None
     channel.say("ready", pid=os.getpid())
     while True:
-        obey(channel.orders.get(), task, recipe, channel)
+        obey(channel.orders.get(), train, channel)
 
 
-def prepare(folder: Path, reference: str | None) -> tuple[Task, Recipe]:
-    """Import what the first training would wait for, and get the task."""
-    import torch
-
+def prepare(folder: Path, reference: str | None) -> Train:
+    """Get what is to be trained; for a task, import what the first training would wait for."""
     from luthier.tuning.shipping import unship
+
+    things = unship(folder)
+    if "function" in things:
+        from luthier.tuning.functions import run_function
+
+        return partial(run_function, things["function"], things["metric"])
+    import torch
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)  # the first one imports half of torch's compiler
-    things = unship(folder)
     if reference is None:
-        return things["task"], things["recipe"]
+        return partial(run_recipe, things["task"], things["recipe"])
     from luthier.tasks import load
 
-    return load(reference).task, things["recipe"]
+    return partial(run_recipe, load(reference).task, things["recipe"])
 
 
-def obey(order: dict[str, Any], task: Task, recipe: Recipe, channel: Channel) -> None:
+def obey(order: dict[str, Any], train: Train, channel: Channel) -> None:
     """Train one trial to its step, and say how it ended."""
     number = order["number"]
     try:
-        state, details = train(order, task, recipe, channel)
-    except Exception as error:
+        state, details = train(order, channel)
+    except BaseException as error:  # a function's SystemExit too
         traceback.print_exc()
         state, details = "failed", {"reason": reason_of(error)}
     channel.say(state, number=number, **details)
 
 
-def train(order: dict[str, Any], task: Task, recipe: Recipe, channel: Channel) -> tuple[str, dict[str, Any]]:
+def run_recipe(task: Task, recipe: Recipe, order: dict[str, Any], channel: Channel) -> tuple[str, dict[str, Any]]:
     """Train through `fit`, from the trial's checkpoint where there is one."""
     from luthier.fitting import Interrupted, fit
 
@@ -154,12 +182,12 @@ def reporter_for(number: int, channel: Channel) -> Any:
     return Reporter()
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """An error in one line."""
     from luthier.errors import LuthierError
 
     text = " ".join(str(error).split())
-    return text if isinstance(error, LuthierError) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, LuthierError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ that Ctrl-C reaches the parent only, which asks them to pause; when the parent d
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import selectors
 import signal
@@ -32,7 +34,7 @@ class Worker:
         self.index = index
         self.trial: int | None = None
         self.ready = self.recalled = False
-
+        self.heard = time.monotonic()
         self.inbox = Inbox()
         self.log = folder / "workers" / f"worker-{index}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -54,11 +56,17 @@ class Worker:
         self.orders, self.messages = self.process.stdin, self.process.stdout
 
     def order(self, **order: Any) -> None:
-        """Send an order; a worker that has just died is noticed by its pipe's end."""
+        """Send an order; a worker that has just died is noticed soon."""
+        self.heard = time.monotonic()
         try:
             send(self.orders.fileno(), order)
         except BrokenPipeError:
             return
+
+    def kill(self) -> None:
+        """End the process and those that it forked, which would keep its pipe open."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def why_dead(self) -> str:
         """How the process ended, in words."""
@@ -72,12 +80,12 @@ class Worker:
     def close(self, at_once: bool) -> None:
         """End the process: by the end of its input, or by force."""
         if at_once:
-            self.process.kill()
+            self.kill()
         self.orders.close()
         try:
             self.process.wait(_LEAVE_S)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            self.kill()
             self.process.wait()
         self.messages.close()
 
@@ -90,10 +98,21 @@ class Workers:
         count: processes.
         reference: of the task, or None when it was shipped itself.
         threads: of torch in each process.
+        timeout_s: how long a training may be silent before its worker is killed; None: for ever.
+        grace_s: how long one that was asked to pause may take before its worker is killed.
     """
 
-    def __init__(self, folder: Path, count: int, reference: str | None = None, threads: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        count: int,
+        reference: str | None = None,
+        threads: int = 1,
+        timeout_s: float | None = None,
+        grace_s: float = math.inf,
+    ) -> None:
         self.folder, self.reference, self.threads = folder, reference, threads
+        self.timeout_s, self.grace_s, self._patience_ends = timeout_s, grace_s, math.inf
         self._selector = selectors.DefaultSelector()
         self._deaths = 0
         self.all = [self._begin(index) for index in range(count)]
@@ -108,19 +127,26 @@ class Workers:
         """Workers with a trial."""
         return [worker for worker in self.all if worker.trial is not None]
 
-    def train(self, worker: Worker, job: Start | Continue, values: dict[str, Any], seed: int) -> None:
-        """Order a training."""
+    def train(self, worker: Worker, job: Start | Continue, values: dict[str, Any], seed: int, **more: Any) -> None:
+        """Order a training; `more` is for what is trained to know."""
         worker.trial = job.number
         folder = str(trial_folder(self.folder, job.number).absolute())
         order = {"number": job.number, "folder": folder, "values": values, "seed": seed, "until": job.until_step}
-        worker.order(order="train", **order)
+        worker.order(order="train", **order, **more)
+
+    def answer(self, number: int, **answer: Any) -> None:
+        """Answer the worker that asked about a trial."""
+        for worker in self.busy:
+            if worker.trial == number:
+                worker.order(**answer)
 
     def pause_all(self) -> None:
         """Ask every busy worker to save and pause after its current step; one that is still starting is recalled."""
+        self._patience_ends = time.monotonic() + self.grace_s
         for worker in self.busy:
             worker.recalled = not worker.ready
             if worker.recalled:
-                worker.process.kill()
+                worker.kill()
             else:
                 worker.order(order="pause", number=worker.trial)
 
@@ -128,6 +154,7 @@ class Workers:
         """Messages that arrive within a time; returns as soon as there was one.
 
         A death of a worker is a message too: {"event": "crashed", number, reason}; the worker has been replaced.
+        One that was silent for too long is killed: {"event": "failed", number, reason}.
 
         Raises:
             StudyError: workers cannot start (the log's end is in the message).
@@ -137,15 +164,31 @@ class Workers:
             if not (piece := os.read(worker.messages.fileno(), 1 << 16)):
                 yield from self._bury(worker)
                 continue
+            worker.heard = time.monotonic()
             for message in worker.inbox.feed(piece):
                 yield from self._understand(worker, message)
+        for worker in list(self.all):
+            if worker.process.poll() is not None and not self._has_more(worker):
+                yield from self._bury(worker)  # a process that it forked may keep its pipe open
+            elif self._is_hanging(worker):
+                yield from self._bury(worker, f"silent for {self.timeout_s:g} s: its worker was killed")
+            elif worker.trial is not None and time.monotonic() > self._patience_ends:
+                worker.recalled = True
+                yield from self._bury(worker)
+
+    def _has_more(self, worker: Worker) -> bool:
+        return any(key.data is worker for key, _ in self._selector.select(0))
+
+    def _is_hanging(self, worker: Worker) -> bool:
+        at_work = worker.ready and worker.trial is not None
+        return at_work and self.timeout_s is not None and time.monotonic() - worker.heard > self.timeout_s
 
     def close(self, at_once: bool = False) -> None:
         """End all processes and wait for them."""
         for worker in self.all:
             self._selector.unregister(worker.messages)
             if at_once:
-                worker.process.kill()
+                worker.kill()
             worker.orders.close()
         deadline = time.monotonic() + _LEAVE_S
         for worker in self.all:
@@ -166,13 +209,14 @@ class Workers:
         elif event == "broken":
             raise StudyError(f"a worker process cannot get the task: {message['reason']}; see {worker.log}")
         else:
-            if event in ("paused", "finished", "failed"):
+            if event in ("paused", "finished", "stopped", "failed"):
                 worker.trial = None
             yield {**message, "worker": worker.index}
 
-    def _bury(self, worker: Worker) -> Iterator[dict[str, Any]]:
-        """Replace a dead worker, and tell which trial died with it."""
+    def _bury(self, worker: Worker, failed: str = "") -> Iterator[dict[str, Any]]:
+        """Replace a dead worker, or one that is to die, and tell which trial died with it."""
         self._selector.unregister(worker.messages)
+        worker.kill()
         reason, number = worker.why_dead(), worker.trial
         worker.close(at_once=True)
         self._deaths += not worker.ready and not worker.recalled
@@ -180,11 +224,13 @@ class Workers:
             raise StudyError(
                 f"worker processes die before they are ready: {reason}. Its last words: {_tail(worker.log)}"
             )
-        if number is not None and worker.ready:
+        if failed:
+            yield {"event": "failed", "number": number, "reason": f"{failed}; see {worker.log}"}
+        elif number is not None and worker.ready and not worker.recalled:
             yield {"event": "crashed", "number": number, "reason": reason}
         elif number is not None:
-            why = "recalled" if worker.recalled else "its worker died"
-            yield {"event": "paused", "number": number, "reason": f"{why} before the training began"}
+            why = "recalled" if worker.recalled else "its worker died before the training began"
+            yield {"event": "paused", "number": number, "reason": why}
         self.all[self.all.index(worker)] = self._begin(worker.index)
 
 

@@ -1,0 +1,144 @@
+"""A search over the parameters of a training function, as the parent sees it; the worker's side is in `functions`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from luthier.errors import LuthierError, close_matches
+from luthier.parts import source_hash
+from luthier.tuning.ranges import Range, Space
+from luthier.tuning.space import as_space, check_ranges
+from luthier.tuning.state import State, Trial
+
+
+@dataclass
+class FunctionSearch:
+    """A training function and the ranges of its parameters; see `Searched`.
+
+    Attributes:
+        function: called with a `LiveTrial`.
+        steps: the last step that it reports; None: the first trial to finish shows it.
+        start_values: what trial 0 trains with, over all of its steps; None: it is a trial like the others.
+    """
+
+    function: Callable[..., Any]
+    space: dict[str, Range]
+    steps: int | None = None
+    metric: str = "value"
+    direction: str = "max"
+    start_values: dict[str, Any] | None = None
+    groups: Mapping[str, Any] | None = None
+    repeats: int = 0
+    reference: str | None = None
+
+    def __post_init__(self) -> None:
+        plain = self.function.func if isinstance(self.function, functools.partial) else self.function
+        self.name = re.sub(r"\W", "", getattr(plain, "__name__", "")) or "function"
+        self.start = Values(self.start_values or {})
+        self.order: dict[str, Any] = {"steps": self.steps}
+        told = {"metric": self.metric, "direction": self.direction, "steps": self.steps}
+        task = {"name": self.name, "function": source_hash(plain), **told}
+        self.description: dict[str, Any] = {"task": task, "recipe": None, "start": self.start_values}
+
+    def total_steps(self, values: Mapping[str, Any], state: State) -> int | None:
+        """As told, else as the first trial to finish showed."""
+        if self.steps is not None:
+            return self.steps
+        return next((trial.total_steps for trial in state.trials if trial.state == "finished"), None)
+
+    def read_test(self, trials: list[Trial]) -> list[dict[str, float]] | None:
+        """Nothing: a function keeps its test data to itself."""
+        return None
+
+    def things(self) -> dict[str, Any]:
+        """The function, and the name of what it reports."""
+        return {"function": self.function, "metric": self.metric}
+
+
+@dataclass(frozen=True)
+class Values:
+    """Values by name, asked for as those of a recipe are."""
+
+    by_name: dict[str, Any]
+
+    def value(self, path: str) -> Any:
+        """The value under a name.
+
+        Raises:
+            LuthierError: there is none.
+        """
+        if path not in self.by_name:
+            raise LuthierError(f"there is no value for {path!r}")
+        return self.by_name[path]
+
+
+def is_function(thing: object) -> bool:
+    """Whether it can be tuned as a training function."""
+    return inspect.isroutine(thing) or isinstance(thing, functools.partial)
+
+
+def function_search(
+    function: Any,
+    space: Space | None,
+    groups: Mapping[str, Any] | None,
+    steps: int | None,
+    metric: str | None,
+    direction: str | None,
+    start: Mapping[str, Any] | None,
+) -> FunctionSearch:
+    """A search over a function's parameters; see `tune` for the arguments.
+
+    Raises:
+        LuthierError: they do not fit; says what to do.
+    """
+    if space is None:
+        raise LuthierError(
+            "a training function needs a space, got none: give space={'lr': luthier.loguniform(1e-5, 1e-1), ...}"
+        )
+    ranges = as_space(space)
+    check_ranges(ranges)
+    values = None if start is None else dict(start)
+    direction, metric = direction or "max", metric or "value"
+    search = FunctionSearch(function, ranges, steps, metric, direction, values, groups)
+    _check_signature(search)
+    _check_settings(search)
+    if values is not None:
+        _check_start(values, ranges)
+    return search
+
+
+def _check_signature(search: FunctionSearch) -> None:
+    try:
+        signature = inspect.signature(search.function)
+    except ValueError:  # built in: it will say itself what it was called with
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        raise LuthierError(
+            f"a training function takes one argument, the trial, got {search.name}{signature}: "
+            f"write def {search.name}(trial), and read trial.params"
+        ) from None
+
+
+def _check_settings(search: FunctionSearch) -> None:
+    if search.direction not in ("max", "min"):
+        raise LuthierError(f"direction must be 'max' or 'min', got {search.direction!r}")
+    if not isinstance(search.metric, str) or not search.metric.isidentifier():
+        raise LuthierError(f"metric must be a name such as 'accuracy', got {search.metric!r}")
+    steps = search.steps
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+        raise LuthierError(f"steps must be a whole number of at least 1, the last step reported, got {steps!r}")
+
+
+def _check_start(values: dict[str, Any], space: dict[str, Range]) -> None:
+    for name in values:
+        if name not in space:
+            raise LuthierError(f"start names {name!r}, which the space does not have: {close_matches(name, space)}")
+    if missing := [name for name, range_ in space.items() if name not in values and not range_.conditions]:
+        raise LuthierError(f"start must give a value for every range of the space, {', '.join(missing)} is missing")

@@ -1,0 +1,214 @@
+"""The third way in: a training function of one's own. What it is given, in its worker process.
+
+Nothing heavy is imported here: a function that needs no torch never waits for it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.errors import LuthierError
+from luthier.files import from_json, to_json, write_atomic
+
+if TYPE_CHECKING:
+    from luthier.tuning.worker import Channel
+
+UNTIL_IT_ENDS = 1 << 31
+"""The step to which a trial trains while nobody knows how many steps there are."""
+
+
+class TrialPaused(Exception):
+    """The trial goes no further for now, or never: raised by `trial.report`, the only exception of an early stop.
+
+    Let it pass; `finally` blocks and `with` statements do their work. What was saved waits for the trial's return.
+    """
+
+
+class LiveTrial:
+    """What a training function is given: values to try, and whom to tell how it goes.
+
+    Attributes:
+        params: the values to train with, by name.
+        number: of the trial in its study.
+        seed: for weights and data order; the same for all trials of a search, so that they differ in `params` only.
+    """
+
+    def __init__(self, order: dict[str, Any], metric: str, channel: Channel) -> None:
+        self.params: dict[str, Any] = order["values"]
+        self.number: int = order["number"]
+        self.seed: int = order["seed"]
+        self.ending: tuple[str, str] | None = None
+        self._until, self._steps = int(order["until"]), order["steps"]
+        self._metric, self._channel, self._path = metric, channel, Path(order["folder"])
+        self._pid, self._began = os.getpid(), time.monotonic()
+        self._step, self._before_s = 0, 0.0
+        self._restores = self._saved = False
+
+    @property
+    def folder(self) -> Path:
+        """A folder of the trial's own, with its values in `params.json`; made when first asked for."""
+        if not self._path.exists():
+            write_atomic(self._path / "params.json", to_json({"seed": self.seed, "params": self.params}, indent=1))
+        return self._path
+
+    def report(self, value: float, step: int) -> None:
+        """Tell a reading of what is searched for, such as the validation accuracy after an epoch.
+
+        Args:
+            value: number, or a tensor or array with a single one. NaN and infinity end the trial as failed.
+            step: how far the training has come, from 1, rising; usually the epochs trained.
+
+        Raises:
+            TrialPaused: the trial pauses or ends here. Let it pass.
+            LuthierError: no number, or a step that does not rise or lies beyond the last one.
+        """
+        if os.getpid() != self._pid:
+            raise LuthierError("report was called in a forked process: report from the one that runs the function")
+        if self.ending is not None:
+            raise TrialPaused(self.ending[1])
+        self._check_step(step)
+        self._tell(as_number(value, "trial.report expects"), step)
+        saved, self._saved = self._saved, False
+        if step == self._steps:
+            return
+        if self._channel.pausing == self.number:
+            self._end("paused", "interrupted")
+        if step >= self._until:
+            self._stop_at_rung(saved)
+
+    def save(self, state: Any) -> None:
+        """Keep all that the training needs to go on, before `report`; `restore` gives it back.
+
+        Args:
+            state: nested dicts, lists, tuples, numbers, texts and tensors, such as state_dicts. Written whole or not at
+                all, as JSON or safetensors; the one saved before stays until then.
+
+        Raises:
+            CheckpointError: the state holds something else; says where.
+        """
+        write_state(self.folder / "checkpoints", state, {"step": self._step, "time_s": self._time_s()})
+        self._saved = True
+
+    def restore(self) -> Any:
+        """What was last saved for this trial; None when it begins."""
+        self._restores = True
+        if (found := read_state(self._path / "checkpoints")) is None:
+            return None
+        state, note = found
+        self._step, self._before_s = note["step"], note["time_s"]
+        return state
+
+    def finish(self, result: Any) -> None:
+        """Take what the function returned: nothing, or a number, which is the reading of the last step."""
+        if result is not None:
+            number = as_number(result, "the function should return None or")
+            self._tell(number, self._step or self._steps or 1)
+        if not self._step:
+            raise LuthierError(
+                "the function returned without a report: call trial.report(value, step), or return the value"
+            )
+        self.ending = ("finished", "")
+
+    def position(self) -> dict[str, Any]:
+        """How far it came."""
+        step = self._step
+        return {"step": step, "total_steps": max(step, self._steps or 0), "time_s": round(self._time_s(), 4)}
+
+    def _tell(self, value: float, step: int) -> None:
+        self._step = step
+        if not math.isfinite(value):
+            self._end("failed", f"reported {str(value).replace('nan', 'NaN')} at step {step}")
+        row = {"kind": "epoch", "step": step, "time_s": round(self._time_s(), 4), f"val_{self._metric}": value}
+        self._channel.say("row", number=self.number, row=row)
+
+    def _stop_at_rung(self, saved: bool) -> None:
+        """Pause with what was just saved; a function that cannot be paused waits to hear whether it goes on."""
+        if saved and self._restores:
+            self._end("paused", f"at step {self._step}")
+        answer = self._channel.ask("asked", number=self.number, **self.position())
+        if answer["order"] == "stop":
+            self._end("stopped", answer["reason"])
+        self._until = answer["until"]
+
+    def _end(self, state: str, reason: str) -> None:
+        self.ending = (state, reason)
+        raise TrialPaused(reason)
+
+    def _check_step(self, step: int) -> None:
+        if isinstance(step, bool) or not isinstance(step, int) or step < 1:
+            raise LuthierError(f"trial.report expects step as a whole number from 1 (epochs trained), got {step!r}")
+        if step <= self._step:
+            raise LuthierError(f"trial.report expects rising steps, got step {step} after step {self._step}")
+        if self._steps is not None and step > self._steps:
+            raise LuthierError(f"trial.report got step {step}, but tune was told steps={self._steps}: make them agree")
+
+    def _time_s(self) -> float:
+        return self._before_s + time.monotonic() - self._began
+
+
+def run_function(
+    function: Callable[[LiveTrial], Any], metric: str, order: dict[str, Any], channel: Channel
+) -> tuple[str, dict[str, Any]]:
+    """Call the function for one trial; returns how it ended."""
+    trial = LiveTrial(order, metric, channel)
+    try:
+        result = function(trial)
+        if trial.ending is None:
+            trial.finish(result)
+    except TrialPaused:
+        if trial.ending is None:
+            raise
+    state, reason = trial.ending or ("failed", "")
+    return state, {"reason": reason, **trial.position()}
+
+
+def as_number(value: Any, expects: str) -> float:
+    """A reading as a float.
+
+    Raises:
+        LuthierError: it is none.
+    """
+    if hasattr(value, "item") and getattr(value, "size", 1) != 0:
+        try:
+            value = value.item()
+        except (RuntimeError, ValueError):
+            raise LuthierError(f"{expects} one number, got {type(value).__name__} of shape {value.shape}") from None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise LuthierError(f"{expects} a number, got {value!r} of type {type(value).__name__}")
+    return float(value)
+
+
+def write_state(folder: Path, state: Any, note: dict[str, Any]) -> None:
+    """Write a state: as JSON when that gives it back as it is, else as a checkpoint with tensors."""
+    if "torch" not in sys.modules and _is_plain(state):
+        write_atomic(folder / "last.json", to_json({"state": state, "note": note}))
+        return
+    from luthier.training.checkpoints import save
+
+    save(folder / "last.safetensors", state, note)
+
+
+def read_state(folder: Path) -> tuple[Any, dict[str, Any]] | None:
+    """What `write_state` last wrote, with its note; None when it never did."""
+    plain, tensors = folder / "last.json", folder / "last.safetensors"
+    if not plain.exists() and not tensors.exists():
+        return None
+    if not tensors.exists() or (plain.exists() and plain.stat().st_mtime_ns > tensors.stat().st_mtime_ns):
+        content = from_json(plain.read_text())
+        return content["state"], content["note"]
+    from luthier.training.checkpoints import load
+
+    return load(tensors)
+
+
+def _is_plain(state: Any) -> bool:
+    try:
+        return bool(from_json(to_json(state)) == state)
+    except (TypeError, ValueError):
+        return False

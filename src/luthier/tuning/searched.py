@@ -1,0 +1,165 @@
+"""What a study searches over, as the parent sees it: here recipes for a task; for functions see `function_search`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from luthier.errors import LuthierError
+from luthier.tuning.conditions import Baseline
+from luthier.tuning.derived import derive_space
+from luthier.tuning.ranges import Range, Space
+from luthier.tuning.space import as_space, check_space
+from luthier.tuning.state import State, Trial
+
+if TYPE_CHECKING:
+    from luthier.recipe import Recipe
+    from luthier.task import Task
+    from luthier.tasks import Subject
+
+
+class Searched(Protocol):
+    """What tune and its engine ask.
+
+    Attributes:
+        name: of the task or function.
+        metric, direction: what is searched for, and which way it improves: "max" or "min".
+        start: where the search begins.
+        start_values: what the ledger notes as the values of the baseline; None: there is no baseline.
+        space: ranges by name.
+        groups: fields that are tuned together, by name; None: all are.
+        repeats: retrainings at the end, unless told.
+        reference: by which workers find it; None: it is sent to them.
+        description: what identifies it in a ledger.
+        order: what a worker must know besides values, seed and the step to train to.
+    """
+
+    name: str
+    metric: str
+    direction: str
+    start_values: dict[str, Any] | None
+    space: dict[str, Range]
+    groups: Mapping[str, Any] | None
+    repeats: int
+    reference: str | None
+    description: dict[str, Any]
+    order: dict[str, Any]
+
+    @property
+    def start(self) -> Baseline:
+        """Where the search begins."""
+
+    def total_steps(self, values: Mapping[str, Any], state: State) -> int | None:
+        """Steps of a whole training with these values; None while nobody knows."""
+
+    def read_test(self, trials: list[Trial]) -> list[dict[str, float]] | None:
+        """Readings of the test data for these trials; None when there is nothing to read."""
+
+    def things(self) -> dict[str, Any]:
+        """What is sent to the workers, by name."""
+
+
+@dataclass
+class RecipeSearch:
+    """A task, and recipes for it; see `Searched`."""
+
+    subject: Subject
+    start: Recipe
+    space: dict[str, Range]
+    groups: Mapping[str, Any] | None
+    repeats: int = 3
+    start_values: dict[str, Any] | None = field(default_factory=dict)  # values say what differs from the recipe
+    order: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        task = self.subject.task
+        self.name, self.metric = task.name, task.metric.name
+        self.direction: str = task.metric.direction
+        self.reference = self.subject.reference
+        self.description: dict[str, Any] = {"task": task.describe(), "recipe": self.start.to_json()}
+
+    def total_steps(self, values: Mapping[str, Any], state: State) -> int | None:
+        """Steps of the recipe with these values."""
+        from luthier.fitting import total_steps
+
+        try:
+            return total_steps(self.subject.task, self.start.replace(dict(values)))
+        except LuthierError:
+            return 1  # the worker will meet the same error, and its trial fails with it
+
+    def read_test(self, trials: list[Trial]) -> list[dict[str, float]] | None:
+        """A task whose test data were opened in this process before stays unread: there is no second look."""
+        task = self.subject.task
+        if task.test is None or task.test.opened is not None:
+            return None
+        from luthier.fitting import evaluate_test
+        from luthier.record import Record
+
+        records = [Record(trial.folder) for trial in trials]
+        if fresh := [record for record in records if record.test is None]:  # a crash left the others' in the records
+            evaluate_test(task, fresh)
+        return [record.test or {} for record in records]
+
+    def things(self) -> dict[str, Any]:
+        """The recipe, and the task without its test data unless it has a reference."""
+        from luthier.tuning.shipping import without_test
+
+        recipe = {"recipe": self.start}
+        return recipe if self.reference else {**recipe, "task": without_test(self.subject.task)}
+
+
+def recipe_search(
+    task: Any, recipe: Recipe | None, space: Space | None, groups: Mapping[str, Any] | None, seed: int
+) -> RecipeSearch:
+    """A search for recipes; see `tune` for the arguments.
+
+    Raises:
+        LuthierError: they do not fit.
+    """
+    subject = as_subject(task)
+    baseline = (recipe or subject.recipe).replace({"seed": seed})
+    own_groups = subject.groups if groups is None and space is None else groups
+    return RecipeSearch(subject, baseline, chosen_space(subject, baseline, space), own_groups)
+
+
+def as_subject(task: Task | Subject | str) -> Subject:
+    """What may be passed as `task`, as a subject."""
+    from luthier.task import Task
+    from luthier.tasks import Subject, load
+
+    if isinstance(task, str):
+        return load(task)
+    if isinstance(task, Task):
+        return Subject(task)
+    if isinstance(task, Subject):
+        return task
+    raise LuthierError(
+        "task must be a Task, a Subject, a reference ('mnist', 'file.py:function') or a function of one argument, "
+        f"the trial, got {task!r}"
+    )
+
+
+def chosen_space(subject: Subject, baseline: Recipe, space: Space | None) -> dict[str, Any]:
+    """The given space, else the subject's own, else one derived from recipe and task; checked against the recipe."""
+    given = space if space is not None else subject.space
+    chosen = derived_for(subject.task, baseline) if given is None else as_space(given)
+    check_space(chosen, baseline)
+    return chosen
+
+
+def derived_for(task: Task, baseline: Recipe) -> dict[str, Any]:
+    """The derived space without what this task would not feel: a DataLoader keeps its batches, a step its loss."""
+    from torch.utils.data import DataLoader
+
+    loss = task.loss.name if task.own_step is None else "own"
+    space = derive_space(baseline, n_examples(task), loss)
+    if isinstance(task.train, DataLoader):
+        del space["batch_size"]
+    return space
+
+
+def n_examples(task: Task) -> int | None:
+    """Training examples, where the data know it."""
+    source = task.batches(1, 0)
+    return None if task.steps_per_epoch is not None else int(source.steps(1))
