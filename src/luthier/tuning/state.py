@@ -51,6 +51,7 @@ class Trial:
         of: for a repeat, the search trial that is retrained (0: the baseline).
         until: the step that it was last told to train to.
         crashes: how often its worker died.
+        source: who asked for it, when it was not the sampler: known-good settings, or the doctor and what for.
     """
 
     number: int
@@ -71,6 +72,7 @@ class Trial:
     of: int | None
     until: int = 0
     crashes: int = 0
+    source: str = ""
 
     @property
     def ended(self) -> bool:
@@ -106,6 +108,9 @@ class State:
         tests: readings of the test data: trial number -> values.
         test_readings: how often test data was opened.
         ended: why the last call ended ("" while one is at work or after a crash).
+        changes: what the doctor would change in a finished trial: its number -> changes, best first.
+        ranges: ranges that were widened since the study began, by path (as JSON).
+        widenings: how often, by path.
         changed: numbers of trials in the order of their changes.
         followers: what others have worked out from the state, and keep up to date with it (see `standings`).
     """
@@ -118,6 +123,9 @@ class State:
     tests: dict[int, dict[str, float]] = field(default_factory=dict)
     test_readings: int = 0
     ended: str = ""
+    changes: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    ranges: dict[str, Any] = field(default_factory=dict)
+    widenings: dict[str, int] = field(default_factory=dict)
     changed: list[int] = field(default_factory=list)
     followers: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -185,8 +193,8 @@ def fold(events: Iterable[Event], folder: Path) -> State:
 def apply(state: State, event: Event) -> None:
     """Take one event into the state.
 
-    Kinds: created, opened, proposed, assigned, row, paused, finished, stopped, failed, crashed, recovered, tested,
-    closed. An event about an ended trial changes nothing (a message that came late).
+    Kinds: created, opened, proposed, assigned, row, paused, finished, stopped, failed, crashed, recovered, prescribed,
+    widened, tested, closed. An event about an ended trial changes nothing (a message that came late).
     """
     state.clock = max(state.clock, event.clock)
     payload = event.payload
@@ -199,6 +207,11 @@ def apply(state: State, event: Event) -> None:
     elif event.kind == "tested":
         state.tests.update({int(number): values for number, values in payload["values"].items()})
         state.test_readings += 1
+    elif event.kind == "prescribed":
+        state.changes[payload["number"]] = payload["changes"]
+    elif event.kind == "widened":
+        state.ranges |= payload["ranges"]
+        state.widenings |= {path: state.widenings.get(path, 0) + 1 for path in payload["ranges"]}
     elif event.kind == "proposed":
         state.trials.append(_proposed(state, payload))
         state.changed.append(payload["number"])
@@ -221,6 +234,7 @@ def _proposed(state: State, payload: Mapping[str, Any]) -> Trial:
         ended_s=None,
         rows=[],
         folder=trial_folder(state.folder, payload["number"]),
+        source=payload.get("source", ""),
     )
 
 

@@ -1,0 +1,106 @@
+"""What a study's best trials suffer from steers what it tries next.
+
+Two ways: the doctor's patches for the best trial become trials themselves, also outside the ranges; and a range on a
+log scale is widened when the best trials crowd at one of its ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from luthier.files import to_json
+from luthier.tuning.ranges import Range, Uniform
+from luthier.tuning.standings import standings
+from luthier.tuning.state import State, Trial
+
+if TYPE_CHECKING:
+    from luthier.recipe import Recipe
+    from luthier.record import Record
+
+_MOST = 3
+_KEPT_FIELDS = ("epochs", "seed")  # a longer training would not be compared at equal budgets
+_CROWD = 3
+_EDGE = 0.05
+_WIDER = 4.0
+_MOST_WIDENINGS = 2
+
+
+@dataclass(frozen=True)
+class Change:
+    """A trial that the doctor asks for.
+
+    Attributes:
+        values: all of its values by dotted path.
+        reason: what it is for, in words.
+    """
+
+    values: dict[str, Any]
+    reason: str
+
+
+def prescriptions(record: Record, recipe: Recipe) -> list[dict[str, Any]]:
+    """What the doctor would change in a finished trial, most promising first; made where the trial was trained.
+
+    Args:
+        record: of the trial, with its vitals.
+        recipe: as it was trained.
+
+    Returns:
+        At most three changes: the settings by dotted path, the symptom, and the reason in words.
+    """
+    from luthier.doctor.mending.candidates import prescribed
+    from luthier.patch import NotApplicable
+
+    changes: list[dict[str, Any]] = []
+    for _, symptom, patch in sorted(prescribed(record.diagnose()), key=lambda found: found[0]):
+        fields = [operation.field for operation in patch.operations]
+        patched = patch.apply(recipe)
+        if isinstance(patched, NotApplicable) or any(field.split(".")[0] in _KEPT_FIELDS for field in fields):
+            continue
+        values = {field: patched.value(field) for field in fields}
+        if values not in [change["values"] for change in changes]:
+            changes.append({"symptom": symptom, "reason": patch.reason, "values": values})
+    return changes[:_MOST]
+
+
+def next_change(state: State, arm: str) -> Change | None:
+    """What the doctor asks for the arm's best finished trial and nobody has tried; None when there is nothing."""
+    best = next((n for n in standings(state).finished if state.trials[n].arm == arm), None)
+    asked = state.changes.get(best, []) if best is not None else []
+    if best is None or not asked:
+        return None
+    tried = {to_json(dict(sorted(trial.values.items()))) for trial in state.search}
+    for change in asked:
+        values = {**state.trials[best].values, **change["values"]}
+        if to_json(dict(sorted(values.items()))) not in tried:
+            return Change(values, f"the doctor, for {change['symptom']} of trial {best}: {change['reason']}")
+    return None
+
+
+def widened(space: Mapping[str, Range], state: State, arm: str) -> dict[str, Uniform]:
+    """Ranges that should be wider: on a log scale, with the arm's three best trials at the same end.
+
+    Returns:
+        The new ranges by path, four times as far at that end; empty when all is well.
+    """
+    best = [state.trials[n] for n in standings(state).finished if state.trials[n].arm == arm][:_CROWD]
+    found = {}
+    for path, range_ in space.items():
+        positions = [_position(trial, path, range_) for trial in best]
+        known = [position for position in positions if position is not None]
+        if not isinstance(range_, Uniform) or len(known) < _CROWD or state.widenings.get(path, 0) >= _MOST_WIDENINGS:
+            continue
+        if max(known) <= _EDGE:
+            found[path] = replace(range_, low=range_.low / _WIDER)
+        elif min(known) >= 1 - _EDGE:
+            found[path] = replace(range_, high=range_.high * _WIDER)
+    return found
+
+
+def _position(trial: Trial, path: str, range_: Range) -> float | None:
+    value = trial.values.get(path)
+    if not isinstance(range_, Uniform) or not range_.log or not range_.contains(value):
+        return None
+    return range_.position(float(value)) if value is not None else None

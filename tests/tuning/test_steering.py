@@ -1,0 +1,89 @@
+"""The doctor and the best trials steer what is tried next."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.doctor.findings import Diagnosis, Finding, Remedy
+from luthier.patch import Patch, Scale, Set
+from luthier.recipe import Recipe
+from luthier.tuning.space import choice, loguniform, uniform
+from luthier.tuning.state import Event, State, apply
+from luthier.tuning.steering import next_change, prescriptions, widened
+
+
+def study(*trials: tuple[dict[str, Any], float], arm: str = "all") -> State:
+    """A study of finished trials: values and value."""
+    state = State(Path("study"), {"task": {"metric": "value", "direction": "max"}})
+    for number, (values, value) in enumerate(trials):
+        given = {"number": number, "kind": "search", "arm": arm, "values": values, "seed": 0, "of": None}
+        events: list[tuple[str, dict[str, Any]]] = [
+            ("proposed", {**given, "total_steps": 10, "until": 10}),
+            ("assigned", {"number": number, "until": 10}),
+            ("row", {"number": number, "row": {"kind": "epoch", "step": 10, "time_s": 1.0, "val_value": value}}),
+            ("finished", {"number": number, "step": 10}),
+        ]
+        for kind, payload in events:
+            apply(state, Event(0, 0.0, kind, payload))
+    return state
+
+
+class Sick:
+    """A record with a given diagnosis."""
+
+    def __init__(self, *patches: Patch) -> None:
+        remedies = tuple(Remedy("do it", patch) for patch in patches)
+        self.diagnosis = Diagnosis(findings=(Finding("overfitting", "warning", "the gap is large", remedies=remedies),))
+
+    def diagnose(self) -> Diagnosis:
+        return self.diagnosis
+
+
+def test_patches_become_settings_by_path() -> None:
+    record: Any = Sick(
+        Patch(reason="half the step", operations=(Scale(field="lr", factor=0.5),)),
+        Patch(reason="longer", operations=(Scale(field="epochs", factor=2),)),
+        Patch(reason="again", operations=(Set(field="lr", value=0.05),)),
+        Patch(reason="impossible", operations=(Set(field="optimizer.momentum", value=0.9),)),
+        Patch(reason="noise", operations=(Set(field="dropout", value=0.2),)),
+    )
+    found = prescriptions(record, Recipe(lr=0.1))
+    assert found == [
+        {"symptom": "overfitting", "reason": "half the step", "values": {"lr": 0.05}},
+        {"symptom": "overfitting", "reason": "noise", "values": {"dropout": 0.2}},
+    ]
+
+
+def test_the_best_trials_changes_are_asked_for_once() -> None:
+    state = study(({"lr": 0.1}, 0.7), ({"lr": 0.2}, 0.9))
+    assert next_change(state, "all") is None
+    changes = [{"symptom": "overfitting", "reason": "noise", "values": {"dropout": value}} for value in (0.2, 0.4)]
+    for number in (0, 1):
+        apply(state, Event(0, 0.0, "prescribed", {"number": number, "changes": changes}))
+    asked = next_change(state, "all")
+    assert asked is not None
+    assert asked.values == {"lr": 0.2, "dropout": 0.2}
+    assert asked.reason == "the doctor, for overfitting of trial 1: noise"
+    assert next_change(state, "another") is None
+    tried = study(({"lr": 0.2}, 0.9), ({"lr": 0.2, "dropout": 0.2}, 0.1), ({"dropout": 0.4, "lr": 0.2}, 0.1))
+    apply(tried, Event(0, 0.0, "prescribed", {"number": 0, "changes": changes}))
+    assert next_change(tried, "all") is None
+
+
+@pytest.mark.parametrize(("lrs", "end"), [((0.1, 0.098, 0.099), "high"), ((1e-4, 1.01e-4, 1.1e-4), "low")])
+def test_a_range_whose_end_is_crowded_is_widened(lrs: tuple[float, ...], end: str) -> None:
+    space = {"lr": loguniform(1e-4, 0.1), "dropout": uniform(0.0, 0.5), "schedule": choice("cosine", "constant")}
+    state = study(*[({"lr": lr, "dropout": 0.5, "schedule": "cosine"}, 0.9) for lr in lrs], ({"lr": 3e-3}, 0.1))
+    wider = widened(space, state, "all")
+    assert list(wider) == ["lr"]
+    assert (wider["lr"].low, wider["lr"].high) == pytest.approx((1e-4, 0.4) if end == "high" else (2.5e-5, 0.1))
+    for _ in range(2):
+        apply(state, Event(0, 0.0, "widened", {"ranges": {"lr": {}}}))
+    assert widened(space, state, "all") == {}
+
+
+def test_a_range_is_left_alone_without_enough_to_go_by() -> None:
+    space = {"lr": loguniform(1e-4, 0.1)}
+    assert widened(space, study(({"lr": 0.1}, 0.9), ({"lr": 0.1}, 0.8)), "all") == {}
+    assert widened(space, study(*[({"lr": lr}, 0.9) for lr in (0.1, 0.1, 0.05)]), "all") == {}
