@@ -1,5 +1,7 @@
 """Roots before consequences."""
 
+from dataclasses import replace
+
 import pytest
 
 from luthier.doctor.diagnosing import CAUSES, diagnose, explains, order
@@ -26,6 +28,13 @@ def test_an_effect_that_was_there_long_before_is_a_root_of_its_own():
     found = order([finding("dead_relu", 0.9, "critical", 0), finding("lr_too_high", 0.8, "critical", 60)])
     assert names(found) == ["dead_relu", "lr_too_high"]
     assert found[0].consequences == ()
+
+
+def test_inputs_that_are_all_the_same_come_before_the_units_that_they_leave_dead():
+    constant = replace(finding("constant_output", 0.95, "critical", 0), numbers={"distinct": 1})
+    assert names(order([finding("dead_relu", 0.8, "critical", 3), constant])) == ["constant_output", "dead_relu"]
+    answers = finding("constant_output", 0.8, "critical", 3)
+    assert names(order([answers, finding("dead_relu", 0.8, "critical", 3)])) == ["dead_relu", "constant_output"]
 
 
 def test_chains_hang_under_their_root():

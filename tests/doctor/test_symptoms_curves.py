@@ -222,6 +222,15 @@ def test_overfitting_by_rising_validation():
     assert found.numbers["best_step"] == 120
 
 
+def test_a_regression_learnt_by_heart_needs_no_rise_of_validation():
+    rows = [(2.0 * math.exp(-2 * i), 0.36 + 0.64 * math.exp(-2 * i)) for i in range(10)]
+    pair = Node(1, "mse_loss", None, (Argument("n0", (32, 1)), Argument("target", (32, 1))), {"reduction": "mean"})
+    looks = [replace(item, nodes=(item.nodes[0], pair)) for item in vitals().looks]
+    targets = [BatchTargets(step, 32, None, 0.0, 1.0) for step in range(5)]
+    found = the(generalising.overfitting(vitals(falling(start=1.0, end=0.0), looks, rows, targets=targets)))
+    assert found.severity == "warning"
+
+
 def test_overfitting_by_accuracy_alone():
     rows = [Metrics(i, {"train_accuracy": 1.0, "val_accuracy": 0.7}) for i in range(3)]
     assert the(generalising.overfitting(replace(vitals(), metrics=rows))).numbers["gap"] == pytest.approx(0.3)
@@ -347,6 +356,15 @@ def test_a_penalty_that_outweighs_the_task():
     added = Node(2, "add", None, (Argument("n1"), Argument("n7")), stats=Stats(n=1, mean=12.2))
     looks = [look(s, nodes=(look(0).nodes[0], node(mean=2.2), added), roots=(2,)) for s in LOOKS]
     assert the(regularising.too_much_regularisation(vitals(losses, looks))).numbers["share"] > 0.8
+
+
+def test_a_penalty_that_crushes_the_weights_to_a_third():
+    added = Node(2, "add", None, (Argument("n1"), Argument("n7")), stats=Stats(n=1, mean=3.1))
+    looks = [
+        look(s, nodes=(look(0).nodes[0], node(mean=2.0), added), roots=(2,), weight=(2.0 * max(0.35, 1 - s / 100),))
+        for s in LOOKS
+    ]
+    assert the(regularising.too_much_regularisation(vitals([3.1] * 300, looks))).severity == "warning"
 
 
 def test_strong_label_smoothing():

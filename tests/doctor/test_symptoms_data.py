@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -315,6 +316,15 @@ def test_targets_whose_scale_the_model_makes_itself_are_fine():
     assert unscaled_target(regression(500.0, 100.0, output=Stats(mean=480.0, std=90.0))) == []
 
 
+def test_targets_that_nobody_told_are_read_off_the_loss():
+    vitals = regression(500.0, 100.0)
+    nodes = list(vitals.looks[0].nodes)
+    truth = replace(nodes[1].arguments[1], dtype="float32", stats=Stats(n=32, mean=500.0, std=100.0))
+    nodes[1] = replace(nodes[1], arguments=(nodes[1].arguments[0], truth))
+    untold = replace(vitals, targets=[], looks=[replace(vitals.looks[0], nodes=tuple(nodes), targets=None)])
+    assert [finding.severity for finding in unscaled_target(untold)] == ["warning"]
+
+
 def test_middling_targets_alarm_only_when_they_are_not_learnt():
     assert [finding.severity for finding in unscaled_target(regression(0.0, 15.0))] == ["info"]
     stuck = regression(0.0, 15.0, losses=(1.0,) * 8)
@@ -479,6 +489,20 @@ def test_noisy_labels_everywhere():
     assert alarms(vitals).keys() == {"label_noise"}
 
 
+def test_a_third_of_two_classes_wrong_everywhere():
+    x, y = blobs(classes=2, n=1600)
+    wrong = torch.rand(len(y), generator=torch.Generator().manual_seed(0)) < 0.3
+    vitals = trained(x, torch.where(wrong, 1 - y, y), accuracy=0.72, val_accuracy=0.68, end=0.9)
+    assert "label_noise" in alarms(vitals)
+
+
+def test_classes_that_overlap_are_not_noisy():
+    x, _ = blobs(classes=2, n=1600)
+    drawn = torch.rand(len(x), generator=torch.Generator().manual_seed(0))
+    y = (drawn < (1.5 * (x[:, 0] - x[:, 0].mean()) / x[:, 0].std()).sigmoid()).long()
+    assert "label_noise" not in alarms(trained(x, y, accuracy=0.72, val_accuracy=0.7, end=0.9))
+
+
 def test_learnable_labels_that_small_learners_miss_are_not_noisy():
     x, y = blobs()
     assert alarms(trained(x, noisy(y, 0.4), accuracy=0.97, val_accuracy=0.94)) == {}
@@ -549,6 +573,13 @@ def test_a_feature_that_is_the_target_is_leakage():
         (finding,) = data_leakage(trained(leaked, y))
         assert finding.severity == "critical"
         assert finding.numbers["feature"] == x.shape[1]
+
+
+def test_a_feature_that_only_a_single_example_of_a_rare_class_shows_is_no_leakage():
+    x, y = blobs(classes=2)
+    x, y = torch.cat([x, torch.zeros(len(x), 1)], 1), y.clone()
+    x[0, -1], y[0] = 1.0, 2
+    assert "data_leakage" not in alarms(trained(x, y))
 
 
 def test_recalling_the_first_element_of_a_sequence_is_a_task_not_a_leak():

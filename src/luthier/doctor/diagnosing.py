@@ -143,13 +143,19 @@ def order(found: Iterable[Finding]) -> tuple[Finding, ...]:
 
 def explains(cause: Finding, effect: Finding) -> bool:
     """Whether one finding accounts for another."""
-    if effect.symptom not in CAUSES.get(cause.symptom, frozenset()):
+    if effect.symptom not in effects(cause):
         return False
     if {cause.symptom, effect.symptom} <= STALLED and cause.certainty < effect.certainty:
         return False
-    if cause.symptom in CAUSES.get(effect.symptom, frozenset()) and weight(cause) <= weight(effect):
+    if cause.symptom in effects(effect) and weight(cause) <= weight(effect):
         return False
     return not _began_after(cause, effect)
+
+
+def effects(finding: Finding) -> frozenset[str]:
+    """What a finding can bring about; examples that are all the same also leave units dead and gradients vanishing."""
+    same_inputs = finding.symptom == "constant_output" and finding.numbers.get("distinct") == 1
+    return CAUSES.get(finding.symptom, frozenset()) | (SIGNALS if same_inputs else frozenset())
 
 
 def weight(finding: Finding) -> float:

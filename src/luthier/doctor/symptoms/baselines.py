@@ -9,7 +9,7 @@ from statistics import median
 
 from luthier.doctor.symptoms.losses import loss_curve
 from luthier.doctor.symptoms.readings import middle, remembered
-from luthier.doctor.vitals import Look, Node, Vitals
+from luthier.doctor.vitals import Argument, Look, Node, Vitals
 
 LOSSES = {
     "cross_entropy",
@@ -253,4 +253,26 @@ def _moments(vitals: Vitals) -> tuple[float, float] | None:
         n += sum(count for _, count in numbers)
         first += sum(value * count for value, count in numbers)
         second += sum(value**2 * count for value, count in numbers)
-    return (first / n, second / n) if n else None
+    return (first / n, second / n) if n else _moments_in_losses(vitals)
+
+
+def _moments_in_losses(vitals: Vitals) -> tuple[float, float] | None:
+    """The same of what the loss compared outputs with, where nobody told the targets."""
+    rows = []
+    for look in vitals.looks:
+        node = loss_node(look)
+        given = [item for item in node.arguments[:2] if _from_outside(look, item)] if node is not None else []
+        stats = given[0].stats if len(given) == 1 else None
+        if stats is not None and stats.mean is not None and stats.std is not None:
+            rows.append((stats.mean, stats.std**2 + stats.mean**2))
+    finite = [row for row in rows if math.isfinite(row[1])]
+    n = len(finite)
+    return (sum(first for first, _ in finite) / n, sum(second for _, second in finite) / n) if n else None
+
+
+def _from_outside(look: Look, item: Argument) -> bool:
+    """No module of the watched model had a hand in it."""
+    node = node_of(look, item.source)
+    if node is None:
+        return item.source.startswith(("target", "extern", "input")) and not item.requires_grad
+    return node.module is None and all(_from_outside(look, given) for given in node.arguments)

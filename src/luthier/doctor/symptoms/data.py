@@ -147,7 +147,7 @@ def _target_among_inputs(vitals: Vitals) -> Finding | None:
     shape = vitals.data.get("shape")
     ordered = isinstance(shape, list | tuple) and len(shape) >= 2
     series_like = (read(vitals.data, "leading", "neighbours") or 0.0) > 0.5
-    recall = ordered and not series_like
+    recall = (ordered and not series_like) or _single_examples(vitals, n)
     return Finding(
         symptom="data_leakage",
         severity="info" if recall else "critical",
@@ -161,6 +161,13 @@ def _target_among_inputs(vitals: Vitals) -> Finding | None:
         numbers={"feature": int(index)},
         source="Kaufman et al. 2012, Leakage in Data Mining",
     )
+
+
+def _single_examples(vitals: Vitals, n: float) -> bool:
+    """Some class has under five of n examples: it explains every feature that only they show, a pixel at the border."""
+    targets = vitals.data.get("targets")
+    shares = targets.get("shares") if isinstance(targets, dict) else None
+    return isinstance(shares, dict) and any(isinstance(share, float) and 0 < share * n < 5 for share in shares.values())
 
 
 def _continuous(vitals: Vitals) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from luthier.doctor.findings import Finding, NotSeen
-from luthier.doctor.symptoms.facts import accuracies, baseline, epoch_losses, middle
+from luthier.doctor.symptoms.facts import accuracies, baseline, epoch_losses, is_classification, middle
 from luthier.doctor.vitals import Vitals
 
 _PRECHELT = "Prechelt, Early stopping, but when?, 1998"
@@ -42,7 +42,7 @@ def _overfit_losses(
     worse, better = end_val - lowest, train[at][1] - end_train
     rises = at < len(val) - tail and worse > max(0.1 * abs(lowest), 0.03 * span, shaky)
     rises = rises and better > 0.1 * abs(train[at][1])
-    memorised = not base.assumed and base.progress(end_train) > 0.9 and gap > (0.4 if by_accuracy is None else 0.2)
+    memorised = not base.assumed and base.progress(end_train) > 0.9 and gap > _wide_gap(vitals, by_accuracy)
     memorised = memorised and (by_accuracy is None or by_accuracy > 0.1)
     if not (rises and gap > 0.15) and not memorised:
         return None
@@ -61,6 +61,13 @@ def _overfit_losses(
         numbers={"gap": gap, "best_step": val[at][0]},
         source=_PRECHELT,
     )
+
+
+def _wide_gap(vitals: Vitals, by_accuracy: float | None) -> float:
+    """Gap of a net that learnt by heart; a loss of classes rises with confidence alone, so it needs the accuracies."""
+    if by_accuracy is not None:
+        return 0.2
+    return 0.4 if is_classification(vitals) else 1 / 3
 
 
 def _overfit_accuracies(train: float, gap: float, alone: bool) -> Finding | None:

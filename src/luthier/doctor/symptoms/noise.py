@@ -100,7 +100,8 @@ def _network_agrees(vitals: Vitals, quarters: list[float], accuracy: float) -> t
         return 0.8, ahead
     most = read(vitals.data, "learn", "majority") or 0.0
     flat = quarters[0] >= 0.55 * (1 - accuracy) and quarters[1] <= quarters[0] + 0.16
-    if not flat or quarters[0] > 0.5 * (1 - most):
+    even = quarters[0] >= 0.75 * (1 - accuracy)
+    if not flat or (quarters[0] > 0.5 * (1 - most) and not (even and _predictable(vitals, accuracy - most))):
         return 0.0, ""
     values = [share(value) for _, value in facts.metric(vitals, "val", "accuracy")]
     best = best_val_accuracy(vitals)
@@ -110,7 +111,6 @@ def _network_agrees(vitals: Vitals, quarters: list[float], accuracy: float) -> t
         return (0.6, f"the network gets no further in training ({train:.2f})") if stuck else (0.3, "no validation seen")
     reached = late_val_accuracy(vitals) or best
     error = math.sqrt(0.25 / n_validation(vitals) + 0.25 / max(read(vitals.data, "learn", "n") or 1, 1))
-    even = quarters[0] >= 0.75 * (1 - accuracy)
     if reached <= accuracy + 0.08 + 1.5 * error and (even or reached >= accuracy - 0.1):
         return 0.65, f"the network itself gets no further: accuracy {reached:.2f} in validation, {accuracy:.2f} there"
     if best > accuracy and len(values) >= 4 and best - values[-1] >= 0.04:
@@ -119,6 +119,11 @@ def _network_agrees(vitals: Vitals, quarters: list[float], accuracy: float) -> t
             f"accuracy in validation peaked at {best:.2f} and fell to {values[-1]:.2f}: wrong labels were learnt",
         )
     return 0.0, ""
+
+
+def _predictable(vitals: Vitals, ahead: float) -> bool:
+    """The learners are ahead of the most frequent class by more than chance (four standard errors)."""
+    return ahead > 4 * math.sqrt(0.25 / max(read(vitals.data, "learn", "n") or 1, 1))
 
 
 def _outdone(vitals: Vitals) -> Finding | None:

@@ -85,7 +85,7 @@ def _penalty_share(vitals: Vitals, begin: float = 0.5, end: float = 1.0) -> floa
 
 def _penalty(vitals: Vitals, learnt: float) -> Finding | None:
     early, late, left = _penalty_share(vitals, 0.0, 0.2), _penalty_share(vitals), _left(vitals)
-    crushed = early > 0.1 and left < 0.3
+    crushed = early > 0.1 and left < 0.4  # as of weights that decay crushes
     share = max(early, late) if crushed else late
     if learnt > 0.7 or (share < 0.5 and not crushed):
         return None
