@@ -15,6 +15,8 @@ from luthier.tuning.ranges import Range, Space
 from luthier.tuning.space import as_space, check_ranges
 from luthier.tuning.state import State, Trial
 
+_LIKELY_EPOCHS = 10  # while nobody knows better
+
 
 @dataclass
 class FunctionSearch:
@@ -34,12 +36,14 @@ class FunctionSearch:
     start_values: dict[str, Any] | None = None
     groups: Mapping[str, Any] | None = None
     repeats: int = 0
+    closing_s: float = 0.0
     reference: str | None = None
 
     def __post_init__(self) -> None:
         plain = self.function.func if isinstance(self.function, functools.partial) else self.function
         self.name = re.sub(r"\W", "", getattr(plain, "__name__", "")) or "function"
         self.start = Values(self.start_values or {})
+        self.epochs = self.steps or _LIKELY_EPOCHS
         self.order: dict[str, Any] = {"steps": self.steps}
         told = {"metric": self.metric, "direction": self.direction, "steps": self.steps}
         task = {"name": self.name, "function": source_hash(plain), **told}

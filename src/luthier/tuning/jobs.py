@@ -69,6 +69,7 @@ class Plan:
         strategy: a name of `STRATEGIES`.
         epochs: of the longest training, to tell how much of it one epoch is.
         baseline: whether trial 0 is the starting point itself, over its full budget.
+        closing_s: seconds of the budget that are set aside for reading the test data and closing.
     """
 
     arms: dict[str, list[str]]
@@ -80,6 +81,7 @@ class Plan:
     strategy: str = "halving"
     epochs: int = 10
     baseline: bool = True
+    closing_s: float = 5.0
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,6 @@ from luthier.tuning.standings import follow, standings
 from luthier.tuning.state import State, Trial
 from luthier.tuning.strategies import strategy_for, whole
 
-_TEST_S = 5.0  # set aside for reading the test data and closing
-
 
 def next_job(state: State, plan: Plan, propose: Propose, clock: float) -> Start | Continue | None:
     """The next training of the search, or None when there is nothing to do now.
@@ -97,7 +95,7 @@ def outranked(state: State, plan: Plan) -> list[Stop]:
 def reserve_s(state: State, plan: Plan) -> float:
     """Seconds to keep for the repeats at the end: those of the winner so far (else the likely one) and the baseline."""
     if not plan.repeats:
-        return _TEST_S
+        return plan.closing_s
     standing = standings(state)
     likely = standing.finished.first if standing.finished.first is not None else standing.paused.first
     first = None if state.baseline is None else state.baseline.number
@@ -109,8 +107,8 @@ def reserve_s(state: State, plan: Plan) -> float:
         if not any(repeat.seed == plan.seed + offset and repeat.ended for repeat in state.repeats(trial.number))
     ]
     if not missing:
-        return _TEST_S
-    return _TEST_S + 1.15 * max(sum(missing) / plan.workers, max(missing))
+        return plan.closing_s
+    return plan.closing_s + 1.15 * max(sum(missing) / plan.workers, max(missing))
 
 
 def search_left(state: State, plan: Plan, clock: float) -> float | None:

@@ -30,6 +30,8 @@ class Searched(Protocol):
         space: ranges by name.
         groups: fields that are tuned together, by name; None: all are.
         repeats: retrainings at the end, unless told.
+        epochs: of a whole training.
+        closing_s: seconds of a budget to set aside for reading the test data and closing.
         reference: by which workers find it; None: it is sent to them.
         description: what identifies it in a ledger.
         order: what a worker must know besides values, seed and the step to train to.
@@ -42,6 +44,8 @@ class Searched(Protocol):
     space: dict[str, Range]
     groups: Mapping[str, Any] | None
     repeats: int
+    epochs: int
+    closing_s: float
     reference: str | None
     description: dict[str, Any]
     order: dict[str, Any]
@@ -69,6 +73,7 @@ class RecipeSearch:
     space: dict[str, Range]
     groups: Mapping[str, Any] | None
     repeats: int = 3
+    closing_s: float = 5.0
     start_values: dict[str, Any] | None = field(default_factory=dict)  # values say what differs from the recipe
     order: dict[str, Any] = field(default_factory=dict)
 
@@ -76,7 +81,7 @@ class RecipeSearch:
         task = self.subject.task
         self.name, self.metric = task.name, task.metric.name
         self.direction: str = task.metric.direction
-        self.reference = self.subject.reference
+        self.reference, self.epochs = self.subject.reference, self.start.epochs
         self.description: dict[str, Any] = {"task": task.describe(), "recipe": self.start.to_json()}
 
     def total_steps(self, values: Mapping[str, Any], state: State) -> int | None:

@@ -133,7 +133,9 @@ def tune(
         seed=seed,
         repeats=repeats,
         strategy=strategy,
+        epochs=searched.epochs,
         baseline=searched.start_values is not None,
+        closing_s=searched.closing_s,
     )
     description = {
         **searched.description,
