@@ -1,11 +1,11 @@
-# make demo | make test | make bench | make bench-doctor | make bench-mend: each sets up .venv by itself. Needs Python 3.11 or newer and make.
+# make demo | make test | make bench | make bench-doctor | make bench-mend | make bench-tune: each sets up .venv by itself. Needs Python 3.11 or newer and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BUDGET ?= 4min
 
-.PHONY: demo test check bench bench-doctor bench-mend clean
+.PHONY: demo test check bench bench-doctor bench-mend bench-tune clean
 
 demo: $(READY)
 	$(BIN)/luthier tune mnist --budget $(BUDGET)
@@ -27,10 +27,13 @@ bench-doctor: $(READY)
 bench-mend: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python bench/mend.py
 
+bench-tune: $(READY)
+	$(BIN)/python bench/tune.py
+
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-tune .mypy_cache .ruff_cache .pytest_cache
