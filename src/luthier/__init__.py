@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from luthier.doctor.measure.watching import SickTraining, Watch, watch
     from luthier.doctor.mend import mend
     from luthier.doctor.verdicts import assert_healthy
+    from luthier.ejecting.eject import eject
     from luthier.errors import LuthierError
     from luthier.fitting import evaluate_test, fit
     from luthier.patch import NotApplicable, Patch, Scale, Set
@@ -46,6 +47,7 @@ _HOMES = {
     "assert_healthy": "luthier.doctor.verdicts",
     "check": "luthier.doctor.checkup.checking",
     "choice": "luthier.tuning.space",
+    "eject": "luthier.ejecting.eject",
     "evaluate_test": "luthier.fitting",
     "find_batch_size": "luthier.training.finders",
     "find_lr": "luthier.training.finders",
@@ -78,6 +80,7 @@ __all__ = [
     "assert_healthy",
     "check",
     "choice",
+    "eject",
     "evaluate_test",
     "find_batch_size",
     "find_lr",

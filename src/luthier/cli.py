@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("luthier.commands:check", "Examine a task before a long training."),
     "diagnose": ("luthier.commands:diagnose", "What a training suffers from, root cause first."),
     "report": ("luthier.commands:report", "Write the HTML report of a training or study."),
+    "eject": ("luthier.ejecting.command:eject", "A run or winner as one plain PyTorch script."),
     "find-lr": ("luthier.commands:find_lr", "Range test: which learning rate to start with."),
     "find-batch-size": ("luthier.commands:find_batch_size", "Which batch size trains fastest."),
     "tasks": ("luthier.commands:tasks", "List the built-in tasks."),

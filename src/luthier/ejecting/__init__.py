@@ -1,0 +1,1 @@
+"""Writing a run as one plain PyTorch script that needs no Luthier."""
