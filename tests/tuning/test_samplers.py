@@ -5,10 +5,11 @@ import pytest
 
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
-from luthier.tuning.optuna_view import Seen, View, for_gp, for_tpe, to_distribution
-from luthier.tuning.samplers import SAMPLERS, arm_seen, n_configurations, propose, sampler_named
-from luthier.tuning.space import Range, choice, integers, loguniform, uniform
+from luthier.tuning.ranges import Range
+from luthier.tuning.samplers import SAMPLERS, arm_seen, as_sampler, propose, sampler_label
+from luthier.tuning.space import choice, fixed, integers, loguniform, uniform
 from luthier.tuning.state import Event, State, fold
+from luthier.tuning.views import View
 
 SPACE: dict[str, Range] = {
     "lr": loguniform(1e-4, 1.0),
@@ -17,6 +18,12 @@ SPACE: dict[str, Range] = {
     "model.width": integers(16, 256, log=True),
     "accumulate": integers(1, 6, step=2),
     "augment": choice((), ("flip", "crop")),
+}
+CONDITIONAL: dict[str, Range] = {
+    "optimizer.momentum": uniform(0.0, 0.99).when("optimizer", "sgd", "rmsprop"),
+    "optimizer": choice("sgd", "adamw", "rmsprop"),
+    "lr": loguniform(1e-4, 1.0),
+    "weight_decay": fixed(1e-4).when("optimizer", "adamw"),
 }
 BASELINE = Recipe(lr=0.01, batch_size=32, dropout=0.1, model={"width": 64})
 
@@ -47,8 +54,9 @@ def some_trials(n: int) -> list[Any]:
     return trials
 
 
-def ask(name: str, state: State, space: Any = SPACE, number: int | None = None) -> Any:
-    return propose(name, state, space, list(space), BASELINE, "all", len(state.trials) if number is None else number)
+def ask(name: Any, state: State, space: Any = SPACE, number: int | None = None, constraints: Any = ()) -> Any:
+    number = len(state.trials) if number is None else number
+    return propose(name, state, space, list(space), BASELINE, "all", number, constraints)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -63,7 +71,8 @@ class TestEverySampler:
     def test_the_answer_follows_from_ledger_seed_and_number(self, name: str, n: int) -> None:
         state = study(*some_trials(n))
         assert ask(name, state) == ask(name, state)
-        assert ask(name, state) != ask(name, state, number=99)
+        if name not in ("sobol", "halton"):  # their next point follows from how many the arm had
+            assert ask(name, state) != ask(name, state, number=99)
 
     def test_no_configuration_comes_twice_and_a_small_space_is_exhausted(self, name: str, n: int) -> None:
         small = {"batch_size": choice(16, 32), "accumulate": integers(1, 3)}
@@ -75,8 +84,32 @@ class TestEverySampler:
             trials.append((values, "finished", 0.5))
         assert ask(name, study(*trials), small) is None
 
+    def test_fields_whose_conditions_do_not_hold_are_absent(self, name: str, n: int) -> None:
+        trials: list[Any] = [({}, "finished", 0.5)]
+        for index in range(n):
+            values = ask("random", study(*trials), CONDITIONAL)
+            trials.append((values, "finished", index / 20))
+        kinds = set()
+        for number in range(50, 62):
+            values = ask(name, study(*trials), CONDITIONAL, number)
+            assert ("optimizer.momentum" in values) == (values["optimizer"] != "adamw")
+            assert values.get("weight_decay") == (1e-4 if values["optimizer"] == "adamw" else None)
+            assert BASELINE.replace(values).optimizer.name == values["optimizer"]
+            kinds.add(values["optimizer"])
+        assert len(kinds) > 1 or name in ("sobol", "halton", "gp")  # their answer hardly depends on the number
 
-@pytest.mark.parametrize("name", ["tpe", "gp"])
+    def test_constraints_hold_for_every_answer(self, name: str, n: int) -> None:
+        def small(values: dict[str, Any]) -> float:
+            return float(values["model.width"] * values["batch_size"] - 4000)
+
+        state = study(*some_trials(n))
+        for number in (91, 92, 93):
+            values = ask(name, state, number=number, constraints=[small, lambda values: values["dropout"] < 0.4])
+            assert small(values) <= 0
+            assert values["dropout"] < 0.4
+
+
+@pytest.mark.parametrize("name", ["tpe", "gp", "prior"])
 def test_model_based_samplers_find_the_better_region(name: str) -> None:
     space = {"dropout": uniform(0.0, 0.5)}
     trials: list[Any] = [({}, "finished", 0.9 - abs(0.1 - 0.4))]
@@ -97,13 +130,6 @@ def test_the_grid_covers_every_combination_once() -> None:
     assert points == {(lr, size) for lr in levels for size in (16, 32)} - {("0.01", 32)}  # the baseline's own
 
 
-def test_configurations_are_counted() -> None:
-    assert n_configurations({"a": choice(1, 2, 3), "b": integers(0, 4)}) == 15
-    assert n_configurations({"a": uniform(0, 1, step=0.25)}) == 5
-    assert n_configurations({"a": uniform(0, 1)}) is None
-    assert n_configurations({"a": uniform(0, 1), "b": integers(1, 100)}, as_grid=True) == 25
-
-
 def test_an_arm_sees_its_own_trials_and_the_baseline_where_it_lies_inside() -> None:
     trials = [({}, "finished", 0.5), ({"dropout": 0.3}, "finished", 0.6)]
     ranges = {"dropout": uniform(0, 0.5)}
@@ -118,28 +144,86 @@ def test_an_arm_sees_its_own_trials_and_the_baseline_where_it_lies_inside() -> N
     assert arm_seen(study(trials[0]), momentum, BASELINE, "all") == ()
 
 
-def test_what_tpe_and_gp_are_told() -> None:
-    space = {"dropout": uniform(0, 0.5)}
-
-    def seen(state: str, value: float | None, share: float = 1.0) -> Seen:
-        return Seen({"dropout": 0.1}, state, value, share)
-
-    view = View(space, (seen("finished", 0.9), seen("paused", 0.4, 1 / 3)), "max", 0)
-    states = [for_tpe(each, view).state.name for each in (*view.seen, seen("running", 0.3), seen("failed", 0.8))]
-    assert states == ["COMPLETE", "PRUNED", "RUNNING", "PRUNED"]
-    assert for_tpe(view.seen[1], view).intermediate_values == {333: 0.4}
-    assert for_tpe(seen("failed", 0.8), view).intermediate_values == {}
-    values = [for_gp(each, view) for each in (*view.seen, seen("running", 0.3), seen("failed", None))]
-    assert [trial.value for trial in values if trial is not None] == [0.9, 0.4, 0.4, 0.4]
-    assert for_gp(seen("failed", None), View(space, (), "max", 0)) is None
+def test_sequences_go_on_where_they_were_after_a_restart() -> None:
+    space = {"lr": loguniform(1e-4, 1.0), "dropout": uniform(0.0, 0.5)}
+    for name in ("sobol", "halton"):
+        trials: list[Any] = []
+        for _ in range(32):
+            trials.append((ask(name, study(*trials), space), "finished", 0.5))
+        quarters = [sum(low <= values["dropout"] < low + 0.125 for values, _, _ in trials) for low in (0, 0.125, 0.25)]
+        assert all(7 <= quarter <= 9 for quarter in quarters)  # evener than chance: 8 in each
+        assert len({values["lr"] for values, _, _ in trials}) == 32
 
 
-def test_ranges_become_distributions() -> None:
-    assert str(to_distribution(integers(1, 6, step=2))) == "IntDistribution(high=5, log=False, low=1, step=2)"
-    assert to_distribution(loguniform(1e-3, 1)).log
-    assert to_distribution(choice((), ("flip",))).choices == ("[]", '["flip"]')
+def test_the_prior_mixture_begins_around_the_baseline_and_leaves_it() -> None:
+    space = {"dropout": uniform(0.0, 0.9)}
+
+    def near(trials: list[Any]) -> int:
+        answers = [ask("prior", study(*trials), space, number)["dropout"] for number in range(100, 140)]
+        return sum(abs(answer - 0.1) < 0.25 for answer in answers)
+
+    late = [({}, "finished", 0.1)] + [({"dropout": 0.6 + index / 999}, "finished", 0.5 + index) for index in range(120)]
+    assert near([({}, "finished", 0.5)]) > 30
+    assert near(late) < 12
 
 
-def test_unknown_samplers_are_refused() -> None:
-    with pytest.raises(LuthierError, match="did you mean 'tpe'"):
-        sampler_named("tpee")
+class TestConstraints:
+    def test_when_nothing_passes_it_is_said(self) -> None:
+        with pytest.raises(LuthierError, match="refuse all of 1008 draws"):
+            ask("random", study(), constraints=[lambda _: False])
+        with pytest.raises(LuthierError, match="refuse all of the first 3 configurations"):
+            ask("random", study(), {"batch_size": choice(16, 32, 64)}, constraints=[lambda _: 1.0])
+
+    def test_the_last_configurations_that_pass_are_found(self) -> None:
+        space = {"batch_size": choice(*range(1, 300))}
+        one = [lambda values: values["batch_size"] == 7]
+        assert ask("tpe", study(), space, constraints=one) == {"batch_size": 7}
+        assert (
+            ask("tpe", study(({}, "failed", None), ({"batch_size": 7}, "finished", 0.5)), space, constraints=one)
+            is None
+        )
+
+    def test_an_arm_is_checked_with_the_baseline_s_other_values(self) -> None:
+        fits = [lambda values: values["batch_size"] == 32]
+        assert propose("random", study(), SPACE, ["lr"], BASELINE, "all", 0, fits) is not None
+
+    @pytest.mark.parametrize(
+        ("constraint", "message"),
+        [
+            (lambda _: "yes", "gave 'yes'"),
+            (lambda values: values["lrr"], "raised KeyError"),
+            (lambda _: None, "gave None"),
+        ],
+    )
+    def test_answers_that_are_none_are_refused(self, constraint: Any, message: str) -> None:
+        with pytest.raises(LuthierError, match=message):
+            ask("random", study(), constraints=[constraint])
+
+    def test_nan_does_not_pass(self) -> None:
+        with pytest.raises(LuthierError, match="refuse all"):
+            ask("random", study(), constraints=[lambda _: float("nan")])
+
+
+class TestOwnSamplers:
+    def test_a_function_of_the_view(self) -> None:
+        def middle(view: View) -> dict[str, Any]:
+            return {path: range_.at(0.5) for path, range_ in view.space.items()}
+
+        assert ask(middle, study())["dropout"] == 0.25
+        assert sampler_label(middle).endswith("middle")
+
+    @pytest.mark.parametrize(
+        ("answer", "message"),
+        [({"lr": 0.1}, "wrong or missing"), ({"lr": 9.0, "dropout": 0.1}, "outside of"), (None, "values by path")],
+    )
+    def test_a_wrong_answer_is_refused(self, answer: Any, message: str) -> None:
+        space = {"lr": loguniform(1e-4, 1.0), "dropout": uniform(0.0, 0.5)}
+        with pytest.raises(LuthierError, match=message):
+            ask(lambda view: answer, study(), space)
+
+    def test_none_of_these(self) -> None:
+        with pytest.raises(LuthierError, match="did you mean 'tpe'"):
+            as_sampler("tpee")
+        wrong: Any = 3
+        with pytest.raises(LuthierError, match="must be a name"):
+            as_sampler(wrong)

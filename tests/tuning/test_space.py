@@ -101,6 +101,22 @@ def test_levels_lie_inside_and_differ(range_: Any, count: Any) -> None:
     assert isinstance(range_, Choice) or len(levels) <= count
 
 
+@given(RANGES, st.floats(0, 1))
+def test_values_and_positions_on_the_scale_go_together(range_: Any, position: float) -> None:
+    value = range_.at(position)
+    assert range_.contains(value)
+    assert 0 <= range_.position(value) <= 1
+    again = range_.at(range_.position(value))
+    assert again == (pytest.approx(value, rel=1e-6, abs=1e-6) if isinstance(range_, Uniform) else value)
+
+
+def test_every_part_of_a_scale_is_alike() -> None:
+    assert loguniform(1e-4, 1).at(0.5) == pytest.approx(1e-2)
+    assert [integers(1, 3).at(part) for part in (0, 0.34, 0.67, 1)] == [1, 2, 3, 3]
+    assert uniform(0, 1, step=0.5).at(0.99) == 1
+    assert choice("a", "b").position("b") == 0.75
+
+
 def test_levels_of_a_log_range_are_geometric() -> None:
     assert loguniform(1e-4, 1).levels(5) == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1, 1])
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from luthier.tuning.space import Choice, Range, Uniform, choice, loguniform, powers_of_two, uniform
+from luthier.tuning.ranges import Choice, Range, Uniform
+from luthier.tuning.space import choice, loguniform, powers_of_two, uniform
 
 if TYPE_CHECKING:
     from luthier.recipe import Recipe

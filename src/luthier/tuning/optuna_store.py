@@ -120,5 +120,5 @@ def as_optuna(trial: Trial, space: Space, metric: str) -> Any:
     kinds = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
     readings = {row["step"]: row[f"val_{metric}"] for row in trial.rows if f"val_{metric}" in row}
     notes = {NUMBER: trial.number, "arm": trial.arm, "reason": trial.reason, "time_s": trial.time_s}
-    value = trial.value if trial.state in ("finished", "stopped") else None
-    return frozen_trial(space, trial.values, kinds[trial.state], value, readings, notes)
+    scores = (trial.value,) if trial.value is not None and trial.state in ("finished", "stopped") else None
+    return frozen_trial(space, trial.values, kinds[trial.state], scores, readings, notes)

@@ -1,52 +1,27 @@
-"""What a sampler may know, and Optuna's samplers asked over it: an in-memory study, made anew for each question."""
+"""Optuna's samplers asked over a view: an in-memory study, made anew for each question.
+
+So the answer follows from the view alone. A trial goes into the study without Optuna's checks and copies, which take
+most of the time of a question otherwise.
+"""
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from luthier.files import to_json
-from luthier.tuning.space import Choice, Integers, Range, Space, Uniform
+from luthier.tuning.conditions import active, ordered, present
+from luthier.tuning.ranges import Choice, Integers, Range, Space, Uniform
+from luthier.tuning.views import Seen, View
 
 if TYPE_CHECKING:
     import optuna
 
-
-@dataclass(frozen=True)
-class Seen:
-    """What one trial taught.
-
-    Attributes:
-        values: by dotted path, all within the arm's ranges.
-        state: as in `Trial.state`.
-        value: its best reading; None when there is none.
-        share: part of its steps that it has trained.
-    """
-
-    values: dict[str, Any]
-    state: str
-    value: float | None
-    share: float
-
-
-@dataclass(frozen=True)
-class View:
-    """What a sampler may know.
-
-    Attributes:
-        space: the arm's ranges.
-        seen: its trials so far, in order of their numbers, and the baseline when it lies within the ranges.
-        direction: which way values improve, "max" or "min".
-        seed: for this question.
-    """
-
-    space: Space
-    seen: tuple[Seen, ...]
-    direction: str
-    seed: int
+_DIRECTIONS = {"max": "maximize", "min": "minimize"}
 
 
 def to_distribution(range_: Range) -> Any:
@@ -72,76 +47,158 @@ def from_optuna(range_: Range, value: Any) -> Any:
     return value
 
 
-def ask(view: View, make: Callable[[int], Any], trials: list[optuna.trial.FrozenTrial]) -> dict[str, Any]:
-    """Ask a fresh sampler over an in-memory study of these trials."""
+def ask(view: View, sampler: optuna.samplers.BaseSampler, trials: list[optuna.trial.FrozenTrial]) -> dict[str, Any]:
+    """Ask a sampler over an in-memory study of these trials: field by field, those present only."""
     import optuna
 
-    with quiet(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # experimental features of Optuna; torch's notes on its GP
+    with quiet():
         storage = optuna.storages.InMemoryStorage()
-        direction = "maximize" if view.direction == "max" else "minimize"
-        study = optuna.create_study(storage=storage, sampler=make(view.seed), direction=direction)
+        directions = [_DIRECTIONS[direction] for direction in view.directions]
+        study = optuna.create_study(storage=storage, sampler=sampler, directions=directions)
         for trial in trials:
             storage.create_new_trial(study._study_id, template_trial=trial)
-        asked = study.ask({path: to_distribution(range_) for path, range_ in view.space.items()})
-    return {path: from_optuna(range_, asked.params[path]) for path, range_ in view.space.items()}
+        asked = study.ask()
+        values: dict[str, Any] = {}
+        for path in ordered(view.space):
+            if present(view.space[path], values):
+                values[path] = _suggest(asked, path, view.space[path])
+    return active(view.space, values | dict.fromkeys(set(view.space) - set(values)))
+
+
+def _suggest(asked: optuna.Trial, path: str, range_: Range) -> Any:
+    if isinstance(range_, Uniform):
+        return asked.suggest_float(path, range_.low, range_.high, log=range_.log, step=range_.step)
+    if isinstance(range_, Integers):
+        return asked.suggest_int(path, range_.low, _last_step(range_), log=range_.log, step=range_.step)
+    return from_optuna(range_, asked.suggest_categorical(path, [to_optuna(option) for option in range_.options]))
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Optuna's log reports errors only, inside."""
+    """Optuna's log reports errors only, and nothing warns (experimental features; torch's notes on the GP), inside."""
     import optuna
 
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         optuna.logging.set_verbosity(before)
 
 
-def for_tpe(seen: Seen, view: View) -> optuna.trial.FrozenTrial:
-    """A trial as TPE reads it: cut short is PRUNED, running RUNNING, failed PRUNED without readings (the worst)."""
-    from optuna.trial import TrialState
+class Translation:
+    """Trials of one view as Optuna reads them.
 
-    if seen.state == "finished" and seen.value is not None:
-        return frozen_trial(view.space, seen.values, TrialState.COMPLETE, seen.value)
-    if seen.state in ("running", "waiting"):
-        return frozen_trial(view.space, seen.values, TrialState.RUNNING)
-    if seen.state == "failed" or seen.value is None:
-        return frozen_trial(view.space, seen.values, TrialState.PRUNED)  # without readings: behind all others
-    readings = {round(1000 * seen.share): seen.value}
-    return frozen_trial(view.space, seen.values, TrialState.PRUNED, readings=readings)
+    Args:
+        view: what is known; its distributions are made once.
+        attributes: further system attributes of the completed trial at a place among them.
+    """
+
+    def __init__(self, view: View, attributes: Callable[[int], dict[str, Any]] = lambda _: {}) -> None:
+        self.view, self.attributes = view, attributes
+        self.distributions = {path: to_distribution(range_) for path, range_ in view.space.items()}
+        self.lists = {path for path, range_ in view.space.items() if isinstance(range_, Choice)}
+        self.any_violated = any(seen.violated for seen in view.seen)
+        self.worst = view.worst()
+
+    def unfinished(self, seen: Seen) -> optuna.trial.FrozenTrial:
+        """For TPE, one objective: cut short is PRUNED at its share, running RUNNING, failed a violated constraint."""
+        from optuna.trial import TrialState
+
+        if seen.violated or seen.scores is None:
+            state = TrialState.RUNNING if seen.state in ("running", "waiting") else TrialState.PRUNED
+            return self._template(seen, state, constraint=1.0 if state == TrialState.PRUNED else None)
+        if seen.state == "finished":
+            return self._template(seen, TrialState.COMPLETE, seen.scores)
+        if seen.state in ("running", "waiting"):
+            return self._template(seen, TrialState.RUNNING)
+        return self._template(seen, TrialState.PRUNED, readings={round(1000 * seen.share): seen.scores[0]})
+
+    def completed(self, trials: tuple[Seen, ...]) -> list[optuna.trial.FrozenTrial]:
+        """For samplers that read completed trials only.
+
+        Paused and outranked ones are completed with their last values, failed ones with the worst values seen and a
+        violated constraint, running ones are RUNNING; while nothing has been read, nothing but these is told.
+        """
+        from optuna.trial import TrialState
+
+        told = []
+        n_completed = 0
+        for seen in trials:
+            scores = None if seen.state in ("running", "waiting") else self.worst if seen.violated else seen.scores
+            if scores is not None:
+                constraint = (1.0 if seen.violated else -1.0) if self.any_violated else None
+                attributes = self.attributes(n_completed)
+                told.append(self._template(seen, TrialState.COMPLETE, scores, None, constraint, attributes))
+                n_completed += 1
+            elif seen.state in ("running", "waiting"):
+                told.append(self._template(seen, TrialState.RUNNING))
+        return told
+
+    def _template(
+        self,
+        seen: Seen,
+        state: optuna.trial.TrialState,
+        scores: tuple[float, ...] | None = None,
+        readings: dict[int, float] | None = None,
+        constraint: float | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> optuna.trial.FrozenTrial:
+        params = {path: to_optuna(v) if path in self.lists else v for path, v in seen.values.items()}
+        system = {} if constraint is None else dict(_constraint(constraint))
+        return _template_class()(
+            number=-1,
+            trial_id=-1,
+            state=state,
+            value=None,
+            values=scores,
+            datetime_start=None,
+            datetime_complete=None,
+            params=params,
+            distributions={path: self.distributions[path] for path in params},
+            user_attrs={},
+            system_attrs=system | dict(attributes or {}),
+            intermediate_values=readings or {},
+        )
 
 
-def for_gp(seen: Seen, view: View) -> optuna.trial.FrozenTrial | None:
-    """A trial as the Gaussian process reads it: completed with its last value, or with the worst one seen."""
-    from optuna.trial import TrialState
+@cache
+def _template_class() -> Any:
+    """Optuna's trial, but a deep copy of it is a shallow one: nobody writes into what it holds."""
+    from optuna.trial import FrozenTrial
 
-    known = [other.value for other in view.seen if other.value is not None and other.state != "failed"]
-    value = seen.value if seen.state in ("finished", "paused", "stopped") else None
-    if value is None:
-        if not known:
-            return None
-        value = min(known) if view.direction == "max" else max(known)
-    return frozen_trial(view.space, seen.values, TrialState.COMPLETE, value)
+    class Template(FrozenTrial):  # type: ignore[misc]
+        def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+            return copy.copy(self)
+
+    return Template
+
+
+@cache
+def _constraint(value: float) -> Any:
+    """How Optuna keeps a constraint in a trial: above zero is violated."""
+    import optuna
+
+    return optuna.trial.create_trial(value=0.0, constraints={"trains": value}).system_attrs
 
 
 def frozen_trial(
     space: Space,
     values: Mapping[str, Any],
     state: optuna.trial.TrialState,
-    value: float | None = None,
+    scores: tuple[float, ...] | None = None,
     readings: Mapping[int, float] | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> optuna.trial.FrozenTrial:
-    """An Optuna trial with these values for the ranges that they are given for."""
+    """An Optuna trial to be stored, checked by Optuna, with these values for the ranges that they are given for."""
     import optuna
 
     given = {path: to_optuna(item) for path, item in values.items()}
     return optuna.trial.create_trial(
         state=state,
-        value=value,
+        values=scores,
         params=given,
         distributions={path: to_distribution(space[path]) for path in given},
         intermediate_values=dict(readings or {}),

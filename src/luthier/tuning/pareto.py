@@ -29,12 +29,42 @@ def pareto_front(values: Sequence[Sequence[float]], directions: Sequence[str]) -
         raise LuthierError(f"expected {len(directions)} objectives in every point, got {tuple(wrong)}")
     signs = [-1.0 if direction == "max" else 1.0 for direction in directions]
     losses = [tuple(s * value for s, value in zip(signs, point, strict=True)) for point in values]
-    ranked = sorted((i for i, loss in enumerate(losses) if not any(map(math.isnan, loss))), key=losses.__getitem__)
+    return _first_front(losses, [index for index, loss in enumerate(losses) if not any(map(math.isnan, loss))])
+
+
+def by_front(losses: Sequence[Sequence[float]]) -> list[int]:
+    """Indices of all points, front after front; within a front the least crowded first, its ends before all.
+
+    Source: Deb et al. 2002, NSGA-II: non-dominated sorting and crowding distance.
+    """
+    order: list[int] = []
+    left = list(range(len(losses)))
+    while left:
+        front = _first_front(losses, left)
+        crowding = _crowding([losses[index] for index in front])
+        order += [index for _, index in sorted(zip([-each for each in crowding], front, strict=True))]
+        left = [index for index in left if index not in set(front)]
+    return order
+
+
+def _first_front(losses: Sequence[Sequence[float]], among: Sequence[int]) -> list[int]:
     front: list[int] = []
-    for index in ranked:  # what dominates a point sorts before it, and is itself dominated by a point of the front
+    for index in sorted(among, key=lambda index: tuple(losses[index])):  # what dominates a point sorts before it
         if not any(dominates(losses[other], losses[index]) for other in front):
             front.append(index)
     return sorted(front)
+
+
+def _crowding(losses: Sequence[Sequence[float]]) -> list[float]:
+    """For each point the sum over objectives of the distance between its two neighbours, as a part of the span."""
+    total = [0.0] * len(losses)
+    for column in zip(*losses, strict=True):
+        order = sorted(range(len(column)), key=column.__getitem__)
+        span = (column[order[-1]] - column[order[0]]) or 1.0
+        total[order[0]] = total[order[-1]] = math.inf
+        for before, index, after in zip(order, order[1:], order[2:], strict=False):
+            total[index] += (column[after] - column[before]) / span
+    return total
 
 
 def dominates(one: Sequence[float], other: Sequence[float]) -> bool:

@@ -166,7 +166,7 @@ class Integers(_Conditional):
         if not self.log:
             return self.low + _slot(position, self.size) * self.step
         low, high = self.low - 0.5, self.high + 0.5
-        return min(max(round(low * (high / low) ** position), self.low), self.high)
+        return min(max(round(math.exp(math.log(low) + position * math.log(high / low))), self.low), self.high)
 
     def position(self, value: int) -> float:
         """The inverse of `at`: the middle of the value's part."""

@@ -1,154 +1,235 @@
-"""Samplers: values for the next trial from those seen. Grid is ours; random, TPE and GP are Optuna's.
-
-A sampler sees a `View`: one arm's ranges and what its trials showed. For Optuna the view becomes an in-memory study,
-anew for each question, with a fresh sampler seeded by (seed, trial number): so the answer depends on the ledger only.
-"""
+"""Samplers by name, and what they are asked for: values for the next trial that no trial of its arm has had."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
-import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from luthier.errors import LuthierError, unknown
-from luthier.files import to_json
-from luthier.tuning.optuna_view import Seen, View, ask, for_gp, for_tpe
-from luthier.tuning.space import Choice, Range, Space, Uniform
-from luthier.tuning.state import State, Trial
+from luthier.tuning.conditions import Baseline, active, configurations, is_conditional, resolved, value_or_none
+from luthier.tuning.drawing import grid, grid_levels, halton, sobol, uniform_random
+from luthier.tuning.evolving import cmaes
+from luthier.tuning.modelling import from_optuna_object, gp, nsgaii, prior
+from luthier.tuning.parzen import tpe
+from luthier.tuning.ranges import Choice, Space, plain
+from luthier.tuning.state import BASELINE, State, Trial
+from luthier.tuning.views import Sampler, Seen, View
 
 if TYPE_CHECKING:
-    from luthier.recipe import Recipe
+    from optuna.samplers import BaseSampler
 
-GRID_LEVELS = 5
-"""Levels that the grid takes of a range without steps (both ends included); whole numbers: at most as many."""
+Constraint: TypeAlias = Callable[[dict[str, Any]], bool | float]
+"""Values of all fields of the space by path -> True, or a number of at most 0, where they may be trained."""
 
-RANDOM_SHARE = 0.25
-"""Share of TPE's answers that are drawn at random instead."""
+SAMPLERS: dict[str, Sampler] = {
+    "grid": grid,
+    "random": uniform_random,
+    "sobol": sobol,
+    "halton": halton,
+    "tpe": tpe,
+    "gp": gp,
+    "cmaes": cmaes,
+    "nsgaii": nsgaii,
+    "prior": prior,
+}
 
-_MOST_SEEN = 1000  # TPE's question costs 91 ms at 5,000 trials
-_REDRAWS = 20
+_ASKS = 3  # of the sampler; then random draws, then all configurations in order
+_DRAWS = 20
+_CONSTRAINED_ASKS = 8
+_CONSTRAINED_DRAWS = 1000
+_LOOKED_THROUGH = 100_000
 
 
-Sampler: TypeAlias = Callable[[View], dict[str, Any]]
+def as_sampler(sampler: str | Sampler | BaseSampler) -> Sampler:
+    """A sampler by name, one of Optuna's objects, or a function from a `View` to values.
+
+    Raises:
+        LuthierError: an unknown name, or none of these.
+    """
+    if isinstance(sampler, str):
+        if sampler not in SAMPLERS:
+            raise unknown("sampler", sampler, SAMPLERS)
+        return SAMPLERS[sampler]
+    from optuna.samplers import BaseSampler
+
+    if isinstance(sampler, BaseSampler):
+        return from_optuna_object(sampler)
+    if callable(sampler) and not isinstance(sampler, type):
+        return lambda view: _checked(sampler(view), view)
+    raise LuthierError(
+        f"sampler must be a name ({', '.join(SAMPLERS)}), one of Optuna's sampler objects, or a function from a View "
+        f"to values, got {sampler!r}"
+    )
+
+
+def sampler_label(sampler: str | Sampler | BaseSampler) -> str:
+    """What a study notes of its sampler: the name, or the name of the class or function."""
+    return sampler if isinstance(sampler, str) else getattr(sampler, "__qualname__", type(sampler).__qualname__)
 
 
 def propose(
-    sampler: str, state: State, space: Space, fields: list[str], baseline: Recipe, arm: str, number: int
+    sampler: str | Sampler | BaseSampler,
+    state: State,
+    space: Space,
+    fields: list[str],
+    baseline: Baseline,
+    arm: str,
+    number: int,
+    constraints: Sequence[Constraint] = (),
 ) -> dict[str, Any] | None:
     """Values for a new trial of an arm that no trial of the arm has had; None when there are none left.
 
-    A repeated answer is asked for again, then drawn at random, then looked for in order.
+    A repeated or refused answer is asked for again, then drawn at random, then looked for in order. Refused values
+    are told to the sampler as violated constraints.
+
+    Raises:
+        LuthierError: the constraints refuse everything; a sampler's or a constraint's answer is none.
     """
-    ranges = {path: space[path] for path in fields}
-    seen = arm_seen(state, ranges, baseline, arm)
-    taken = {_key(trial.values) for trial in seen}
-    if (size := n_configurations(ranges, sampler == "grid")) is not None and len(taken) >= size:
-        return next((v for v in _every(ranges, sampler == "grid") if _key(v) not in taken), None)
-    question = f"{state.description.get('seed', 0)} {number}"
-    for attempt, name in enumerate([sampler] * 3 + ["grid" if sampler == "grid" else "random"] * _REDRAWS):
-        view = View(ranges, seen[-_MOST_SEEN:], state.direction, derived_seed(f"{question} {attempt}"))
-        values = sampler_named(name)(view)
-        if _key(values) not in taken:
-            return values
-    return next((v for v in _every(ranges, sampler == "grid") if _key(v) not in taken), None)
+    view = arm_view(state, {path: space[path] for path in fields}, baseline, arm, number)
+    if not view.space:
+        return None
+    fits = _fitting(constraints, {path: value_or_none(baseline, path) for path in space})
+    if not _exhausted(view.space, len(view.seen), sampler == "grid"):
+        for values in _answers(sampler, view, fits, bool(constraints)):
+            if not any(_same(values, seen.values) for seen in view.seen):
+                return values
+    return _in_order(view, sampler == "grid", fits)
 
 
-def arm_seen(state: State, ranges: Space, baseline: Recipe, arm: str) -> tuple[Seen, ...]:
+def arm_view(state: State, ranges: Space, baseline: Baseline, arm: str, number: int) -> View:
+    """What the sampler may know when it is asked for a trial with this number."""
+    seed = state.description.get("seed", 0)
+    space = resolved(ranges, baseline)
+    seen = arm_seen(state, space, baseline, arm)
+    return View(
+        space=space,
+        seen=seen,
+        directions=(state.direction,),
+        seed=derived_seed(f"{seed} {number}"),
+        stream=derived_seed(f"{seed} {arm}"),
+        index=len(seen),
+        defaults={path: value for path in space if (value := value_or_none(baseline, path)) is not None},
+    )
+
+
+def arm_seen(state: State, ranges: Space, baseline: Baseline, arm: str) -> tuple[Seen, ...]:
     """The baseline, when it lies within the ranges, and the arm's own trials."""
+    lists = [p for p, r in ranges.items() if isinstance(r, Choice) and any(isinstance(o, tuple) for o in r.options)]
     seen = []
     for trial in state.search:
-        values = inside(ranges, baseline) if trial.number == 0 else trial.values if trial.arm == arm else None
+        values = inside(ranges, baseline) if trial.arm == BASELINE else trial.values if trial.arm == arm else None
         if values is not None:
-            seen.append(_seen(trial, values))
+            restored = {path: plain(values[path]) for path in lists if path in values}  # JSON has no tuples
+            seen.append(_seen(trial, {**values, **restored} if lists else values))
     return tuple(seen)
 
 
-def inside(ranges: Space, recipe: Recipe) -> dict[str, Any] | None:
-    """The recipe's own values at these paths; None when one lies outside its range or is not set."""
-    try:
-        values = {path: recipe.value(path) for path in ranges}
-    except LuthierError:  # a setting of a part that the recipe does not have
-        return None
-    return values if all(range_.contains(values[path]) for path, range_ in ranges.items()) else None
+def inside(ranges: Space, baseline: Baseline) -> dict[str, Any] | None:
+    """The baseline's own values of the fields that are present; None when one lies outside its range or is not set."""
+    values = active(ranges, {path: value_or_none(baseline, path) for path in ranges})
+    return values if all(ranges[path].contains(value) for path, value in values.items()) else None
 
 
 def _seen(trial: Trial, values: dict[str, Any]) -> Seen:
-    return Seen(values, trial.state, trial.value, trial.step / trial.total_steps)
+    scores = None if trial.value is None else (trial.value,)
+    return Seen(values, trial.state, scores, min(1.0, trial.step / trial.total_steps))
 
 
-def grid(view: View) -> dict[str, Any]:
-    """One point of the grid, by its seed: in random order, so that a grid cut short is no corner of itself.
-
-    A range without steps counts as `GRID_LEVELS` levels.
-    """
-    levels = {path: range_.levels(_n_levels(range_)) for path, range_ in view.space.items()}
-    index = random.Random(view.seed).randrange(math.prod(len(values) for values in levels.values()))
-    return _at(levels, index)
-
-
-def uniform_random(view: View) -> dict[str, Any]:
-    """Optuna's random sampler: every range drawn on its own scale."""
-    import optuna
-
-    return ask(view, lambda seed: optuna.samplers.RandomSampler(seed=seed), [])
-
-
-def tpe(view: View) -> dict[str, Any]:
-    """Optuna's tree-structured Parzen estimator, all dimensions jointly; a quarter of the answers is drawn at random.
-
-    Paused and outranked trials are PRUNED at their share of the budget, running ones count as bad (constant liar),
-    failed ones as worse than every other. Without the random share the estimator settles on the first options of the
-    choices that did well, and never looks at the others again.
-
-    Source: Bergstra et al. 2011, Algorithms for Hyper-Parameter Optimization; the random share: Falkner et al. 2018,
-    BOHB (there a third).
-    """
-    if random.Random(view.seed).random() < RANDOM_SHARE:
-        return uniform_random(view)
-    import optuna
-
-    def make(seed: int) -> Any:
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=8)
-
-    return ask(view, make, [for_tpe(seen, view) for seen in view.seen])
-
-
-def gp(view: View) -> dict[str, Any]:
-    """Optuna's Gaussian process: for costly trials and few of them.
-
-    It reads completed trials only, so paused ones are completed with their last value, and running and failed ones
-    with the worst value seen.
-    """
-    import optuna
-
-    known = [for_gp(seen, view) for seen in view.seen]
-    return ask(view, lambda seed: optuna.samplers.GPSampler(seed=seed, n_startup_trials=8), [t for t in known if t])
-
-
-SAMPLERS: dict[str, Sampler] = {"grid": grid, "random": uniform_random, "tpe": tpe, "gp": gp}
-
-
-def sampler_named(name: str) -> Sampler:
-    """A sampler by its name.
+def _answers(
+    sampler: str | Sampler | BaseSampler, view: View, fits: Constraint, constrained: bool
+) -> Iterator[dict[str, Any]]:
+    """Answers that the constraints let pass: the sampler's own first, then random ones.
 
     Raises:
-        LuthierError: an unknown name.
+        LuthierError: no constraint let anything pass.
     """
-    if name not in SAMPLERS:
-        raise unknown("sampler", name, SAMPLERS)
-    return SAMPLERS[name]
+    n_asks, n_draws = (_CONSTRAINED_ASKS, _CONSTRAINED_DRAWS) if constrained else (_ASKS, _DRAWS)
+    samplers = [as_sampler(sampler)] * n_asks + [SAMPLERS["grid" if sampler == "grid" else "random"]] * n_draws
+    refused: list[Seen] = []
+    passed = False
+    for attempt, each in enumerate(samplers):
+        seen = view.seen + tuple(refused if attempt < n_asks else ())
+        seed, stream = (derived_seed(f"{number} {attempt}") for number in (view.seed, view.stream))
+        values = each(replace(view, seen=seen, seed=seed, stream=stream if attempt else view.stream))
+        if fits(values):
+            passed = True
+            yield values
+        else:
+            refused.append(Seen(values, "refused", None))
+    if not passed and _n_configurations(view.space, False) is None:
+        raise LuthierError(_nothing_passes(f"{len(samplers)} draws from the space"))
 
 
-def n_configurations(space: Space, as_grid: bool = False) -> int | None:
-    """How many different configurations there are; None when a range is continuous (and not taken as a grid)."""
-    sizes = []
-    for range_ in space.values():
-        if isinstance(range_, Uniform) and range_.step is None and not as_grid:
-            return None
-        sizes.append(len(range_.levels(_n_levels(range_) if as_grid else _all_levels(range_))))
-    return math.prod(sizes)
+def _fitting(constraints: Sequence[Constraint], elsewhere: Mapping[str, Any]) -> Constraint:
+    """All constraints as one; they read the baseline's values for the fields that an arm leaves alone."""
+
+    def fits(values: dict[str, Any]) -> bool:
+        return all(_holds(constraint, {**elsewhere, **values}) for constraint in constraints)
+
+    return fits
+
+
+def _holds(constraint: Constraint, values: dict[str, Any]) -> bool:
+    name = getattr(constraint, "__name__", repr(constraint))
+    try:
+        answer = constraint(values)
+    except Exception as error:
+        raise LuthierError(f"the constraint {name} raised {type(error).__name__}: {error}, for {values}") from error
+    answer = answer.item() if hasattr(answer, "item") else answer
+    if isinstance(answer, bool):
+        return answer
+    if not isinstance(answer, (int, float)):
+        raise LuthierError(
+            f"a constraint gives True, or a number of at most 0, for good values; {name} gave {answer!r}"
+        )
+    return answer <= 0
+
+
+def _nothing_passes(tried: str) -> str:
+    return f"the constraints refuse all of {tried}: loosen them, or narrow the ranges to where they hold"
+
+
+def _in_order(view: View, as_grid: bool, fits: Constraint) -> dict[str, Any] | None:
+    """The first configuration that is not taken and passes; None for a continuous space, or when none is left.
+
+    Raises:
+        LuthierError: there is none that passes, taken or not.
+    """
+    space, passed = view.space, False
+    taken = {_key(seen.values) for seen in view.seen}
+    for values in itertools.islice(_every(space, as_grid), _LOOKED_THROUGH):
+        if fits(values):
+            passed = True
+            if _key(values) not in taken:
+                return values
+    if not passed and (size := _n_configurations(space, as_grid)) is not None:
+        raise LuthierError(_nothing_passes(f"the first {min(size, _LOOKED_THROUGH)} configurations"))
+    return None
+
+
+def _exhausted(space: Space, n_taken: int, as_grid: bool) -> bool:
+    """Whether there are no more configurations than were taken."""
+    size = _n_configurations(space, as_grid)
+    if size is None or not is_conditional(space):
+        return size is not None and size <= n_taken
+    return sum(1 for _ in itertools.islice(_every(space, as_grid), n_taken + 1)) <= n_taken
+
+
+def _n_configurations(space: Space, as_grid: bool) -> int | None:
+    """How many configurations there are at most; None when a range is continuous (and not taken as a grid)."""
+    sizes = [len(grid_levels(range_)) if as_grid else range_.size for range_ in space.values()]
+    return None if None in sizes else math.prod(size for size in sizes if size is not None)
+
+
+def _every(space: Space, as_grid: bool) -> Iterator[dict[str, Any]]:
+    """All configurations in order; nothing for a continuous space."""
+    if _n_configurations(space, as_grid) is None:
+        return iter(())
+    return configurations(space, {p: grid_levels(r) if as_grid else r.levels(r.size or 0) for p, r in space.items()})
 
 
 def derived_seed(text: str) -> int:
@@ -156,35 +237,35 @@ def derived_seed(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
 
 
-def _every(space: Space, as_grid: bool) -> Iterator[dict[str, Any]]:
-    """All configurations in order; nothing for a continuous space."""
-    if (size := n_configurations(space, as_grid)) is None:
-        return
-    levels = {path: r.levels(_n_levels(r) if as_grid else _all_levels(r)) for path, r in space.items()}
-    for index in range(size):
-        yield _at(levels, index)
+def _checked(values: Any, view: View) -> dict[str, Any]:
+    """The answer of a caller's own sampler.
+
+    Raises:
+        LuthierError: not one value, within its range, for each field that is present.
+    """
+    if not isinstance(values, Mapping):
+        raise LuthierError(f"a sampler gives values by path, such as {{'lr': 0.1}}, got {values!r}")
+    missing = dict.fromkeys(path for path in view.space if path not in values)
+    wanted = active(view.space, {**values, **missing})
+    if wrong := set(wanted) ^ set(values) or set(wanted) & set(missing):
+        raise LuthierError(f"the sampler's values should be for {', '.join(wanted)}; wrong or missing: {sorted(wrong)}")
+    for path, value in wanted.items():
+        if not view.space[path].contains(value):
+            raise LuthierError(f"the sampler gave {value!r} for {path!r}, outside of {view.space[path]}")
+    return wanted
 
 
-def _at(levels: Mapping[str, list[Any]], index: int) -> dict[str, Any]:
-    """The configuration at an index of the product of all levels."""
-    values = {}
-    for path, options in levels.items():
-        index, place = divmod(index, len(options))
-        values[path] = options[place]
-    return values
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two configurations are one, to nine digits: quick, since most differ in the first field."""
+    for path, item in one.items():
+        value = other.get(path)
+        if item != value and not (
+            item.__class__ is value.__class__ is float and math.isclose(item, value, rel_tol=1e-9)
+        ):
+            return False
+    return len(one) == len(other)
 
 
-def _n_levels(range_: Range) -> int:
-    return _all_levels(range_) if isinstance(range_, Uniform) and range_.step is not None else GRID_LEVELS
-
-
-def _all_levels(range_: Range) -> int:
-    """The count that makes `levels` give every value."""
-    if isinstance(range_, Choice):
-        return len(range_.options)
-    return int((range_.high - range_.low) / (range_.step or 1) + 1e-9) + 1
-
-
-def _key(values: Mapping[str, Any]) -> str:
-    rounded = {path: float(f"{item:.9g}") if isinstance(item, float) else item for path, item in values.items()}
-    return to_json(dict(sorted(rounded.items())))
+def _key(values: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells configurations apart: which fields are present, and their values to nine digits."""
+    return (len(values), *(f"{item:.9g}" if item.__class__ is float else item for item in values.values()))
