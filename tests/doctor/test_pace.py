@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from luthier.doctor.measure.pace import DENSE, Pace
+from luthier.doctor.measure.pace import DENSE, Pace, StepPace
 
 
 def run(pace, steps, step_s=1e-3, look_s=1e-3, norms_s=5e-5, count_s=5e-6):
@@ -53,3 +53,12 @@ def test_looks_at_slow_nets_are_few():
     kinds, _ = run(pace, 200, step_s=0.2, look_s=0.3)
     assert kinds[:6] == ["look"] * 6
     assert kinds.count("look") <= 9
+
+
+def test_a_pace_by_steps_looks_alike_whatever_things_cost():
+    slow, _ = run(StepPace(0.01), 2000, step_s=1.0, look_s=3.0)
+    fast, _ = run(StepPace(0.01), 2000, step_s=1e-6, look_s=1e-2)
+    assert slow == fast
+    looks = [step for step, kind in enumerate(slow) if kind == "look"]
+    assert 20 < len(looks) < 50
+    assert looks[-1] > 1500

@@ -22,11 +22,12 @@ class Probe(Hook):
     Args:
         path: folder of the record.
         overhead: share of the training's time.
+        by_steps: look at the same steps in every run, whatever they take.
     """
 
-    def __init__(self, path: Path, overhead: float = 0.01) -> None:
+    def __init__(self, path: Path, overhead: float = 0.01, by_steps: bool = False) -> None:
         self.path = path
-        self.overhead = overhead
+        self.overhead, self.by_steps = overhead, by_steps
         self.watch: Watch | None = None
         self._batch: Any = None
         self._loss: Tensor | None = None
@@ -34,7 +35,14 @@ class Probe(Hook):
     def start(self, run: Run) -> None:
         """Attach; a resumed training goes on in the same file."""
         self.watch = Watch(
-            [run.model], [run.optimizer], None, self.overhead, None, path=self.path / VITALS, first_step=run.step
+            [run.model],
+            [run.optimizer],
+            None,
+            self.overhead,
+            None,
+            path=self.path / VITALS,
+            first_step=run.step,
+            by_steps=self.by_steps,
         )
 
     def step_start(self, run: Run, batch: Any) -> None:

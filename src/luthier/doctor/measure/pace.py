@@ -51,11 +51,9 @@ class Pace:
         if step < DENSE:
             dense = step < FIRST or (step % 2 == 0 and self.spent_s < EXAMINATION_S)
             return "look" if dense else "norms"
-        if step >= self._next_granted:
-            self._next_granted = max(step + 1, int(step * GROWTH))
-            if self._credit_s >= self.cost_s["look"]:
-                self._granted = step
-                return "look"
+        if self._granted_now(step) and self._credit_s >= self.cost_s["look"]:
+            self._granted = step
+            return "look"
         purse_s = self.overhead * (now_s - self._began_s) - self._counting_s()
         if 0.7 * purse_s - self._used_s["look"] > self.cost_s["look"]:
             return "look"
@@ -78,6 +76,26 @@ class Pace:
         known = self.cost_s[kind]
         self.cost_s[kind] = seconds if known == 0 or step < 3 else 0.8 * known + 0.2 * seconds
 
+    def _granted_now(self, step: int) -> bool:
+        """Whether the next of the looks in geometric progression has come."""
+        if step < self._next_granted:
+            return False
+        self._next_granted = max(step + 1, int(step * GROWTH))
+        return True
+
     def _counting_s(self) -> float:
         """What counting alone has cost."""
         return self.spent_s - self._used_s["look"] - self._used_s["norms"]
+
+
+class StepPace(Pace):
+    """Looks by the number of the step alone, so that two runs of the same training are seen alike.
+
+    The first `DENSE` steps are the examination, then come the looks in geometric progression, and nothing else.
+    """
+
+    def plan(self, step: int, now_s: float) -> Kind:
+        """What the coming step is measured by; the clock is not read."""
+        if step < DENSE:
+            return "look" if step < FIRST or step % 2 == 0 else "norms"
+        return "look" if self._granted_now(step) else "count"

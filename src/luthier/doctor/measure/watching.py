@@ -17,7 +17,7 @@ from luthier.doctor.measure.attaching import Attachment
 from luthier.doctor.measure.directions import direction_of
 from luthier.doctor.measure.journal import Journal
 from luthier.doctor.measure.loop import Loop
-from luthier.doctor.measure.pace import Pace
+from luthier.doctor.measure.pace import Pace, StepPace
 from luthier.doctor.measure.patient import Patient
 from luthier.errors import LuthierError
 
@@ -54,6 +54,7 @@ class Watch:
         on_finding: OnFinding | None,
         path: Path | None = None,
         first_step: int = 0,
+        by_steps: bool = False,
     ) -> None:
         self.closed: bool = False
         for model in models:
@@ -63,7 +64,7 @@ class Watch:
                     f"this {type(model).__name__} is watched already: use that watch, or close() it before a new one"
                 )
         self.on_finding = on_finding
-        self._pace = Pace(overhead)
+        self._pace = (StepPace if by_steps else Pace)(overhead)
         self._journal = Journal(path, first_step)
         self._idle = _is_follower()
         self._reported: set[str] = set()
@@ -217,6 +218,7 @@ def watch(
     *,
     overhead: float = 0.01,
     on_finding: OnFinding | None = None,
+    path: Path | None = None,
 ) -> Watch:
     """Watch a training for its health: `with luthier.watch(model, optimizer, loss_fn) as watch:` around any loop.
 
@@ -230,6 +232,7 @@ def watch(
         loss_fn: the loss, module or function; optional.
         overhead: share of the training's time that watching may take, above 0 and at most 1.
         on_finding: "print", "raise" or a callable: called with each warning and critical finding as soon as it shows.
+        path: file that what is measured goes to, as in a record's `vitals.jsonl`; None keeps it in memory.
 
     Returns:
         The watch: `step`, `metrics`, `findings`, `diagnose()`, `close()`.
@@ -249,7 +252,7 @@ def watch(
         )
     if not (on_finding is None or on_finding in ("print", "raise") or callable(on_finding)):
         raise LuthierError(f"expected on_finding 'print', 'raise' or a callable, got {on_finding!r}")
-    return Watch(models, optimizers, loss_fn, overhead, on_finding)
+    return Watch(models, optimizers, loss_fn, overhead, on_finding, path)
 
 
 def _sequence(value: Any, kind: type, name: str) -> list[Any]:
