@@ -17,7 +17,11 @@ from luthier.errors import LuthierError
 from luthier.files import from_json, to_json, write_atomic
 
 if TYPE_CHECKING:
+    from luthier.doctor.findings import Finding
+    from luthier.doctor.measure.watching import Watch
     from luthier.tuning.worker import Channel
+
+_FATAL = ("nan_inf", "nan_input")
 
 UNTIL_IT_ENDS = 1 << 31
 """The step to which a trial trains while nobody knows how many steps there are."""
@@ -103,6 +107,25 @@ class LiveTrial:
         state, note = found
         self._step, self._before_s = note["step"], note["time_s"]
         return state
+
+    def watch(self, model: Any, optimizer: Any, loss_fn: Any = None, *, stop: bool = True) -> Watch:
+        """Watch the trial's training as `luthier.watch` does; what is measured goes to `vitals.jsonl` in its folder.
+
+        Args:
+            model, optimizer, loss_fn: as for `luthier.watch`.
+            stop: whether numbers that became NaN or infinite end the trial at once as failed, by `TrialPaused`.
+
+        Returns:
+            The watch, for a `with` statement.
+        """
+        from luthier.doctor.measure.watching import watch
+
+        def end(finding: Finding) -> None:
+            if finding.symptom in _FATAL and finding.severity == "critical":
+                self._end("failed", f"{finding.symptom}: {finding.cause}")
+
+        path = self.folder / "vitals.jsonl"
+        return watch(model, optimizer, loss_fn, on_finding=end if stop else None, path=path)
 
     def finish(self, result: Any) -> None:
         """Take what the function returned: nothing, or a number, which is the reading of the last step."""

@@ -13,8 +13,11 @@ import math
 import pickle
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from importlib.machinery import PathFinder
+from itertools import accumulate
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError
@@ -67,6 +70,10 @@ def _pickled(folder: Path, things: Any) -> bytes:
     """The bytes of a pickle; large tensors and arrays go into files of their own, each once."""
     import cloudpickle
 
+    for thing in things.values() if isinstance(things, dict) else ():
+        module = sys.modules.get(getattr(thing, "__module__", None) or "")
+        if module is not None and inspect.isfunction(thing) and not _is_importable(module):
+            cloudpickle.register_pickle_by_value(module)
     stored: dict[int, tuple[Any, tuple[Any, ...]]] = {}  # the object is kept, so that its id stays its own
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -80,6 +87,19 @@ def _pickled(folder: Path, things: Any) -> bytes:
     buffer = io.BytesIO()
     Pickler(buffer).dump(things)
     return buffer.getvalue()
+
+
+def _is_importable(module: ModuleType) -> bool:
+    """Whether another process finds this very module by its name on the same path."""
+    path: Sequence[str] | None = None
+    found = None
+    for name in accumulate(module.__name__.split("."), "{}.{}".format):
+        found = PathFinder.find_spec(name, path)
+        path = None if found is None else found.submodule_search_locations
+        if path is None:
+            break
+    file = getattr(module, "__file__", None)
+    return file is None or (found is not None and found.name == module.__name__ and found.origin == file)
 
 
 def _store(value: Any, path: Path) -> tuple[Any, ...]:

@@ -102,23 +102,30 @@ def main(folder: Path, reference: str | None) -> None:
 
 
 def prepare(folder: Path, reference: str | None) -> Train:
-    """Get what is to be trained; for a task, import what the first training would wait for."""
+    """Get what is to be trained; where it needs torch, import what the first training would wait for."""
     from luthier.tuning.shipping import unship
 
     things = unship(folder)
     if "function" in things:
         from luthier.tuning.functions import run_function
 
+        if "torch" in sys.modules:
+            warm_up()
         return partial(run_function, things["function"], things["metric"])
-    import torch
-
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)  # the first one imports half of torch's compiler
+    warm_up()
     if reference is None:
         return partial(run_recipe, things["task"], things["recipe"])
     from luthier.tasks import load
 
     return partial(run_recipe, load(reference).task, things["recipe"])
+
+
+def warm_up() -> None:
+    """Import torch, and half of its compiler, as the first optimizer would: no trial's time is to count that."""
+    import torch
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
 
 
 def obey(order: dict[str, Any], train: Train, channel: Channel) -> None:

@@ -1,0 +1,225 @@
+"""What a training function is given: reports, rungs, states; with a parent that follows a script."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import luthier
+from luthier.errors import CheckpointError, LuthierError
+from luthier.tuning.functions import LiveTrial, TrialPaused, read_state, run_function, write_state
+from luthier.tuning.messages import Inbox, encode
+from luthier.tuning.shipping import ship
+
+
+class Parent:
+    """A channel without a process behind it."""
+
+    def __init__(self, **answer: Any) -> None:
+        self.pausing: int | None = None
+        self.said: list[tuple[str, dict[str, Any]]] = []
+        self.answer = answer
+
+    def say(self, event: str, **details: Any) -> None:
+        self.said.append((event, details))
+
+    def ask(self, event: str, **details: Any) -> dict[str, Any]:
+        self.say(event, **details)
+        return self.answer
+
+    @property
+    def readings(self) -> list[tuple[int, float]]:
+        return [(details["row"]["step"], details["row"]["val_value"]) for event, details in self.said if event == "row"]
+
+    @property
+    def questions(self) -> list[int]:
+        return [details["step"] for event, details in self.said if event == "asked"]
+
+
+def run(
+    function: Callable[[Any], Any], folder: Path, parent: Any = None, until: int = 4, steps: int | None = 4
+) -> tuple[str, dict[str, Any]]:
+    order = {"number": 7, "folder": str(folder), "values": {"lr": 0.5}, "seed": 3, "until": until, "steps": steps}
+    return run_function(function, "value", order, parent or Parent())
+
+
+def test_a_function_reads_its_parameters_and_reports(tmp_path: Path) -> None:
+    def train(trial: LiveTrial) -> None:
+        assert (trial.params, trial.number, trial.seed) == ({"lr": 0.5}, 7, 3)
+        for epoch, value in enumerate((torch.tensor(0.25), np.float32(0.5), 0.75, 1)):
+            trial.report(value, step=epoch + 1)  # type: ignore[arg-type]
+
+    parent = Parent()
+    state, details = run(train, tmp_path / "t", parent)
+    assert (state, details["step"], details["total_steps"]) == ("finished", 4, 4)
+    assert parent.readings == [(1, 0.25), (2, 0.5), (3, 0.75), (4, 1.0)]
+    assert not (tmp_path / "t").exists()
+
+
+def resumable(trial: LiveTrial) -> None:
+    state = trial.restore()
+    for epoch in range(0 if state is None else state["epoch"], 4):
+        trial.save({"epoch": epoch + 1})
+        trial.report(float(epoch), step=epoch + 1)
+
+
+def test_what_was_saved_is_paused_at_the_rung_and_goes_on_there(tmp_path: Path) -> None:
+    first, second = Parent(), Parent()
+    state, details = run(resumable, tmp_path, first, until=2)
+    assert (state, details["step"], details["reason"]) == ("paused", 2, "at step 2")
+    state, details = run(resumable, tmp_path, second, until=4)
+    assert (state, details["step"]) == ("finished", 4)
+    assert [step for step, _ in first.readings + second.readings] == [1, 2, 3, 4]
+    assert not first.questions + second.questions
+
+
+def forgetful(trial: LiveTrial) -> None:
+    """Saves, but never looks at what it saved."""
+    for epoch in range(4):
+        trial.save({"epoch": epoch + 1})
+        trial.report(float(epoch), step=epoch + 1)
+
+
+def plain(trial: LiveTrial) -> None:
+    for epoch in range(4):
+        trial.report(float(epoch), step=epoch + 1)
+
+
+@pytest.mark.parametrize("function", [plain, forgetful])
+def test_a_function_that_cannot_be_paused_hears_whether_it_goes_on(tmp_path: Path, function: Any) -> None:
+    on, over = Parent(order="go", until=4), Parent(order="stop", reason="outranked")
+    assert run(function, tmp_path, on, until=2)[0] == "finished"
+    assert on.questions == [2]
+    state, details = run(function, tmp_path, over, until=2)
+    assert (state, details["reason"], details["step"]) == ("stopped", "outranked", 2)
+
+
+def test_the_parent_pauses_at_the_next_report_and_a_function_that_swallows_it_hears_it_again(tmp_path: Path) -> None:
+    parent, heard = Parent(), []
+
+    def stubborn(trial: LiveTrial) -> None:
+        for step in range(1, 5):
+            try:
+                trial.report(1.0, step=step)
+            except TrialPaused:
+                heard.append(step)
+
+    parent.pausing = 7
+    state, details = run(stubborn, tmp_path, parent)
+    assert (state, details["reason"], details["step"]) == ("paused", "interrupted", 1)
+    assert heard == [1, 2, 3, 4]
+    assert parent.readings == [(1, 1.0)]
+
+
+def test_the_length_of_a_training_may_be_unknown(tmp_path: Path) -> None:
+    state, details = run(plain, tmp_path, until=1 << 31, steps=None)
+    assert (state, details["step"], details["total_steps"]) == ("finished", 4, 4)
+
+
+def test_a_returned_number_is_the_reading_of_the_last_step(tmp_path: Path) -> None:
+    parent = Parent()
+    assert run(lambda trial: 0.5, tmp_path, parent)[0] == "finished"
+    assert parent.readings == [(4, 0.5)]
+
+
+@pytest.mark.parametrize("function", [lambda trial: trial.report(float("nan"), step=2), lambda trial: float("nan")])
+def test_nan_fails_the_trial(tmp_path: Path, function: Any) -> None:
+    state, details = run(function, tmp_path, steps=None, until=2)
+    assert state == "failed"
+    assert details["reason"].startswith("reported NaN at step")
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda trial: None, "returned without a report"),
+        (lambda trial: "0.9", "return None or a number, got '0.9' of type str"),
+        (lambda trial: trial.report("0.9", step=1), "expects a number, got '0.9' of type str"),
+        (lambda trial: trial.report(None, step=1), "expects a number, got None"),
+        (lambda trial: trial.report(True, step=1), "expects a number, got True"),
+        (lambda trial: trial.report(torch.zeros(2), step=1), "expects one number, got Tensor of shape"),
+        (lambda trial: trial.report(1.0, step=0), "whole number from 1"),
+        (lambda trial: trial.report(1.0, step=1.5), "whole number from 1"),
+        (lambda trial: [trial.report(1.0, step=step) for step in (2, 2)], "got step 2 after step 2"),
+        (lambda trial: trial.report(1.0, step=5), "tune was told steps=4"),
+    ],
+)
+def test_wrong_reports_are_explained(tmp_path: Path, function: Any, said: str) -> None:
+    with pytest.raises(LuthierError, match=said):
+        run(function, tmp_path)
+
+
+def test_only_the_process_that_runs_the_function_reports(tmp_path: Path) -> None:
+    def train(trial: LiveTrial) -> None:
+        trial._pid += 1
+        trial.report(1.0, step=1)
+
+    with pytest.raises(LuthierError, match="forked process"):
+        run(train, tmp_path)
+
+
+@pytest.mark.parametrize("state", [{"epoch": 3, 1: (2, None)}, {"w": torch.arange(4.0), "best": float("-inf")}, None])
+def test_states_come_back_as_they_were(tmp_path: Path, state: Any) -> None:
+    assert read_state(tmp_path) is None
+    write_state(tmp_path, state, {"step": 2})
+    got, note = read_state(tmp_path) or (None, {})
+    assert str(got) == str(state)
+    assert note == {"step": 2}
+
+
+def test_a_state_that_cannot_be_stored_is_said(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"ndarray at \['w'\]"):
+        write_state(tmp_path, {"w": np.zeros(3)}, {})
+
+
+def test_a_watched_trial_ends_when_its_numbers_do(tmp_path: Path) -> None:
+    def train(trial: LiveTrial) -> None:
+        torch.manual_seed(0)
+        model = nn.Linear(4, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e20)
+        with trial.watch(model, optimizer) as watch:
+            for _ in range(100):
+                loss = (model(torch.randn(8, 4)) ** 2).mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                watch.step(loss)
+        trial.report(1.0, step=1)
+
+    state, details = run(train, tmp_path / "t")
+    assert state == "failed"
+    assert details["reason"].startswith("nan_inf: ")
+    assert (tmp_path / "t" / "vitals.jsonl").stat().st_size > 0
+    assert (tmp_path / "t" / "params.json").is_file()
+
+
+def test_a_worker_that_waits_for_an_answer_leaves_with_its_parent_and_never_imports_torch(tmp_path: Path) -> None:
+    def train(trial: Any) -> None:
+        assert "torch" not in sys.modules
+        trial.report(1.0, step=1)
+
+    ship(tmp_path / "task", function=train, metric="value")
+    command = [sys.executable, "-m", "luthier.tuning.worker", str(tmp_path / "task")]
+    order = {"order": "train", "number": 0, "folder": str(tmp_path), "values": {}, "seed": 0, "until": 1, "steps": 9}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(encode(order))
+        process.stdin.flush()
+        inbox, heard = Inbox(), []
+        while "asked" not in heard and (piece := os.read(process.stdout.fileno(), 1 << 16)):
+            heard += [message["event"] for message in inbox.feed(piece)]
+        assert heard == ["ready", "row", "asked"]
+        process.stdin.close()
+        assert process.wait(20) is not None
+
+
+def test_the_exception_is_public() -> None:
+    assert luthier.TrialPaused is TrialPaused
