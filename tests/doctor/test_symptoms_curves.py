@@ -260,6 +260,16 @@ def test_a_loss_that_fell_to_the_constant_answer_has_learnt_nothing_about_the_in
     assert the(curves.no_learning(vitals(noisy(falling(start=8.0, end=LN10, speed=5), 0.02))))
 
 
+@pytest.mark.parametrize("cleared", [0.0, None])
+def test_gradients_cleared_before_the_step_are_named_as_the_reason(cleared):
+    looks = [look(s, grad_before_clip=(0.2,)) for s in LOOKS]
+    still = noisy([LN10] * 300, 0.01)
+    assert the(curves.no_learning(vitals(still, looks))).certainty == 0.5
+    found = the(curves.no_learning(vitals(still, [replace(each, grad=(cleared,)) for each in looks])))
+    assert found.severity == "critical"
+    assert "between backward() and step()" in found.cause
+
+
 def test_underfitting_and_plateau():
     stuck = vitals(noisy(falling(end=1.7, speed=15), 0.03), metrics=[(1.7, 1.75)] * 10)
     assert the(curves.underfitting(stuck)).numbers["progress"] == pytest.approx(0.26, abs=0.05)

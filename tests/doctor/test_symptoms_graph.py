@@ -285,7 +285,7 @@ def two_heads(factor: float) -> Vitals:
     model, x, y = TwoHeads(), features(), classes()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     watch = luthier.watch(model, optimizer)
-    for _ in range(6):
+    for _ in range(12):
         optimizer.zero_grad()
         value, kind = model(x)
         loss = F.mse_loss(value, x.sum(1)) + factor * F.cross_entropy(kind, y)
@@ -428,6 +428,7 @@ SICK: dict[str, tuple[str, Program]] = {
     "times 1000": ("loss_scale", classifier(lambda m, x, y: 1000 * F.cross_entropy(m(x), y))),
     "divided twice": ("loss_scale", classifier(lambda m, x, y: F.cross_entropy(m(x), y) / len(y))),
     "second head times 1e-5": ("loss_scale", lambda: two_heads(1e-5)),
+    "second head times 1e6": ("loss_scale", lambda: two_heads(1e6)),
     "exp": ("bad_activation", stack(torch.exp)),
     "square": ("bad_activation", stack(lambda x: x * x)),
     "square in a recurrence": ("bad_activation", sequences(Recurrence(torch.square))),

@@ -183,6 +183,7 @@ def test_clipping() -> None:
     assert severities("grad_clip_too_small", clipped(norms, 0.1, kind="Adam")) == ["info"], "Adam rescales"
     assert ask("grad_clip_too_small", clipped(norms, 1.0)) == []
     assert ask("grad_clip_too_small", clipped([0.5, 0.4, 30.0, 0.6], 1.0)) == [], "only spikes are cut"
+    assert isinstance(SYMPTOMS["grad_clip_too_small"](clipped(norms, 0.0)), NotSeen), "zeroed, not clipped"
 
 
 def test_unscaling_is_no_clipping() -> None:

@@ -199,6 +199,19 @@ def test_recurrent_gain_explodes_over_a_long_sequence():
     assert found.numbers["times"] == 40
 
 
+def test_a_recurrence_of_cells_fades_like_one_operation():
+    weight = Parameter("r.weight_hh", (32, 32), layer="r", layer_type="RNNCell", rms=0.1, fan_in=32)
+    cell = Node(0, "rnn_cell", "r", (Argument("input:0", (16, 4)), Argument("param:r.weight_hh", (32, 32))))
+
+    def of(times: int) -> Vitals:
+        nodes = tuple(replace(cell, index=i) for i in range(times))
+        looks = [Look(s, nodes=nodes, weight=(10.0,), grad=(1.0,), batch_size=16) for s in (0, 1, 2)]
+        return vitals(looks, STUCK, anatomies=[Anatomy(parameters=(weight,))])
+
+    assert the(gradients.vanishing_gradient(of(40))).numbers["times"] == 40
+    assert gradients.vanishing_gradient(of(4)) == []
+
+
 # --- activations -----------------------------------------------------------------------------------------------------
 
 
@@ -331,6 +344,12 @@ def test_biases_that_kill_units_before_training():
     found = the(initial.bad_init(sick))
     assert found.numbers["direction"] == "shifted"
     assert "3" not in found.where
+
+
+def test_weights_that_no_look_measured_are_not_zero():
+    frozen = (0.0,) * (2 * DEPTH)
+    assert initial.symmetric_init(vitals([look(s, row_spread=(None,) * 8) for s in STEPS], STUCK)) == []
+    assert initial.symmetric_init(vitals([replace(look(s), weight=frozen) for s in STEPS], STUCK)) == []
 
 
 def test_identical_units_that_stay_identical():

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from luthier.doctor.findings import Finding, NotSeen
 from luthier.doctor.symptoms.facts import known, middle
+from luthier.doctor.symptoms.harm import harm
 from luthier.doctor.symptoms.layers import layers
 from luthier.doctor.symptoms.objectives import LOSSES, REGRESSION, Term, terms
 from luthier.doctor.symptoms.paths import Graph, graphs, gravest, unseen
@@ -15,6 +16,8 @@ from luthier.doctor.vitals import Argument, Node, Vitals
 _ELEMENTWISE = REGRESSION | {"add", "sub", "mul", "div", "pow", "maximum", "minimum", "where"}
 _FAR = 16.0
 """A factor of the only loss beyond this either way is no matter of taste (0.5, 2 or 10 are)."""
+_CUSTOMARY = 100.0
+"""Up to this one term is weighted on purpose against others (Isola et al., pix2pix, 2017)."""
 
 
 def shape_broadcast(vitals: Vitals) -> list[Finding] | NotSeen:
@@ -141,6 +144,7 @@ def loss_scale(vitals: Vitals) -> list[Finding] | NotSeen:
         for root in graph.roots:
             parts = terms(graph, root)
             found.extend(_summed(graph, parts) or _factored(graph, parts) or _unheard(vitals, graph, parts))
+            found.extend(_drowning(vitals, graph, parts))
         found.extend(_accumulated(vitals, graph))
     return gravest(found)
 
@@ -204,6 +208,16 @@ def _unheard(vitals: Vitals, graph: Graph, parts: Sequence[Term]) -> list[Findin
             text = f"a step changes {name} by {alone:.1g} of its size, the others by {rest:.1g}."
             return _scale(graph, cause, text, "warning", 0.85, abs(part.factor))
     return []
+
+
+def _drowning(vitals: Vitals, graph: Graph, parts: Sequence[Term]) -> list[Finding]:
+    """One of several losses is multiplied by so much that the training breaks; weights up to 100 are customary."""
+    factor, part = max(((abs(part.factor), part) for part in parts), key=lambda pair: pair[0], default=(0.0, None))
+    hurt = harm(vitals)
+    if len(parts) < 2 or part is None or part.weighted or factor <= _CUSTOMARY or not hurt or "never got" in hurt:
+        return []
+    cause = f"{part.node.op} enters the loss times {factor:.4g}, and with it every gradient that it sends: {hurt}."
+    return _scale(graph, cause, f"factor {factor:.4g} beside {len(parts) - 1} other terms.", "warning", 0.9, factor)
 
 
 def _trained(graph: Graph, part: Term) -> frozenset[str]:

@@ -26,6 +26,7 @@ from luthier.doctor.symptoms.facts import (
 )
 from luthier.doctor.symptoms.harm import several_models
 from luthier.doctor.symptoms.layers import first_look, layers, names, total
+from luthier.doctor.symptoms.outcomes import data_allow_no_more
 from luthier.doctor.vitals import Vitals
 
 _FEW = NotSeen("fewer than 30 training losses were seen: pass the loss to watch.step and train longer")
@@ -157,6 +158,8 @@ def _bottleneck(vitals: Vitals) -> list[tuple[str, int]]:
 
 def _limit(vitals: Vitals) -> float:
     """Progress below which a settled loss is poor: targets of regressions and of sequences hold noise of their own."""
+    if data_allow_no_more(vitals):
+        return 0.0
     if not is_classification(vitals):
         return 0.4
     dense = any(
@@ -195,18 +198,28 @@ def no_learning(vitals: Vitals) -> list[Finding] | NotSeen:
     stuck = still if base.assumed else course.end < 0.04 + blur and best < max(0.1, 2 * blur)
     if not stuck or _above_chance(vitals, base):
         return []
+    cleared = _cleared_before_step(vitals)
+    why = (
+        "nothing about the inputs was learnt" if not cleared else "gradients are cleared between backward() and step()"
+    )
     return [
         Finding(
             "no_learning",
-            "warning",
+            "critical" if cleared else "warning",
             f"After {vitals.n_steps} steps the loss is {curve.end:.3g} (start {curve.start:.3g}); a constant answer "
-            f"would cost {base.value:.3g}: nothing about the inputs was learnt.",
+            f"would cost {base.value:.3g}: {why}.",
             (f"noise of the loss from step to step: {curve.noise:.2g}; lowest smoothed loss: {curve.best:.3g}",),
             onset=0,
-            certainty=0.5,
+            certainty=0.95 if cleared else 0.5,
             numbers={"start": curve.start, "end": curve.end, "baseline": base.value},
         )
     ]
+
+
+def _cleared_before_step(vitals: Vitals) -> bool:
+    """Gradients were there after backward() and gone when the optimizer stepped."""
+    looks = [look for look in vitals.looks if any(known(look.grad_before_clip))]
+    return len(looks) >= 3 and not any(any(known(look.grad)) for look in looks)
 
 
 def _above_chance(vitals: Vitals, base: Baseline) -> bool:

@@ -14,6 +14,7 @@ from luthier.doctor.symptoms.harm import FITTED, harm
 from luthier.doctor.symptoms.layers import SQUASHING, Layer, biases, layers, names, normalised, total
 from luthier.doctor.vitals import Look, Vitals
 
+PLAIN_RECURRENT = frozenset({"rnn", "rnn_tanh", "rnn_relu", "rnn_cell", "rnn_tanh_cell", "rnn_relu_cell"})
 ATTENTION = frozenset({"softmax", "scaled_dot_product_attention", "multi_head_attention"})
 _GLOROT = "Glorot and Bengio, Understanding the difficulty of training deep feedforward neural networks, 2010"
 _PASCANU = "Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, 2013"
@@ -144,13 +145,22 @@ def _recurrent_gain(vitals: Vitals) -> tuple[str, float, int] | None:
     """
     look = vitals.looks[0] if vitals.looks else None
     for layer in layers(vitals, look) if look is not None else ():
-        node = layer.node
-        if node is None or node.op not in ("rnn", "rnn_tanh", "rnn_relu") or "weight_hh" not in layer.name:
-            continue
-        shape = node.arguments[0].shape if node.arguments else ()
-        times = max([size for size in shape[:2] if look is not None and size != look.batch_size], default=0)
-        return layer.place, (layer.parameter.rms or 1.0) * math.sqrt(layer.parameter.shape[-1]), times
+        times = _times(layer, look) if look is not None else 0
+        if times > 1:
+            return layer.place, (layer.parameter.rms or 1.0) * math.sqrt(layer.parameter.shape[-1]), times
     return None
+
+
+def _times(layer: Layer, look: Look) -> int:
+    """How often a plain recurrence multiplies by this weight: over the sequence in one operation, or cell by cell."""
+    node = layer.node
+    if node is None or node.op not in PLAIN_RECURRENT or "weight_hh" not in layer.name:
+        return 0
+    if node.op.endswith("_cell"):
+        weight = f"param:{layer.name}"
+        return sum(any(item.source == weight for item in other.arguments) for other in look.nodes)
+    shape = node.arguments[0].shape if node.arguments else ()
+    return max([size for size in shape[:2] if size != look.batch_size], default=0)
 
 
 def _over_time(vitals: Vitals) -> Finding | None:

@@ -303,7 +303,7 @@ def _same(look: Look, layer: Layer) -> bool:
 
 def _spread(look: Look, layer: Layer) -> float:
     """Spread of the units of a layer; 1 where it was not measured, since measuring stops when units part."""
-    if layer.at(look.weight) == 0:
+    if layer.at(look.weight) == 0 and not layer.parameter.absmax:
         return 0.0
     spread = layer.at(look.row_spread)
     return 1.0 if spread is None else spread

@@ -62,7 +62,7 @@ def _clip(look: Look) -> tuple[float, float] | None:
     ]
     before = math.sqrt(sum(item[0] ** 2 for item in pairs))
     after = math.sqrt(sum(item[1] ** 2 for item in pairs))
-    known = bool(pairs) and math.isfinite(before) and math.isfinite(after) and before > 0
+    known = bool(pairs) and math.isfinite(before) and before > 0 and 0 < after < math.inf  # no clipping leaves 0
     return (before, after) if known else None
 
 
