@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,9 @@ def test_an_arm_sees_its_own_trials_and_the_baseline_where_it_lies_inside() -> N
     assert [seen.values for seen in arm_seen(study(*trials), ranges, BASELINE, "other")] == [{"dropout": 0.1}]
     outside = BASELINE.replace({"dropout": 0.9})
     assert [seen.values for seen in arm_seen(study(*trials), ranges, outside, "other")] == []
+    state = study(({}, "finished", 0.5), *[({"dropout": value}, "finished", 0.6) for value in (0.2, 0.9)])
+    state.trials[1:] = [replace(trial, source="the doctor") for trial in state.trials[1:]]
+    assert [seen.values for seen in arm_seen(state, ranges, BASELINE, "all")] == [{"dropout": 0.1}, {"dropout": 0.2}]
     momentum = {"optimizer.momentum": uniform(0, 0.9)}  # the baseline's optimizer has none
     assert arm_seen(study(trials[0]), momentum, BASELINE, "all") == ()
 

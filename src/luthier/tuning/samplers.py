@@ -117,21 +117,36 @@ def arm_view(state: State, ranges: Space, baseline: Baseline, arm: str, number: 
 
 
 def arm_seen(state: State, ranges: Space, baseline: Baseline, arm: str) -> tuple[Seen, ...]:
-    """The baseline, when it lies within the ranges, and the arm's own trials."""
+    """The arm's own trials, and the baseline, as far as they lie within the ranges.
+
+    Trials that no sampler proposed (known-good settings, the doctor's changes) may lie outside.
+    """
     lists = [p for p, r in ranges.items() if isinstance(r, Choice) and any(isinstance(o, tuple) for o in r.options)]
     seen = []
     for trial in state.search:
-        values = inside(ranges, baseline) if trial.arm == BASELINE else trial.values if trial.arm == arm else None
+        if trial.arm == BASELINE:
+            values = inside(ranges, baseline)
+        elif trial.arm == arm:
+            values = _within(ranges, trial.values) if trial.source else trial.values
+        else:
+            continue
         if values is not None:
             restored = {path: plain(values[path]) for path in lists if path in values}  # JSON has no tuples
             seen.append(_seen(trial, {**values, **restored} if lists else values))
     return tuple(seen)
 
 
+def _within(ranges: Space, values: dict[str, Any]) -> dict[str, Any] | None:
+    """The values of the fields that are present; None when one is missing, outside its range, or of another field."""
+    if not set(values) <= set(ranges):
+        return None
+    own = active(ranges, {**dict.fromkeys(ranges), **values})
+    return own if all(ranges[path].contains(value) for path, value in own.items()) else None
+
+
 def inside(ranges: Space, baseline: Baseline) -> dict[str, Any] | None:
     """The baseline's own values of the fields that are present; None when one lies outside its range or is not set."""
-    values = active(ranges, {path: value_or_none(baseline, path) for path in ranges})
-    return values if all(ranges[path].contains(value) for path, value in values.items()) else None
+    return _within(ranges, {path: value_or_none(baseline, path) for path in ranges})
 
 
 def _seen(trial: Trial, values: dict[str, Any]) -> Seen:
