@@ -148,3 +148,19 @@ def agreement(vitals: Vitals) -> tuple[float, float, int]:
     data = vitals.data if isinstance(learn, dict) else {}
     values = (read(data, "learn", "correlation"), read(data, "learn", "z"), read(data, "learn", "n"))
     return values[0] or 0.0, values[1] or 0.0, int(values[2] or 0)
+
+
+def data_allow_no_more(vitals: Vitals) -> bool:
+    """Small learners, cross-validated on ten examples a feature or more, predict no better: what is left is noise."""
+    _, z, n = agreement(vitals)
+    features = read(vitals.data, "features")
+    if z < 5 or n < 120 or not features or n < 10 * features:
+        return False
+    accuracy, r2 = read(vitals.data, "learn", "accuracy"), read(vitals.data, "learn", "r2")
+    reached = late_val_accuracy(vitals)
+    if accuracy is not None:
+        return reached is not None and reached >= accuracy - math.sqrt(0.25 / n)
+    base, losses = facts.baseline(vitals), late([value for _, value in facts.metric(vitals, "val", "loss")])
+    if r2 is None or base is None or base.assumed or not losses:
+        return False
+    return base.progress(facts.middle(losses)) >= r2 - 1 / math.sqrt(n)
