@@ -49,6 +49,7 @@ class LiveTrial:
         self.seed: int = order["seed"]
         self.ending: tuple[str, str] | None = None
         self._until, self._steps = int(order["until"]), order["steps"]
+        self._end_step = int(order.get("total_steps") or UNTIL_IT_ENDS)
         self._metric, self._channel, self._path = metric, channel, Path(order["folder"])
         self._pid, self._began = os.getpid(), time.monotonic()
         self._step, self._before_s = 0, 0.0
@@ -83,7 +84,7 @@ class LiveTrial:
             return
         if self._channel.pausing == self.number:
             self._end("paused", "interrupted")
-        if step >= self._until:
+        if self._until <= step and self._until < self._end_step:
             self._stop_at_rung(saved)
 
     def save(self, state: Any) -> None:
@@ -139,9 +140,11 @@ class LiveTrial:
         self.ending = ("finished", "")
 
     def position(self) -> dict[str, Any]:
-        """How far it came."""
-        step = self._step
-        return {"step": step, "total_steps": max(step, self._steps or 0), "time_s": round(self._time_s(), 4)}
+        """How far it came; a training that has finished shows how long it is."""
+        finished = self.ending is not None and self.ending[0] == "finished"
+        total = self._steps or (self._step if finished else None)
+        known = {} if total is None else {"total_steps": total}
+        return {"step": self._step, "time_s": round(self._time_s(), 4), **known}
 
     def _tell(self, value: float, step: int) -> None:
         self._step = step

@@ -1,0 +1,245 @@
+"""Whole studies of training functions on worker processes: cheap ones without torch."""
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.errors import LuthierError
+from luthier.recipe import Recipe
+from luthier.show.terminal import TuneConsole
+from luthier.tuning.ledger import StudyError
+from luthier.tuning.space import choice, loguniform, uniform
+from luthier.tuning.study import Study
+from luthier.tuning.tune import tune
+
+SPACE: Any = {"x": uniform(0, 1), "kind": choice("a", "b")}
+
+
+def saving_function() -> Any:
+    def saving(trial: Any) -> None:  # sent to the workers by value: they need not import this module
+        state = trial.restore()
+        with (trial.folder / "starts").open("a") as file:
+            file.write(f"{0 if state is None else state}\n")
+        for step in range(1 if state is None else state + 1, 10):
+            trial.save(step)
+            trial.report(trial.params["x"] * step, step=step)
+
+    return saving
+
+
+def starts(study: Study, number: int) -> list[int]:
+    return [int(line) for line in (study.trials[number].folder / "starts").read_text().split()]
+
+
+def test_a_function_is_tuned_paused_resumed_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call: Any = {"space": SPACE, "steps": 9, "workers": 2, "folder": tmp_path / "s", "strategy": "halving"}
+    tune(saving_function(), trials=5, **call)
+    study = tune(saving_function(), trials=12, console=TuneConsole(), **call)
+    assert [trial.arm for trial in study.trials] == ["all"] * 12
+    assert {trial.state for trial in study.trials} == {"finished", "stopped"}
+    best = study.best
+    assert best is not None
+    assert best.value == pytest.approx(9 * best.params["x"])
+    assert best.params["x"] == max(trial.params["x"] for trial in study.trials if trial.state == "finished")
+    assert starts(study, best.number) in ([0, 1, 3], [0])
+    assert [row["step"] for row in best.rows] == list(range(1, 10))
+    assert {starts(study, trial.number)[-1] for trial in study.trials} > {0}
+    assert study.comparison is None
+    with pytest.raises(StudyError, match=r"has no recipe: read study\.best\.params"):
+        study.recipe(best.number)
+    assert "tuning saving for the highest validation value" in capsys.readouterr().out
+    assert "Parameters of trial" in study.report(tmp_path / "report.html").read_text()
+    assert Study.open(tmp_path / "s").best == best
+
+
+def test_with_a_start_trial_0_is_the_baseline_and_the_winner_is_compared_with_it(tmp_path: Path) -> None:
+    def loss(trial: Any) -> None:
+        for step in (1, 2, 3, 4):
+            trial.report((trial.params["lr"] - 0.1) ** 2 / step + 1e-6 * trial.seed, step=step)
+
+    start, call = {"lr": 0.9}, {"space": {"lr": loguniform(1e-3, 1)}, "workers": 1, "folder": tmp_path}
+    study = tune(loss, trials=5, start=start, repeats=2, direction="min", metric="loss", sampler="random", **call)
+    first = study.trials[0]
+    assert (first.arm, first.params, first.state, first.total_steps) == ("baseline", start, "finished", 4)
+    assert study.comparison is not None
+    assert study.comparison.better
+    assert [trial.seed for trial in study.trials if trial.of is not None] == [1, 1, 2, 2]
+    cut = [trial for trial in study.trials if trial.state == "stopped"]
+    assert all("trial.save can be paused" in trial.reason and trial.step < 4 for trial in cut)
+    assert "Changing lr took" in study.report(tmp_path / "report.html").read_text()
+
+
+def test_bad_ends_cost_their_trial_only_and_are_explained(tmp_path: Path) -> None:
+    def fates(trial: Any) -> None:
+        print(f"trial {trial.number} prints")
+        if trial.number == 2:
+            raise KeyError("missing column")
+        if trial.number == 3:
+            sys.exit(3)
+        if trial.number == 4:
+            os._exit(7)
+        if trial.number == 5:
+            time.sleep(600)
+        if trial.number == 6 and os.fork() == 0:
+            time.sleep(600)  # a child that outlives the trial
+        trial.report(0.5, step=1)
+
+    call: Any = {"space": SPACE, "steps": 1, "workers": 1, "sampler": "random"}
+    study = tune(fates, trials=8, folder=tmp_path, trial_timeout=1.5, **call)
+    states = [trial.state for trial in study.trials]
+    assert states == ["finished"] * 2 + ["failed"] * 4 + ["finished"] * 2
+    reasons = [trial.reason for trial in study.trials]
+    assert reasons[2] == "KeyError: 'missing column'"
+    assert reasons[3] == "SystemExit: 3"
+    assert reasons[4].startswith("the worker process exited with code 7")
+    assert study.trials[4].crashes == 2
+    assert reasons[5].startswith("silent for 1.5 s: its worker was killed")
+    log = (tmp_path / "workers" / "worker-0.log").read_text()
+    assert "trial 0 prints" in log
+    assert "KeyError: 'missing column'" in log
+
+
+def test_a_killed_worker_costs_the_time_since_the_last_save(tmp_path: Path) -> None:
+    def fragile(trial: Any) -> None:
+        state = trial.restore()
+        for step in range(1 if state is None else state + 1, 6):
+            trial.save(step)
+            trial.report(1.0, step=step)
+            if step == 3 and state is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    study = tune(fragile, space=SPACE, steps=5, trials=1, workers=1, folder=tmp_path, strategy="full")
+    trial = study.trials[0]
+    assert (trial.state, trial.crashes, trial.step) == ("finished", 1, 5)
+    assert [row["step"] for row in trial.rows] == [1, 2, 3, 4, 5]
+
+
+def test_ctrl_c_leaves_a_study_that_goes_on(tmp_path: Path) -> None:
+    class Press:
+        def started(self, study: Study) -> None: ...
+
+        def trial(self, trial: Any) -> None:
+            if trial.step == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        def progress(self, info: Any) -> None: ...
+
+        def finished(self, study: Study) -> None: ...
+
+    def slow(trial: Any) -> None:
+        state = trial.restore()
+        for step in range(1 if state is None else state + 1, 10):
+            time.sleep(0.05)
+            trial.save(step)
+            trial.report(1.0, step=step)
+
+    call: Any = {"space": SPACE, "steps": 9, "trials": 1, "workers": 1, "folder": tmp_path, "strategy": "full"}
+    study = tune(slow, console=Press(), **call)
+    assert study.ended == "interrupted"
+    assert study.trials[0].state == "paused"
+    assert 3 <= study.trials[0].step < 9
+    study = tune(slow, **call)
+    assert (study.ended, study.trials[0].state, len(study.trials[0].rows)) == ("finished", "finished", 9)
+
+
+def test_another_function_or_space_is_refused_in_the_same_folder(tmp_path: Path) -> None:
+    def one(trial: Any) -> float:
+        return 1.0
+
+    def other(trial: Any) -> float:
+        return 2.0
+
+    call: Any = {"trials": 1, "workers": 1, "folder": tmp_path, "sampler": "random"}
+    tune(one, space={"x": uniform(0, 1)}, **call)
+    with pytest.raises(StudyError, match="task function"):
+        tune(other, space={"x": uniform(0, 1)}, **call)
+    with pytest.raises(StudyError, match="space x"):
+        tune(one, space={"x": uniform(0, 2)}, **call)
+    with pytest.raises(StudyError, match="task direction"):
+        tune(one, space={"x": uniform(0, 1)}, direction="min", **call)
+
+
+def test_a_script_needs_no_main_guard_and_a_partial_is_a_function(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import functools, json, luthier\n"
+        "OFFSET = 5\n"
+        "def train(trial, scale):\n    return scale * trial.params['x'] + OFFSET\n"
+        "study = luthier.tune(functools.partial(train, scale=0), space={'x': luthier.uniform(0, 1)}, trials=2,\n"
+        "                     workers=1, sampler='random')\n"
+        "print(json.dumps([study.name, study.best.value]))\n"
+    )
+    done = subprocess.run([sys.executable, script.name], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == ["train", 5.0]
+    assert (tmp_path / "studies" / "train" / "study.db").is_file()
+
+
+class Thing:
+    def method(self, trial: Any) -> float:
+        return float(trial.params["x"])
+
+
+def locked() -> Any:
+    lock = threading.Lock()
+
+    def train(trial: Any) -> None:
+        with lock:
+            trial.report(1.0, step=1)
+
+    return train
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"space": {}}, "space is empty"),
+        ({"space": None}, "needs a space"),
+        ({"space": {"x": (0, 1)}}, "must be a range"),
+        ({"space": [("x", uniform(0, 1)), ("x", uniform(0, 2))]}, "'x' twice"),
+        ({"task": lambda: 1.0}, "takes one argument, the trial"),
+        ({"task": lambda trial, more: 1.0}, "takes one argument, the trial"),
+        ({"task": Thing}, "a function of one argument"),
+        ({"task": locked()}, r"lock \(lock\), which the function uses, cannot be sent"),
+        ({"recipe": Recipe()}, "takes no recipe"),
+        ({"direction": "up"}, "direction must be 'max' or 'min'"),
+        ({"metric": "val acc"}, "metric must be a name"),
+        ({"steps": 0}, "steps must be"),
+        ({"start": {"x": 1, "y": 2}}, "start names 'y'"),
+        ({"start": {}}, "x is missing"),
+        ({"workers": 0}, "workers must be"),
+        ({"budget": "0s"}, "a budget is a time"),
+        ({"trial_timeout": 0}, "time above zero"),
+        ({"groups": {"a": ["z"]}}, "names z"),
+    ],
+)
+def test_wrong_calls_are_explained(tmp_path: Path, changes: Any, said: str) -> None:
+    call: Any = {"task": Thing().method, "space": {"x": uniform(0, 1)}, "folder": tmp_path / "s", **changes}
+    with pytest.raises(LuthierError, match=said):
+        tune(**call)
+
+
+def test_settings_of_functions_are_refused_for_tasks() -> None:
+    with pytest.raises(LuthierError, match="steps, direction: for a training function only"):
+        tune("digits", steps=3, direction="max")
+
+
+def test_a_budget_too_small_says_so(tmp_path: Path) -> None:
+    def slow(trial: Any) -> None:
+        trial.restore()
+        for step in range(1, 1000):
+            time.sleep(0.02)
+            trial.save(step)
+            trial.report(1.0, step=step)
+
+    with pytest.raises(StudyError, match="budget of 1 s was too small for one whole training"):
+        tune(functools.partial(slow), space=SPACE, steps=1000, budget=1, workers=1, folder=tmp_path, sampler="random")
+    assert [trial.state for trial in Study.open(tmp_path).trials[:1]] == ["paused"]
