@@ -149,6 +149,8 @@ def explains(cause: Finding, effect: Finding) -> bool:
         return False
     if cause.symptom in effects(effect) and weight(cause) <= weight(effect):
         return False
+    if cause.symptom in PACE and effect.symptom == "exploding_activation" and effect.onset == 0:
+        return False  # no step made what was there before the first one
     return not _began_after(cause, effect)
 
 

@@ -31,13 +31,13 @@ def exploding_activation(vitals: Vitals) -> list[Finding] | NotSeen:
         grown = _std(last) > 100 * max(_std(first), 1e-12) and _std(last) > 100 * ordinary
         if grown or _std(last) > 1e4 * ordinary or _std(first) > 1e4 * ordinary:
             sick.append((max(_std(last), _std(first)), first, last))
-    compounding = _compounding(vitals)
-    if compounding is not None:
-        return [compounding]
+    born = compounding(vitals)
+    if born is not None:
+        return [born]
     return [_exploded(vitals, sick, ordinary)] if sick else []
 
 
-def _compounding(vitals: Vitals) -> Finding | None:
+def compounding(vitals: Vitals) -> Finding | None:
     """The weights' scale is ordinary, but what the layers (branches, time steps) make of it grows with their number."""
     look, learnt = first_look(vitals), progress(vitals)
     if look is None or (learnt is not None and learnt > FITTED):
@@ -57,7 +57,7 @@ def _compounding(vitals: Vitals) -> Finding | None:
         + ((f"layers: {names(grown)}",) if grown else ()),
         tuple(dict.fromkeys(grown))[:8],
         0,
-        0.85 if growth else 0.7,
+        0.85 if growth else 0.75,
         {"gain": gain},
         source="Zhang, Dauphin and Ma, Fixup initialization, 2019",
     )

@@ -20,6 +20,7 @@ from luthier.doctor.symptoms.facts import (
     progress,
     steps_per_epoch,
 )
+from luthier.doctor.symptoms.growing import compounding
 from luthier.doctor.symptoms.harm import harm
 from luthier.doctor.symptoms.layers import RECTIFIERS, RECURRENT, SQUASHING, layers, ratios, total, update_ratio
 from luthier.doctor.vitals import Optimizer, Vitals
@@ -166,8 +167,8 @@ def _runs_away(curve: LossCurve) -> int:
 
 
 def _explained(vitals: Vitals) -> bool:
-    """Something else makes steps large: inputs or targets far from unit scale, summed losses, kept gradients, noise."""
-    if (batch_size(vitals) or 16) <= 4:
+    """Something else makes steps large: data or activations far from unit scale, sums, kept gradients, noise."""
+    if (batch_size(vitals) or 16) <= 4 or compounding(vitals) is not None:
         return True
     for look in vitals.looks[:3]:
         for argument in (look.inputs, look.targets):
