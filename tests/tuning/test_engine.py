@@ -44,7 +44,7 @@ class Scripted:
     def busy(self) -> list[Any]:
         return [self] if self.trial is not None else []
 
-    def train(self, worker: Any, job: Any, values: Any, seed: int) -> None:
+    def train(self, worker: Any, job: Any, values: Any, seed: int, **_: Any) -> None:
         self.trial, self.order = job.number, (job, values)
         self.orders.append((job.number, job.until_step))
 

@@ -258,6 +258,8 @@ def test_a_slow_starter_is_not_cut_by_hyperband() -> None:
 
 
 def test_ten_thousand_trials_on_a_thousand_workers() -> None:
-    made = simulator(plan(trials=10_000, workers=1000), lambda n, share: (n * 37 % 101) / 101 + share).run()
+    settings = plan(trials=10_000, workers=1000, baseline=False)
+    curve = lambda n, _: Curve([(n * 37 % 101) / 101 + epoch for epoch in range(5)])  # noqa: E731
+    made = Simulator(settings, lambda state, n, arm: Proposal({"lr": n}, 5), curve).run()
     assert len(started(made)) == 10_000
     assert made.busy_s > 0.5 * 1000 * made.clock  # most of the time all of them train

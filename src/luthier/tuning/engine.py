@@ -11,13 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from luthier.tuning import samplers, scheduler
+from luthier.tuning import scheduler
 from luthier.tuning.functions import UNTIL_IT_ENDS
-from luthier.tuning.jobs import BASELINE, Continue, Job, Plan, Proposal, Start
+from luthier.tuning.jobs import Continue, Job, Plan, Start
 from luthier.tuning.ledger import Ledger, StudyError
 from luthier.tuning.optuna_store import OptunaStore
+from luthier.tuning.proposing import Proposer, space_now
 from luthier.tuning.searched import Searched
+from luthier.tuning.space import space_to_json
 from luthier.tuning.state import State, Trial, apply, fold
+from luthier.tuning.steering import widened
+from luthier.tuning.strategies import strategy_for
 from luthier.tuning.study import Study
 from luthier.tuning.tidying import remove_checkpoints
 from luthier.tuning.unpausable import at_rung
@@ -51,7 +55,7 @@ class Engine:
         folder: of the study.
         searched: what is tuned: lengths of trials, where the search begins, the test data.
         plan: arms, totals, seeds.
-        sampler: name in `SAMPLERS`.
+        sampler: "auto", a name in `SAMPLERS`, or what `samplers.as_sampler` takes.
         workers: the processes.
         console: told of every change, or None.
         origin: `time.monotonic()` when the call began.
@@ -63,13 +67,14 @@ class Engine:
         folder: Path,
         searched: Searched,
         plan: Plan,
-        sampler: str,
+        sampler: Any,
         workers: Workers,
         console: Console | None,
         origin: float,
     ) -> None:
         self.ledger, self.searched, self.space = ledger, searched, searched.space
-        self.plan, self.sampler, self.workers, self.console = plan, sampler, workers, console
+        self.plan, self.workers, self.console = plan, workers, console
+        self.propose = Proposer(searched, plan, sampler)
         self.state: State = fold(ledger.events(), folder)
         self.before_s, self.origin = self.state.clock, origin
         self.interrupts = 0
@@ -151,13 +156,15 @@ class Engine:
         if isinstance(job, Start):
             if self.searched.total_steps(job.values, self.state) is None:
                 job = replace(job, until_step=UNTIL_IT_ENDS)
-            payload = {"number": job.number, "kind": job.kind, "arm": job.arm, "values": job.values, "seed": job.seed}
-            self.record("proposed", of=job.of, total_steps=job.total_steps, until=job.until_step, **payload)
+            names = ("number", "kind", "arm", "values", "seed", "of", "total_steps", "source")
+            self.record("proposed", until=job.until_step, **{name: getattr(job, name) for name in names})
         if isinstance(job, (Start, Continue)):
             self.record("assigned", number=job.number, until=job.until_step, worker=worker.index)
             self.ledger.flush()
             trial = self.state.trials[job.number]
-            self.workers.train(worker, job, trial.values, trial.seed, **self.searched.order)
+            examined = self.propose.auto and trial.kind == "search" and job.until_step > self.first_stop(trial)
+            more = {"examined": examined, "known": trial.step, "total_steps": trial.total_steps, **self.searched.order}
+            self.workers.train(worker, job, trial.values, trial.seed, **more)
 
     def hear(self, message: dict[str, Any]) -> None:
         """Take in a worker's message."""
@@ -171,9 +178,20 @@ class Engine:
             self.decide(number, details)
         elif event in ("paused", "finished", "failed", "crashed"):
             self.record(event, number=number, **details)
+            self.steer(number, message.get("changes", []))
             if self.state.trials[number].ended:
                 remove_checkpoints(self.state, self.removed)
             self.check_failures()
+
+    def steer(self, number: int, changes: list[dict[str, Any]]) -> None:
+        """Note what the doctor would change in a finished trial, and widen ranges whose end is crowded."""
+        if changes:
+            self.record("prescribed", number=number, changes=changes)
+        trial = self.state.trials[number]
+        if self.propose.auto and trial.state == "finished" and trial.arm in self.plan.arms:
+            ranges = space_now(self.space, self.state)
+            if wider := widened({path: ranges[path] for path in self.plan.arms[trial.arm]}, self.state, trial.arm):
+                self.record("widened", ranges=space_to_json(wider))
 
     def decide(self, number: int, details: dict[str, Any]) -> None:
         """Send a trial on that has come to its rung and cannot be paused, or end it: its worker waits for the word."""
@@ -186,14 +204,9 @@ class Engine:
             self.record("stopped", number=number, reason=decision.reason)
             self.workers.answer(number, order="stop", reason=decision.reason)
 
-    def propose(self, state: State, number: int, arm: str) -> Proposal | None:
-        """Values for a new trial, and how many steps it takes with them."""
-        start, fields = self.searched.start, self.plan.arms.get(arm, [])
-        if arm == BASELINE:
-            values: dict[str, Any] | None = self.searched.start_values or {}
-        else:
-            values = samplers.propose(self.sampler, state, self.space, fields, start, arm, number)
-        return None if values is None else Proposal(values, self.searched.total_steps(values, state) or 1)
+    def first_stop(self, trial: Trial) -> int:
+        """The trial's lowest rung: what ends there is too short to be watched."""
+        return strategy_for(self.plan).lowest(trial.number, trial.total_steps)
 
     def check_failures(self) -> None:
         """Whether the first trials all failed: then so would the rest.

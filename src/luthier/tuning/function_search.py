@@ -59,6 +59,10 @@ class FunctionSearch:
         """Nothing: a function keeps its test data to itself."""
         return None
 
+    def starts(self, ranges: Mapping[str, Range]) -> list[dict[str, Any]]:
+        """None: names alone say nothing."""
+        return []
+
     def things(self) -> dict[str, Any]:
         """The function, and the name of what it reports."""
         return {"function": self.function, "metric": self.metric}

@@ -22,6 +22,7 @@ class Start:
     kind: str = "search"
     seed: int = 0
     of: int | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,11 @@ Job: TypeAlias = Start | Continue | Stop
 
 @dataclass(frozen=True)
 class Proposal:
-    """Values for a new trial, and the steps that it takes with them."""
+    """Values for a new trial, the steps that it takes with them, and who asked for it if it was not the sampler."""
 
     values: dict[str, Any]
     total_steps: int
+    source: str = ""
 
 
 Propose: TypeAlias = Callable[[State, int, str], Proposal | None]

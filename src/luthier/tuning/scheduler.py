@@ -151,7 +151,7 @@ def _start(state: State, plan: Plan, arm: str, propose: Propose) -> Start | None
         return None
     total = proposal.total_steps
     until = total if arm == BASELINE else strategy_for(plan).first_stop(number, total)
-    return Start(number, arm, proposal.values, until, total, seed=plan.seed)
+    return Start(number, arm, proposal.values, until, total, seed=plan.seed, source=proposal.source)
 
 
 def _last_bets(state: State, left: float) -> Continue | None:

@@ -11,6 +11,7 @@ from luthier.tuning.conditions import Baseline
 from luthier.tuning.derived import derive_space
 from luthier.tuning.ranges import Range, Space
 from luthier.tuning.space import as_space, check_space
+from luthier.tuning.starts import known_good
 from luthier.tuning.state import State, Trial
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ class Searched(Protocol):
     def read_test(self, trials: list[Trial]) -> list[dict[str, float]] | None:
         """Readings of the test data for these trials; None when there is nothing to read."""
 
+    def starts(self, ranges: Mapping[str, Range]) -> list[dict[str, Any]]:
+        """Known-good values of these ranges to begin with, if any are known."""
+
     def things(self) -> dict[str, Any]:
         """What is sent to the workers, by name."""
 
@@ -105,6 +109,10 @@ class RecipeSearch:
         if fresh := [record for record in records if record.test is None]:  # a crash left the others' in the records
             evaluate_test(task, fresh)
         return [record.test or {} for record in records]
+
+    def starts(self, ranges: Mapping[str, Range]) -> list[dict[str, Any]]:
+        """Settings that work for most networks."""
+        return list(known_good(ranges, self.start))
 
     def things(self) -> dict[str, Any]:
         """The recipe, and the task without its test data unless it has a reference."""

@@ -35,7 +35,12 @@ class Strategy(ABC):
 
     def first_stop(self, number: int, total_steps: int) -> int:
         """The step to which a new trial is trained."""
-        return rung_step((*self.brackets[self.bracket(number)], 1.0)[0], total_steps)
+        return self.lowest(number, total_steps) or total_steps
+
+    def lowest(self, number: int, total_steps: int) -> int:
+        """The step of a trial's lowest rung; 0 when it has none."""
+        rungs = self.brackets[self.bracket(number)]
+        return rung_step(rungs[0], total_steps) if rungs else 0
 
     @abstractmethod
     def promote(self, state: State, arm: str, outlook: Outlook) -> Continue | None:

@@ -21,7 +21,8 @@ from luthier.tuning.function_search import function_search, is_function
 from luthier.tuning.jobs import Plan
 from luthier.tuning.ledger import Ledger, StudyError
 from luthier.tuning.opening import open_ledger, ship_to_workers
-from luthier.tuning.samplers import SAMPLERS
+from luthier.tuning.proposing import AUTO
+from luthier.tuning.samplers import SAMPLERS, sampler_label
 from luthier.tuning.searched import Searched, recipe_search
 from luthier.tuning.space import space_to_json
 from luthier.tuning.strategies import STRATEGIES
@@ -29,10 +30,13 @@ from luthier.tuning.study import Study, arms
 from luthier.tuning.workers import Workers
 
 if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
     from luthier.recipe import Recipe
     from luthier.task import Task
     from luthier.tasks import Subject
     from luthier.tuning.ranges import Space
+    from luthier.tuning.views import Sampler
 
 DEFAULT_TRIALS = 30
 _GRACE_S = 10.0
@@ -45,8 +49,8 @@ def tune(
     *,
     trials: int | None = None,
     budget: str | float | None = None,
-    sampler: str = "tpe",
-    strategy: str = "halving",
+    sampler: str | Sampler | BaseSampler = "auto",
+    strategy: str = "auto",
     workers: int | None = None,
     folder: str | Path | None = None,
     seed: int = 0,
@@ -86,8 +90,11 @@ def tune(
         trials: trials of the search in all, the baseline and those of earlier calls included; 30 when there is no
             budget either.
         budget: time in all, earlier calls included: seconds, or text such as "90s", "5min", "1h".
-        sampler: "tpe", "gp", "random" or "grid".
-        strategy: "halving" (most trials see a part of their training only) or "full".
+        sampler: "auto" (known-good settings, what the doctor asks for, "tpe"), "tpe", "gp", "cmaes", "nsgaii", "prior"
+            (around the baseline), "sobol", "halton", "random" or "grid"; one of Optuna's sampler objects; or a
+            function from a `View` to values.
+        strategy: "auto" (patient halving), "halving", "hyperband", "one-epoch-top-k" (most trials see a part of their
+            training only) or "full".
         workers: processes; one per core when None.
         folder: of the study; `studies/<name of the task>` when None. A second call goes on where the first ended.
         seed: of the search trials; repeats take the seeds after it.
@@ -118,9 +125,10 @@ def tune(
     check_numbers(trials, workers, repeats, seed)
     timeout_s = None if trial_timeout is None else seconds(trial_timeout)
     budget_s = None if budget is None else seconds(budget)
-    for kind, name, known in (("sampler", sampler, SAMPLERS), ("strategy", strategy, STRATEGIES)):
-        if name not in known:
-            raise unknown(kind, name, known)
+    if isinstance(sampler, str) and sampler not in (AUTO, *SAMPLERS):
+        raise unknown("sampler", sampler, (AUTO, *SAMPLERS))
+    if strategy not in STRATEGIES:
+        raise unknown("strategy", strategy, STRATEGIES)
     if trials is None and budget_s is None:
         trials = DEFAULT_TRIALS
     searched = searched_for(task, recipe, space, groups, seed, steps, metric, direction, start)
@@ -145,7 +153,7 @@ def tune(
         "seed": seed,
     }
     settings = {
-        "sampler": sampler,
+        "sampler": sampler_label(sampler),
         "strategy": strategy,
         "trials": trials,
         "budget_s": budget_s,

@@ -141,10 +141,14 @@ def obey(order: dict[str, Any], train: Train, channel: Channel) -> None:
 
 def run_recipe(task: Task, recipe: Recipe, order: dict[str, Any], channel: Channel) -> tuple[str, dict[str, Any]]:
     """Train through `fit`, from the trial's checkpoint where there is one."""
+    from luthier.doctor.probe import Probe
     from luthier.fitting import Interrupted, fit
+    from luthier.record import Record
+    from luthier.tuning.steering import prescriptions
 
     trial = recipe.replace({**order["values"], "seed": order["seed"]})
-    reporter = reporter_for(order["number"], channel)
+    reporter = reporter_for(order, channel)
+    probes = [Probe(Path(order["folder"]), by_steps=True)] if order["examined"] else []
     with contextlib.suppress(Interrupted):  # paused by the parent: everything is saved
         fit(
             task,
@@ -152,19 +156,26 @@ def run_recipe(task: Task, recipe: Recipe, order: dict[str, Any], channel: Chann
             folder=order["folder"],
             resume=True,
             until=order["until"],
-            hooks=[reporter],
+            hooks=[reporter, *probes],
+            watch=False,
             console=False,
             tensorboard=False,
             signals=False,
         )
     state, reason, run = reporter.ending
     position = {"step": run.step, "total_steps": run.total_steps, "time_s": round(run.time_s, 3)}
-    return ("finished" if state == "finished" else "paused"), {"reason": reason, **position}
+    if state != "finished":
+        return "paused", {"reason": reason, **position}
+    changes = prescriptions(Record(order["folder"]), trial) if order["examined"] else []
+    return "finished", {"reason": reason, "changes": changes, **position}
 
 
-def reporter_for(number: int, channel: Channel) -> Any:
+def reporter_for(order: dict[str, Any], channel: Channel) -> Any:
     """A hook that tells the parent what happens, and lets it pause the training."""
+    from luthier.record import Record
     from luthier.training.hooks import Hook
+
+    number = order["number"]
 
     class Reporter(Hook):
         ending: tuple[str, str, Any]
@@ -172,6 +183,9 @@ def reporter_for(number: int, channel: Channel) -> Any:
 
         def start(self, run: Any) -> None:
             channel.say("started", number=number, step=run.step, total_steps=run.total_steps)
+            for row in Record(order["folder"]).rows:
+                if order["known"] < row["step"] <= run.step:  # read before a crash, and never heard by the parent
+                    channel.say("row", number=number, row=row)
 
         def step_end(self, run: Any) -> None:
             run.interrupted |= channel.pausing == number

@@ -1,0 +1,70 @@
+"""What the next trial trains with: the baseline's values, known-good settings, what the doctor asks for, a sampler.
+
+The sampler "auto" is all of them: known-good settings first, then every third trial what the doctor asks for the best
+one so far (when it asks for anything), otherwise the answer of a sampler over ranges that widen where trials crowd.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from luthier.files import to_json
+from luthier.tuning import samplers
+from luthier.tuning.jobs import BASELINE, Plan, Proposal
+from luthier.tuning.ranges import Range
+from luthier.tuning.searched import Searched
+from luthier.tuning.space import space_from_json
+from luthier.tuning.standings import standings
+from luthier.tuning.state import State
+from luthier.tuning.steering import next_change
+
+AUTO = "auto"
+UNDER_AUTO = "tpe"
+DOCTORED = 3
+
+
+class Proposer:
+    """Proposes trials.
+
+    Args:
+        searched: what is tuned.
+        plan: its arms.
+        sampler: name in `SAMPLERS`, "auto", or an object that `samplers.as_sampler` knows.
+    """
+
+    def __init__(self, searched: Searched, plan: Plan, sampler: Any) -> None:
+        self.searched, self.plan = searched, plan
+        self.auto = sampler == AUTO
+        self.sampler = UNDER_AUTO if self.auto else sampler
+
+    def __call__(self, state: State, number: int, arm: str) -> Proposal | None:
+        """Values for a new trial, and how many steps it takes with them; None when the arm's space is exhausted."""
+        if arm == BASELINE:
+            return self._proposal(state, self.searched.start_values or {}, "")
+        if self.auto and (steered := self._steered(state, number, arm)) is not None:
+            return steered
+        fields, space = self.plan.arms.get(arm, []), space_now(self.searched.space, state)
+        values = samplers.propose(self.sampler, state, space, fields, self.searched.start, arm, number)
+        return None if values is None else self._proposal(state, values, "")
+
+    def _steered(self, state: State, number: int, arm: str) -> Proposal | None:
+        ranges = {path: self.searched.space[path] for path in self.plan.arms.get(arm, [])}
+        starts = self.searched.starts(ranges)
+        if standings(state).begun[arm] < len(starts):
+            tried = {_key(trial.values) for trial in state.search if trial.arm == arm}
+            fresh = next((values for values in starts if _key(values) not in tried), None)
+            return None if fresh is None else self._proposal(state, fresh, "known-good settings")
+        change = next_change(state, arm) if number % DOCTORED == 0 else None
+        return None if change is None else self._proposal(state, change.values, change.reason)
+
+    def _proposal(self, state: State, values: dict[str, Any], source: str) -> Proposal:
+        return Proposal(values, self.searched.total_steps(values, state) or 1, source)
+
+
+def space_now(space: dict[str, Range], state: State) -> dict[str, Range]:
+    """The space with the ranges that were widened since the study began."""
+    return {**space, **space_from_json(state.ranges)} if state.ranges else space
+
+
+def _key(values: dict[str, Any]) -> str:
+    return to_json(dict(sorted(values.items())))
