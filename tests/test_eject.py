@@ -1,7 +1,10 @@
 """eject: the script trains to the identical losses, where Luthier cannot be imported."""
 
+import itertools
 import json
 import math
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +13,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from luthier import nets
+from luthier.cli import main
+from luthier.data.dataset import checksum
+from luthier.data.fetching import Fetched
+from luthier.data.sets import DATA_SETS, load
 from luthier.ejecting.eject import eject
+from luthier.ejecting.sources import EjectError
+from luthier.errors import LuthierError
 from luthier.fitting import fit
 from luthier.recipe import Recipe
-from luthier.task import Task
+from luthier.task import Step, Task
+from luthier.tuning.space import choice
+from luthier.tuning.tune import tune
 
 RUNNER = """
 import json, runpy, sys
@@ -220,39 +232,163 @@ RUNS = {
 }
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Every run: its record, its script, and what the script gives in a process without Luthier."""
-    home = tmp_path_factory.mktemp("runs")
-    records, scripts, quiet = {}, {}, {"console": False, "tensorboard": False}
-    for number, (name, (make, values)) in enumerate(RUNS.items()):
-        task, folder = make(), home / f"{number}"
-        watched = number < 3  # the rest without the doctor, to save time
-        records[name] = fit(task, Recipe(**{**SHORT, **values}), folder=folder, watch=watched, **quiet)
-        scripts[name] = folder / "train.py"
-        scripts[name].write_text(eject(folder, task, data=folder / "data.npz"))
+def by_scripts(home, scripts):
+    """What the scripts give in a process that cannot import Luthier."""
     command = [sys.executable, "-W", "error", "-c", RUNNER, *map(str, scripts.values())]
     done = subprocess.run(command, capture_output=True, text=True, cwd=home)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = json.loads(done.stdout.splitlines()[-1])
-    return {name: (records[name], scripts[name], rows[str(scripts[name])]) for name in RUNS}
+    return {name: rows[str(script)] for name, script in scripts.items()}
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_the_script_gives_the_identical_numbers_of_every_epoch(name, runs):
-    record, _, rows = runs[name]
-    assert isinstance(rows, list), rows
-    names = rows[0]
-    expected = [{key: row[key] for key in names} for row in record.rows]
-    assert rows == expected
-    assert f"val_{record.task['metric']}" in names
+def complaints(files):
+    """What ruff finds to change."""
+    ruff, rules = Path(sys.executable).with_name("ruff"), ["--isolated", "--line-length", "120"]
+    formatted = subprocess.run([ruff, "format", "--diff", *rules, *files], capture_output=True, text=True).stdout
+    checks = [ruff, "check", "--quiet", *rules, "--select", "E,F,W,I,B", *files]
+    return formatted + subprocess.run(checks, capture_output=True, text=True).stdout
 
 
-def test_scripts_are_formatted_and_clean(runs):
-    ruff = Path(sys.executable).with_name("ruff")
-    files = [str(script) for _, script, _ in runs.values()]
-    rules = ["--isolated", "--line-length", "120"]
-    formatted = subprocess.run([ruff, "format", "--diff", *rules, *files], capture_output=True, text=True)
-    assert formatted.returncode == 0, formatted.stdout
-    checked = subprocess.run([ruff, "check", *rules, "--select", "E,F,W,I,B", *files], capture_output=True, text=True)
-    assert checked.returncode == 0, checked.stdout
+def test_scripts_give_the_identical_numbers_of_every_epoch(tmp_path):
+    expected, scripts = {}, {}
+    for number, (name, (make, values)) in enumerate(RUNS.items()):
+        task, folder, watched = make(), tmp_path / f"{number}", number < 3  # the rest without the doctor, to save time
+        recipe = Recipe(**{**SHORT, **values})
+        record = fit(task, recipe, folder=folder, watch=watched, console=False, tensorboard=False)
+        metrics = dict.fromkeys(["train_loss", "val_loss", f"val_{task.metric.name}"])
+        expected[name] = [{metric: row[metric] for metric in metrics} for row in record.rows]
+        scripts[name] = folder / "train.py"
+        scripts[name].write_text(eject(folder, task, data=folder / "data.npz"))
+    got = by_scripts(tmp_path, scripts)
+    assert {name: got[name] for name in RUNS if got[name] != expected[name]} == {}
+    assert complaints(scripts.values()) == ""
+
+
+def trained(tmp_path, task, **values):
+    recipe = Recipe(**{**SHORT, "epochs": 1, **values})
+    return fit(task, recipe, folder=tmp_path / "run", console=False, tensorboard=False, watch=False)
+
+
+def two_inputs(model, batch):
+    x, y = batch
+    loss = F.cross_entropy(model(x), y)
+    return Step(loss, model(x), y, len(y))
+
+
+def gated():
+    class Hidden(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).tanh() * GATE
+
+    return Hidden(6, 3)
+
+
+GATE = torch.ones(())
+
+
+def named_like_the_script():
+    return batches()
+
+
+def batches():
+    return nn.Sequential(nn.Linear(6, 3), nn.Softplus())
+
+
+def draws_anew():
+    model = nn.Linear(6, 3)
+    with torch.no_grad():
+        model.weight.fill_(next(COUNT))
+    return model
+
+
+COUNT = itertools.count()
+
+
+@pytest.mark.parametrize(
+    ("make", "values", "said"),
+    [
+        (lambda: on_points(step=two_inputs), {}, "the task has a step of its own"),
+        (on_points, {"optimizer": "muon", "model": {"depth": 3}}, "recipe field optimizer='muon'"),
+        (on_points, {"schedule": lambda progress: 1.0}, "recipe field schedule='custom' is a function of your own"),
+        (on_images, {"augment": "rand-augment"}, "recipe field augment='rand-augment'"),
+        (lambda: Task(gru, tokens(), val=0.3), {"init": "kaiming"}, "recipe field init='kaiming'"),
+        (lambda: on_points(gated), {}, "refers to GATE"),
+        (lambda: on_points(calls_functions), {"activation": "gelu"}, "make these functions modules"),
+        (lambda: on_points(named_like_the_script), {}, "both have something called 'batches'"),
+        (lambda: on_points(draws_anew), {}, "refers to COUNT"),
+        (lambda: on_points(loss=nn.CrossEntropyLoss(torch.ones(3))), {}, "the task's loss is an object"),
+        (lambda: Task(mlp, DataLoader(TensorDataset(*points())), val=points(seed=1)), {}, "train data are DataLoader"),
+    ],
+)
+def test_what_no_script_can_hold_is_refused_with_its_name(make, values, said, tmp_path):
+    task = make()
+    record = trained(tmp_path, task, **values)
+    with pytest.raises(EjectError, match=re.escape(said)):
+        eject(record, task, data=tmp_path / "data.npz")
+
+
+def test_the_task_must_be_known_and_the_one_that_was_trained(tmp_path):
+    record = trained(tmp_path, on_points())
+    with pytest.raises(EjectError, match="'points', which is not built in: give it, --task"):
+        eject(record)
+    with pytest.raises(EjectError, match=r"trained another task \(model, model_source differ\)"):
+        eject(record, on_points(Branches))
+    with pytest.raises(EjectError, match=r"exist in its Python code only: give a file .* --data"):
+        eject(record, on_points())
+    with pytest.raises(EjectError, match="one training and has no trial 3"):
+        eject(record, on_points(), trial=3)
+    with pytest.raises(LuthierError, match="nothing"):
+        eject(tmp_path / "nothing")
+
+
+def test_built_in_data_are_read_from_the_cache_and_split_again(tmp_path, monkeypatch):
+    x, y = images(200)
+    arrays = {"train_inputs": x, "train_targets": y, "test_inputs": x[:9], "test_targets": y[:9]}
+    arrays = {name: tensor.numpy() for name, tensor in arrays.items()}
+    source = Fetched(name="toy", checksum=checksum(arrays), decode=lambda _: arrays, sources=(NoFiles(),), files=())
+    monkeypatch.setitem(DATA_SETS, "toy", source)
+    monkeypatch.setenv("LUTHIER_DATA", str(tmp_path))
+    task = Task(cnn, load("toy").train, val=0.2, name="toy")
+    script = eject(trained(tmp_path, task), task)  # compares what load_data gives with the task's data
+    assert f'DATA = "{tmp_path / "toy"}"' in script
+    counts = task.val[1].bincount().tolist()
+    assert f"VAL_COUNTS = ({', '.join(map(str, counts))})" in script
+
+
+class NoFiles:
+    def fetch(self, folder):
+        pass
+
+
+TASK_FILE = """
+import torch
+from luthier import Recipe, Task
+
+def task():
+    x = torch.randn(96, 4, generator=torch.Generator().manual_seed(0))
+    y = (x[:, 0] + x[:, 1] > 0).long()
+    def net(width=8):
+        return torch.nn.Sequential(torch.nn.Linear(4, width), torch.nn.ReLU(), torch.nn.Linear(width, 2))
+    return Task(net, (x, y), val=0.25, name="mine"), Recipe(lr=0.01, batch_size=16, epochs=3)
+"""
+
+
+def test_the_command_writes_the_winner_of_a_study(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(TASK_FILE)
+    space = {"lr": choice(0.003, 0.03), "model.width": choice(4, 16)}
+    study = tune("mine.py:task", space=space, trials=3, workers=1, repeats=1, folder="study", sampler="random")
+    assert study.best is not None
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="0"):
+        main(["eject", "study", "--data", "data.npz"])
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert f"Run: the winner, trial {study.best.number} of the study study, seed 0" in captured.out
+    Path("train.py").write_text(captured.out)
+    rows = runpy.run_path("train.py")["train"]()
+    trained_rows = [row for row in study.best.rows if row["kind"] == "epoch"]
+    assert [row["val_loss"] for row in rows] == [row["val_loss"] for row in trained_rows]
+    with pytest.raises(SystemExit, match="2"):
+        main(["eject", "study", "--data", "data.npz", "--trial", "99"])
+    assert "has trials 0 to" in capsys.readouterr().err

@@ -19,6 +19,12 @@ from luthier.training.loop import evaluate, take_step
 STEPS, EXAMPLES = 3, 512
 
 
+_DIFFERS = (
+    "the script would not train as the run did: its {} differs after "
+    f"{STEPS} steps; what depends on more than seed and data cannot be ejected"
+)
+
+
 class _Enough(Exception):
     """The first steps are taken."""
 
@@ -35,7 +41,6 @@ def check(script: str, facts: Facts, loads: str | None) -> None:
         EjectError: something differs.
     """
     names: dict[str, Any] = {"__name__": "ejected"}
-    threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
         try:
             exec(compile(script, "train.py", "exec"), names)
@@ -46,14 +51,9 @@ def check(script: str, facts: Facts, loads: str | None) -> None:
             raise
         except Exception as error:
             raise EjectError(f"the script fails ({type(error).__name__}: {error}); please report this") from error
-        finally:
-            torch.set_num_threads(threads)
     for what, place in (("network", 0), ("reading", 1)):
         if not _same(list(ours[place]), list(theirs[place])):
-            raise EjectError(
-                f"the script would not train as the run did: its {what} differs after {STEPS} steps. "
-                "What draws on more than seed and data cannot be ejected; otherwise please report this"
-            )
+            raise EjectError(f"{_DIFFERS.format(what)}{facts.refused and f': {facts.refused}'}")
 
 
 def _compare_data(names: dict[str, Any], facts: Facts, loads: str | None) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +23,7 @@ from luthier.ejecting.networks import write_network
 from luthier.ejecting.schedules import write_schedule
 from luthier.ejecting.sources import EjectError
 from luthier.ejecting.updates import write_functions
+from luthier.fitting import deterministic
 from luthier.record import Record
 from luthier.task import Task
 from luthier.tasks import TASKS, Subject, load
@@ -39,7 +43,7 @@ class Origin:
         task: as `Task.describe()` gave it.
         words: the run in words.
         value: best validation value, None when there is none.
-        folder: of the record, which may be gone.
+        environment: torch's version and threads in the training, on which rounding depends.
         reference: how the task is found, None when that is not known.
     """
 
@@ -47,7 +51,7 @@ class Origin:
     task: dict[str, Any]
     words: str
     value: float | None
-    folder: Path
+    environment: dict[str, Any]
     reference: str | None
 
 
@@ -78,9 +82,21 @@ def eject(
         LuthierError: no such run, or another task than the one that was trained.
     """
     origin = find(run, trial)
-    subject = find_task(origin, task)
-    facts = read_facts(subject, origin.recipe)
-    return write(facts, origin, None if data is None else Path(data))
+    found = find_task(origin, task)
+    with as_then(origin):
+        return write(read_facts(found, origin.recipe), origin, None if data is None else Path(data))
+
+
+@contextmanager
+def as_then(origin: Origin) -> Iterator[None]:
+    """Torch's threads and kernels as they were in the training; as before afterwards."""
+    threads = torch.get_num_threads()
+    with deterministic(origin.recipe.deterministic):
+        torch.set_num_threads(origin.environment["threads"])
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def find(run: str | Path | Record | Study, trial: int | None) -> Origin:
@@ -95,16 +111,16 @@ def find(run: str | Path | Record | Study, trial: int | None) -> Origin:
         if trial is not None:
             raise EjectError(f"{run.path} is one training and has no trial {trial}: leave trial out")
         name = run.task["name"]
-        return Origin(
-            run.recipe, run.task, f"the training {run.path}", run.best, run.path, name if name in TASKS else None
-        )
+        reference = name if name in TASKS else None
+        words = f"the training {run.path}"
+        return Origin(run.recipe, run.task, words, run.best, _environment(run.path), reference)
     if trial is None and run.best is None:
         raise EjectError(f"the study {run.folder} has no finished trial yet: go on with it, or name a trial")
     number = run.best.number if trial is None and run.best is not None else int(trial or 0)
     recipe = run.recipe(number)
     chosen, which = run.trials[number], "the winner, trial" if trial is None else "trial"
     words = f"{which} {number} of the study {run.folder}"
-    return Origin(recipe, run.task, words, chosen.value, chosen.folder, run.settings.get("reference"))
+    return Origin(recipe, run.task, words, chosen.value, _environment(chosen.folder), run.settings.get("reference"))
 
 
 def find_task(origin: Origin, task: Task | Subject | str | None) -> Task:
@@ -134,7 +150,7 @@ def write(facts: Facts, origin: Origin, data: Path | None) -> str:
     """The whole script, its first steps compared with Luthier's."""
     recipe, task = facts.recipe, facts.task
     network = write_network(task, recipe, example_of(task, recipe, facts.run.train))
-    facts.own = network.own
+    facts.own, facts.refused = network.own, network.refused
     rate = write_schedule(recipe, facts.steps, task.metric.minimise)
     mixers, mixing = write_mixing(facts)
     augment = write_augment(facts)
@@ -145,33 +161,54 @@ def write(facts: Facts, origin: Origin, data: Path | None) -> str:
     blocks = [_SEEDS, loading, ORDER, *network.blocks, *rate.blocks, *_growth(facts), *facts.sources.blocks.values()]
     blocks += [*augment, *write_scale(facts), *mixers, *write_functions(facts), evaluating, training, _MAIN]
     body = "\n\n\n".join(dict.fromkeys(blocks))
-    threads = _threads(origin.folder)
-    constants = _constants(facts, path, threads, body)
+    constants = _constants(facts, path, origin.environment["threads"], body)
     imports = _imports("\n".join([constants, body]), {*network.imports, *facts.sources.imports})
     script = "\n\n".join([_header(facts, origin, what), imports, constants]) + f"\n\n\n{body}\n"
+    refuse_twice(script)
     check(script, facts, path)
     return script
 
 
+def refuse_twice(script: str) -> None:
+    """Refuse a user's function that has the name of one of the script's own.
+
+    Raises:
+        EjectError: naming it.
+    """
+    names: list[str] = []
+    for node in ast.parse(script).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.append(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names += [(alias.asname or alias.name).partition(".")[0] for alias in node.names]
+        elif isinstance(node, ast.Assign):
+            names += [each.id for target in node.targets for each in ast.walk(target) if isinstance(each, ast.Name)]
+    for name in set(names):
+        if names.count(name) > 1 and name != "torch":
+            raise EjectError(f"your code and the script both have something called {name!r}: rename yours")
+
+
 def _header(facts: Facts, origin: Origin, what: str) -> str:
     metric = facts.task.metric.name.replace("_", " ")
-    reached = "" if origin.value is None else f": best validation {metric} {origin.value:.6g}"
-    return f'''"""Trains {facts.task.name} as {origin.words} did{reached}.
+    reached = "" if origin.value is None else f", to a best validation {metric} of {origin.value:.6g}"
+    return f'''"""Trains {facts.task.name} as recorded{reached}.
 
-Written by Luthier {__version__} from the recipe of seed {facts.recipe.seed}; Luthier is not needed to run it.
-All losses are the same to the last bit with torch {torch.__version__} on the same kind of processor, threads as below.
+Run: {origin.words}, seed {facts.recipe.seed}
+Written by Luthier {__version__}, which is not needed to run it. With torch {origin.environment["torch"]} on the same
+kind of processor all losses are the same to the last bit.
 
 python train.py [DATA]
     DATA: {what}; see below for the default
 """'''
 
 
-def _threads(folder: Path) -> int:
-    """Torch's threads in the training, on which rounding depends."""
+def _environment(folder: Path) -> dict[str, Any]:
+    """What the record says of the machine; of the one here where a record is gone."""
     try:
-        return int(json.loads((folder / "environment.json").read_text())["threads"])
+        there = json.loads((folder / "environment.json").read_text())
+        return {"torch": str(there["torch"]), "threads": int(there["threads"])}
     except (OSError, ValueError, KeyError):
-        return torch.get_num_threads()
+        return {"torch": str(torch.__version__), "threads": torch.get_num_threads()}
 
 
 def _constants(facts: Facts, path: str, threads: int, body: str) -> str:

@@ -31,6 +31,7 @@ class Facts:
         classes: outputs of a classifier, None for others.
         sources: code of the user's own functions.
         own: whether the network is a user's code, of which nothing is known.
+        refused: why a user's code was not taken, and the network's layers were written instead.
     """
 
     task: Task
@@ -41,6 +42,7 @@ class Facts:
     classes: int | None
     sources: Sources
     own: bool = False
+    refused: str = ""
 
     @property
     def bytes(self) -> bool:

@@ -45,7 +45,7 @@ def write_initialise(recipe: Recipe, model: nn.Module, example: Any) -> str:
             "    for layer, gain in zip(layers, gains, strict=True):",
         ]
     kind = f"({kinds})" if "," in kinds else kinds
-    said = f"{source}, biases 0{'; the gain is that of the activation behind a layer' if uses_gain else ''}."
+    said = f"{source}, biases 0{'; gains of the activations behind' if uses_gain else ''}."
     return "\n".join(
         [
             "@torch.no_grad()",
@@ -80,7 +80,7 @@ _DRAWS: dict[str, tuple[list[str], str, bool]] = {
     ),
     "orthogonal": (
         ["        nn.init.orthogonal_(layer.weight, gain)"],
-        "Weights gain times a random orthogonal matrix (Saxe et al. 2014)",
+        "Weights gain times random orthogonal matrices (Saxe et al. 2014)",
         True,
     ),
     "uniform": (

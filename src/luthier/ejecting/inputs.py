@@ -50,7 +50,7 @@ def _write_file(facts: Facts, data: Path) -> tuple[str, str, str]:
     buffer = io.BytesIO()
     try:
         arrays: dict[str, Any] = {name: facts.parts[name].numpy() for name in PARTS}
-        np.savez_compressed(buffer, **arrays)
+        np.savez(buffer, **arrays)
     except TypeError as error:
         raise EjectError(f"the data cannot be written as NumPy arrays ({error}): store them as float32") from None
     write_atomic(data, buffer.getvalue())
@@ -130,7 +130,8 @@ def _prepared(facts: Facts) -> str:
     done += ["augmented in training"] if facts.recipe.augment else []
     done += ["centred and scaled"] if facts.scales else []
     done += ["channels last in memory"] if facts.recipe.memory_format == "channels_last" else []
-    return f"Inputs as the network takes them: {', '.join(done)}."
+    text = ", ".join(done)
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _statistics(facts: Facts, floats: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ class Network:
         imports: what a user's code needs beside torch.
         draws: whether a forward pass in training may draw random numbers.
         own: whether it is a user's code, of which nothing is known.
+        refused: why a user's code was not taken, and its layers were written instead.
     """
 
     blocks: list[str]
@@ -42,6 +43,7 @@ class Network:
     imports: set[str] = field(default_factory=set)
     draws: bool = True
     own: bool = False
+    refused: str = ""
 
 
 def write_network(task: Task, recipe: Recipe, example: Any) -> Network:
@@ -99,7 +101,7 @@ def _users(task: Task, recipe: Recipe, model: nn.Module, example: Any) -> Networ
         edits = _edits(task, recipe, model) if operates(recipe) else []
     except EjectError as refused:
         try:
-            return _plain(model, example)
+            return replace(_plain(model, example), refused=str(refused))
         except EjectError:
             raise refused from None
     return Network(list(sources.blocks.values()), call, edits, sources.imports, own=True)
@@ -149,6 +151,13 @@ def _settings(path: str, before: nn.Module, after: nn.Module) -> list[str]:
     return [f"    {_place(path)}.{key} = {literal(value)}" for key, value in changed.items()]
 
 
+def _zero_last(model: nn.Module) -> list[str]:
+    layers = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    lines = ["    last = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]"]
+    lines += ["    nn.init.zeros_(last.weight)"]
+    return [*lines, "    nn.init.zeros_(last.bias)"] if layers and layers[-1].bias is not None else lines
+
+
 def _place(path: str) -> str:
     """The expression for a module's path.
 
@@ -165,8 +174,7 @@ def _build(recipe: Recipe, model: nn.Module, network: Network, example: Any) -> 
         network.blocks.append(write_initialise(recipe, model, example))
         lines.append("    initialise(model)")
     if recipe.zero_last:
-        lines += ["    last = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]"]
-        lines += ["    nn.init.zeros_(last.weight)", "    nn.init.zeros_(last.bias)"]
+        lines += _zero_last(model)
     if recipe.memory_format == "channels_last":
         lines.append("    model = model.to(memory_format=torch.channels_last)")
     body = [f"    return {network.call}"] if not lines else [f"    model = {network.call}", *lines, "    return model"]
