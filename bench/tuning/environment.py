@@ -30,7 +30,7 @@ def prepare() -> Path:
     """
     python = ENVIRONMENT / "bin" / "python"
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    wanted = "\n".join([*extras["bench"], (ROOT / "constraints.txt").read_text()])
+    wanted = "\n".join(extras["bench"])
     if READY.exists() and READY.read_text() == wanted:
         return python
     print(f"installing the extra 'bench' into {ENVIRONMENT.name} (once) ...", flush=True)

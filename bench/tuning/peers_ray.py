@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import zlib
-from pathlib import Path
 from typing import Any
 
 from tuning.one import PROCESSES, Job
@@ -35,28 +33,26 @@ def _tune(job: Job, search: Any) -> None:
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
-    with tempfile.TemporaryDirectory(prefix="ray-bench-") as place:  # a short path: sockets lie in it
-        ray.init(
-            num_cpus=PROCESSES, include_dashboard=False, _temp_dir=place, log_to_driver=False, logging_level="error"
+    place = str(job.folder / "ray")
+    ray.init(num_cpus=PROCESSES, include_dashboard=False, _temp_dir=place, log_to_driver=False, logging_level="error")
+    try:
+        tuner = tune.Tuner(
+            tune.with_resources(tune.with_parameters(_train, job=job, **_arrays(job)), {"cpu": 1}),
+            param_space=for_ray(space_of(job.task)),
+            tune_config=tune.TuneConfig(
+                metric="value",
+                mode="max",
+                num_samples=-1,
+                time_budget_s=job.left_s,
+                reuse_actors=True,
+                search_alg=search or _random(job),
+                scheduler=ASHAScheduler(max_t=job.task.epochs, grace_period=1, reduction_factor=3),
+            ),
+            run_config=tune.RunConfig(storage_path=str(job.folder / "results"), verbose=0),
         )
-        try:
-            tuner = tune.Tuner(
-                tune.with_resources(tune.with_parameters(_train, job=job, **_arrays(job)), {"cpu": 1}),
-                param_space=for_ray(space_of(job.task)),
-                tune_config=tune.TuneConfig(
-                    metric="value",
-                    mode="max",
-                    num_samples=-1,
-                    time_budget_s=job.left_s,
-                    reuse_actors=True,
-                    search_alg=search or _random(job),
-                    scheduler=ASHAScheduler(max_t=job.task.epochs, grace_period=1, reduction_factor=3),
-                ),
-                run_config=tune.RunConfig(storage_path=str(Path(place) / "results"), verbose=0),
-            )
-            tuner.fit()
-        finally:
-            ray.shutdown()
+        tuner.fit()
+    finally:
+        ray.shutdown()
 
 
 def _random(job: Job) -> Any:

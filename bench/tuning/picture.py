@@ -48,7 +48,7 @@ def draw(task: str, seconds: float, runs: dict[str, list[dict[str, Any]]], path:
 def _limits(finals: list[float]) -> tuple[float, float]:
     """Where the contenders differ: from six times their spread below the worst, at least two points."""
     below = max(2.0, 6 * (max(finals) - min(finals)))
-    return min(finals) - below, max(finals) + 0.15 * below
+    return min(finals) - below, min(100.0, max(finals) + 0.15 * below)
 
 
 def main(folder: Path) -> None:

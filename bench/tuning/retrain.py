@@ -83,7 +83,7 @@ def _by_recipe(task: Task, config: dict[str, Any], seed: int, folder: Path) -> d
     recipe = luthier.Recipe.from_json(config["recipe"]).replace({"seed": seed})
     record = luthier.fit(subject, recipe, folder=folder, console=False, tensorboard=False, watch=False)
     metric = subject.metric.name
-    read = [row[f"val_{metric}"] for row in record.metrics if row.get(f"val_{metric}") is not None]
+    read = record.metrics[f"val_{metric}"]
     return {"val": max(read), "last": read[-1], "test": evaluate_test(subject, [record])[0][metric]}
 
 
