@@ -14,8 +14,9 @@ from torch import nn
 
 import luthier
 from luthier.errors import CheckpointError, LuthierError
-from luthier.tuning.functions import LiveTrial, TrialPaused, read_state, run_function, write_state
+from luthier.tuning.functions import LiveTrial, TrialPaused, run_function
 from luthier.tuning.messages import Inbox, encode
+from luthier.tuning.saves import Saves, read_state, write_state
 from luthier.tuning.shipping import ship
 
 
@@ -176,7 +177,21 @@ def test_states_come_back_as_they_were(tmp_path: Path, state: Any) -> None:
 
 def test_a_state_that_cannot_be_stored_is_said(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"ndarray at \['w'\]"):
-        write_state(tmp_path, {"w": np.zeros(3)}, {})
+        Saves(tmp_path).keep({"w": np.zeros(3)}, {})
+
+
+def test_a_state_is_copied_when_it_is_saved_and_written_when_it_must_be(tmp_path: Path) -> None:
+    saves, weight = Saves(tmp_path), torch.zeros(3)
+    saves.keep({"w": weight, "tied": weight}, {"step": 1})
+    weight += 1
+    assert saves.read() is None
+    saves.write()
+    state, _ = saves.read() or ({}, {})
+    assert state["w"].sum() == 0
+    assert state["w"].data_ptr() == state["tied"].data_ptr()
+    saves._written_at -= 2
+    saves.keep({"w": weight}, {"step": 2})
+    assert (saves.read() or ({}, {}))[1] == {"step": 2}
 
 
 def test_a_watched_trial_ends_when_its_numbers_do(tmp_path: Path) -> None:

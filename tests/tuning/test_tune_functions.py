@@ -112,9 +112,11 @@ def test_a_killed_worker_costs_the_time_since_the_last_save(tmp_path: Path) -> N
     def fragile(trial: Any) -> None:
         state = trial.restore()
         for step in range(1 if state is None else state + 1, 6):
+            if step == 3:
+                time.sleep(1.1)  # what is saved more often than once a second is not written each time
             trial.save(step)
             trial.report(1.0, step=step)
-            if step == 3 and state is None:
+            if step == 4 and state is None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     study = tune(fragile, space=SPACE, steps=5, trials=1, workers=1, folder=tmp_path, strategy="full")

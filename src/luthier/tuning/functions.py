@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError
-from luthier.files import from_json, to_json, write_atomic
+from luthier.files import to_json, write_atomic
+from luthier.tuning.saves import Saves
 
 if TYPE_CHECKING:
     from luthier.doctor.findings import Finding
@@ -53,12 +53,13 @@ class LiveTrial:
         self._metric, self._channel, self._path = metric, channel, Path(order["folder"])
         self._pid, self._began = os.getpid(), time.monotonic()
         self._step, self._before_s = 0, 0.0
+        self._saves = Saves(self._path / "checkpoints")
         self._restores = self._saved = False
 
     @property
     def folder(self) -> Path:
         """A folder of the trial's own, with its values in `params.json`; made when first asked for."""
-        if not self._path.exists():
+        if not (self._path / "params.json").exists():
             write_atomic(self._path / "params.json", to_json({"seed": self.seed, "params": self.params}, indent=1))
         return self._path
 
@@ -92,18 +93,18 @@ class LiveTrial:
 
         Args:
             state: nested dicts, lists, tuples, numbers, texts and tensors, such as state_dicts. Written whole or not at
-                all, as JSON or safetensors; the one saved before stays until then.
+                all, as JSON or safetensors, when the trial pauses or ends, and once a second on the way.
 
         Raises:
             CheckpointError: the state holds something else; says where.
         """
-        write_state(self.folder / "checkpoints", state, {"step": self._step, "time_s": self._time_s()})
+        self._saves.keep(state, {"step": self._step, "time_s": self._time_s()})
         self._saved = True
 
     def restore(self) -> Any:
         """What was last saved for this trial; None when it begins."""
         self._restores = True
-        if (found := read_state(self._path / "checkpoints")) is None:
+        if (found := self._saves.read()) is None:
             return None
         state, note = found
         self._step, self._before_s = note["step"], note["time_s"]
@@ -137,6 +138,7 @@ class LiveTrial:
             raise LuthierError(
                 "the function returned without a report: call trial.report(value, step), or return the value"
             )
+        self._saves.write()
         self.ending = ("finished", "")
 
     def position(self) -> dict[str, Any]:
@@ -163,6 +165,8 @@ class LiveTrial:
         self._until = answer["until"]
 
     def _end(self, state: str, reason: str) -> None:
+        if state == "paused":
+            self._saves.write()
         self.ending = (state, reason)
         raise TrialPaused(reason)
 
@@ -208,33 +212,3 @@ def as_number(value: Any, expects: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise LuthierError(f"{expects} a number, got {value!r} of type {type(value).__name__}")
     return float(value)
-
-
-def write_state(folder: Path, state: Any, note: dict[str, Any]) -> None:
-    """Write a state: as JSON when that gives it back as it is, else as a checkpoint with tensors."""
-    if "torch" not in sys.modules and _is_plain(state):
-        write_atomic(folder / "last.json", to_json({"state": state, "note": note}))
-        return
-    from luthier.training.checkpoints import save
-
-    save(folder / "last.safetensors", state, note)
-
-
-def read_state(folder: Path) -> tuple[Any, dict[str, Any]] | None:
-    """What `write_state` last wrote, with its note; None when it never did."""
-    plain, tensors = folder / "last.json", folder / "last.safetensors"
-    if not plain.exists() and not tensors.exists():
-        return None
-    if not tensors.exists() or (plain.exists() and plain.stat().st_mtime_ns > tensors.stat().st_mtime_ns):
-        content = from_json(plain.read_text())
-        return content["state"], content["note"]
-    from luthier.training.checkpoints import load
-
-    return load(tensors)
-
-
-def _is_plain(state: Any) -> bool:
-    try:
-        return bool(from_json(to_json(state)) == state)
-    except (TypeError, ValueError):
-        return False

@@ -1,0 +1,96 @@
+"""What a training function saves: written when its trial pauses or ends, and once a second on the way."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from luthier.files import from_json, to_json, write_atomic
+
+_EVERY_S = 1.0
+_SMALL_BYTES = 1 << 26
+
+
+class Saves:
+    """The latest state of a trial, held in memory as a copy until it must be on the disk.
+
+    Writing takes milliseconds, as long as a short epoch; a killed worker loses a second of training instead. States
+    of more than 64 MB are written at once.
+
+    Args:
+        folder: where they go; made when the first is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._held: tuple[Any, dict[str, Any]] | None = None
+        self._written_at = time.monotonic()
+
+    def keep(self, state: Any, note: dict[str, Any]) -> None:
+        """Take a state; later changes to it do not count."""
+        at_once = time.monotonic() - self._written_at > _EVERY_S or _is_large(state)
+        self._held = (state if at_once else _copied(state), note)
+        if at_once:
+            self.write()
+
+    def write(self) -> None:
+        """Put the latest state on the disk, if it is not there."""
+        if self._held is not None:
+            write_state(self.folder, *self._held)
+            self._held, self._written_at = None, time.monotonic()
+
+    def read(self) -> tuple[Any, dict[str, Any]] | None:
+        """The state last written, and its note; None when there is none."""
+        return read_state(self.folder)
+
+
+def write_state(folder: Path, state: Any, note: dict[str, Any]) -> None:
+    """Write a state: as JSON when that gives it back as it is, else as a checkpoint with tensors.
+
+    Raises:
+        CheckpointError: it holds something else than dicts, lists, tuples, numbers, texts and tensors; says where.
+    """
+    if "torch" not in sys.modules and _is_plain(state):
+        write_atomic(folder / "last.json", to_json({"state": state, "note": note}))
+        return
+    from luthier.training.checkpoints import save
+
+    save(folder / "last.safetensors", state, note)
+
+
+def read_state(folder: Path) -> tuple[Any, dict[str, Any]] | None:
+    """What `write_state` last wrote, with its note; None when it never did."""
+    plain, tensors = folder / "last.json", folder / "last.safetensors"
+    if not plain.exists() and not tensors.exists():
+        return None
+    if not tensors.exists() or (plain.exists() and plain.stat().st_mtime_ns > tensors.stat().st_mtime_ns):
+        content = from_json(plain.read_text())
+        return content["state"], content["note"]
+    from luthier.training.checkpoints import load
+
+    return load(tensors)
+
+
+def _is_plain(state: Any) -> bool:
+    try:
+        return bool(from_json(to_json(state)) == state)
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_large(state: Any) -> bool:
+    if "torch" not in sys.modules:
+        return not _is_plain(state)  # only a checkpoint can tell what is wrong with it
+    from luthier.training.packing import pack
+
+    return sum(tensor.nbytes for tensor in pack(state)[0].values()) > _SMALL_BYTES
+
+
+def _copied(state: Any) -> Any:
+    if "torch" not in sys.modules:
+        return from_json(to_json(state))
+    from luthier.training.packing import pack, unpack
+
+    return unpack(*pack(state))
