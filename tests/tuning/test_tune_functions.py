@@ -245,3 +245,17 @@ def test_a_budget_too_small_says_so(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="budget of 1 s was too small for one whole training"):
         tune(functools.partial(slow), space=SPACE, steps=1000, budget=1, workers=1, folder=tmp_path, sampler="random")
     assert [trial.state for trial in Study.open(tmp_path).trials[:1]] == ["paused"]
+
+
+def test_a_function_that_does_not_hear_is_killed_when_the_time_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deaf(trial: Any) -> None:
+        trial.report(1.0, step=1)
+        time.sleep(600)
+
+    monkeypatch.setattr("luthier.tuning.tune._GRACE_S", 0.3)
+    with pytest.raises(StudyError, match="too small for one whole training"):
+        tune(deaf, space=SPACE, steps=2, budget=1, workers=1, folder=tmp_path, strategy="full")
+    trial = Study.open(tmp_path).trials[0]
+    assert (trial.state, trial.step, trial.crashes) == ("paused", 1, 0)

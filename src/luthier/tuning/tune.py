@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import shutil
@@ -167,7 +168,8 @@ def tune(
     pool: Workers | None = None
     try:
         ship_to_workers(path, searched)
-        pool = Workers(path, plan.workers, searched.reference, timeout_s=timeout_s, grace_s=_GRACE_S)
+        grace_s = _GRACE_S if is_function(task) else math.inf  # a recipe's training hears after each step
+        pool = Workers(path, plan.workers, searched.reference, timeout_s=timeout_s, grace_s=grace_s)
         engine = Engine(ledger, path, searched, plan, sampler, pool, console, origin)
         with signals(engine) as received:
             engine.open(description, settings)

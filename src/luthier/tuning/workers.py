@@ -34,7 +34,7 @@ class Worker:
         self.index = index
         self.trial: int | None = None
         self.ready = self.recalled = False
-        self.heard = time.monotonic()
+        self.heard, self.pause_by = time.monotonic(), math.inf
         self.inbox = Inbox()
         self.log = folder / "workers" / f"worker-{index}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ class Workers:
         grace_s: float = math.inf,
     ) -> None:
         self.folder, self.reference, self.threads = folder, reference, threads
-        self.timeout_s, self.grace_s, self._patience_ends = timeout_s, grace_s, math.inf
+        self.timeout_s, self.grace_s = timeout_s, grace_s
         self._selector = selectors.DefaultSelector()
         self._deaths = 0
         self.all = [self._begin(index) for index in range(count)]
@@ -129,7 +129,7 @@ class Workers:
 
     def train(self, worker: Worker, job: Start | Continue, values: dict[str, Any], seed: int, **more: Any) -> None:
         """Order a training; `more` is for what is trained to know."""
-        worker.trial = job.number
+        worker.trial, worker.pause_by = job.number, math.inf
         folder = str(trial_folder(self.folder, job.number).absolute())
         order = {"number": job.number, "folder": folder, "values": values, "seed": seed, "until": job.until_step}
         worker.order(order="train", **order, **more)
@@ -142,8 +142,8 @@ class Workers:
 
     def pause_all(self) -> None:
         """Ask every busy worker to save and pause after its current step; one that is still starting is recalled."""
-        self._patience_ends = time.monotonic() + self.grace_s
         for worker in self.busy:
+            worker.pause_by = time.monotonic() + self.grace_s
             worker.recalled = not worker.ready
             if worker.recalled:
                 worker.kill()
@@ -172,7 +172,7 @@ class Workers:
                 yield from self._bury(worker)  # a process that it forked may keep its pipe open
             elif self._is_hanging(worker):
                 yield from self._bury(worker, f"silent for {self.timeout_s:g} s: its worker was killed")
-            elif worker.trial is not None and time.monotonic() > self._patience_ends:
+            elif worker.trial is not None and time.monotonic() > worker.pause_by:
                 worker.recalled = True
                 yield from self._bury(worker)
 
