@@ -1,4 +1,6 @@
 import os
+import random
+import re
 import sqlite3
 import subprocess
 import sys
@@ -8,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from luthier.tuning import ledger as module
+from luthier.tuning import store_sqlite
 from luthier.tuning.ledger import Ledger, StudyError, database, read_events
 
 
@@ -85,7 +87,7 @@ def test_a_damaged_file_is_said(tmp_path: Path) -> None:
 
 def test_a_locked_file_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Ledger(tmp_path).close()
-    monkeypatch.setattr(module, "_WAIT_S", 0.05)
+    monkeypatch.setattr(store_sqlite, "WAIT_S", 0.05)
     other = sqlite3.connect(database(tmp_path), isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(StudyError, match="locked by another program"):
@@ -111,7 +113,7 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     ],
 )
 def test_errors_of_the_disk_are_said_once_and_clearly(tmp_path: Path, message: str, said: str) -> None:
-    with pytest.raises(StudyError, match=said), module.clear_errors(tmp_path):
+    with pytest.raises(StudyError, match=said), store_sqlite.clear_errors(tmp_path):
         raise sqlite3.OperationalError(message)
 
 
@@ -155,3 +157,37 @@ def test_the_owner_on_another_machine_is_judged_by_its_lease_only(tmp_path: Path
     connection.close()
     Ledger(tmp_path).close()
     assert os.path.exists(database(tmp_path))  # noqa: PTH110
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+from luthier.tuning.ledger import Ledger
+ledger = Ledger(Path(sys.argv[1]), storage=sys.argv[2])
+while True:
+    for part in range(3):
+        last = ledger.append("fact", 0, {"part": part})
+    ledger.flush()
+    print(last.id, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_a_killed_writer_loses_nothing_that_it_was_told_is_stored(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    storage = "sqlite" if kind == "sqlite" else request.getfixturevalue("postgres")
+    moments, told = random.Random(0), 0
+    for _ in range(20):
+        command = [sys.executable, "-c", _WRITER, str(tmp_path), storage]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+            assert writer.stdout is not None
+            told = int(writer.stdout.readline())
+            time.sleep(moments.uniform(0, 0.03))
+            writer.kill()
+            told = max([told, *map(int, re.findall(r"^(\d+)\n", writer.stdout.read(), re.M))])
+        events = read_events(tmp_path)
+        assert len(events) >= told
+        assert [(event.id, event.payload["part"]) for event in events] == [(n + 1, n % 3) for n in range(len(events))]
+    assert told > 60
