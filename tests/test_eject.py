@@ -22,7 +22,6 @@ from luthier.data.fetching import Fetched
 from luthier.data.sets import DATA_SETS, load
 from luthier.ejecting.eject import eject
 from luthier.ejecting.sources import EjectError
-from luthier.errors import LuthierError
 from luthier.fitting import fit
 from luthier.recipe import Recipe
 from luthier.task import Step, Task
@@ -333,11 +332,11 @@ def test_the_task_must_be_known_and_the_one_that_was_trained(tmp_path):
         eject(record)
     with pytest.raises(EjectError, match=r"trained another task \(model, model_source differ\)"):
         eject(record, on_points(Branches))
-    with pytest.raises(EjectError, match=r"exist in its Python code only: give a file .* --data"):
+    with pytest.raises(EjectError, match=r"not the files of a built-in data set: give a file .* --data"):
         eject(record, on_points())
     with pytest.raises(EjectError, match="one training and has no trial 3"):
         eject(record, on_points(), trial=3)
-    with pytest.raises(LuthierError, match="nothing"):
+    with pytest.raises(EjectError, match=r"no folder .*nothing"):
         eject(tmp_path / "nothing")
 
 

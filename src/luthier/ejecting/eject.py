@@ -106,6 +106,8 @@ def find(run: str | Path | Record | Study, trial: int | None) -> Origin:
         EjectError: the folder holds neither, or the study has no winner yet.
     """
     if isinstance(run, (str, Path)):
+        if not Path(run).is_dir():
+            raise EjectError(f"there is no folder {run}: give that of a training or of a study")
         run = Record(run) if Record.exists(run) else Study.open(run)
     if isinstance(run, Record):
         if trial is not None:

@@ -40,7 +40,7 @@ def write_data(facts: Facts, data: Path | None) -> tuple[str, str, str]:
     fraction = _fraction(facts) if isinstance(source, Fetched) else None
     if fraction is None:
         raise EjectError(
-            f"the data of the task {name!r} exist in its Python code only: give a file that they are written to, "
+            f"the data of the task {name!r} are not the files of a built-in data set: give a file to write them to, "
             "--data train.npz (in Python: data='train.npz'), and that the script reads"
         )
     return str(cache_folder() / name), "folder with train_inputs.npy and train_targets.npy", _from_cache(facts)
