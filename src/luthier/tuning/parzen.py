@@ -23,11 +23,17 @@ from luthier.tuning.drawing import uniform_random
 from luthier.tuning.ranges import Choice, Range, Uniform
 from luthier.tuning.views import Seen, View
 
-RANDOM_SHARE = 0.25
+RANDOM_SHARE = 0.1
 """Share of the answers that are drawn at random instead."""
 
 STARTUP = 8
 """Trials with a reading before the estimator is asked; until then answers are random."""
+
+GOOD_SHARE = 0.15
+"""Share of the trials that counts as good."""
+
+LEAST_WIDTH = 0.1
+"""Least standard deviation of a kernel, as a part of its range: narrower ones settle too early."""
 
 CANDIDATES = 24
 MOST_GOOD = 25
@@ -39,10 +45,10 @@ Floats = NDArray[np.float64]
 def tpe(view: View) -> dict[str, Any]:
     """The candidate, drawn from the density of the good trials, where that most exceeds the density of the others.
 
-    Good is the best tenth, at most 25. Trials rank by how far they were trained and then by their value (paused and
+    Good are the best 15%, at most 25. Trials rank by how far they were trained and then by their value (paused and
     outranked ones behind finished ones); with several objectives by front and crowding. Running trials count as
-    others (constant liar), failed ones too (a constraint that they violate). A quarter of the answers is drawn at
-    random: without them the estimator settles on the first options of the choices that did well.
+    others (constant liar), failed ones too (a constraint that they violate). A tenth of the answers is drawn at
+    random: without them the estimator can settle on the first options of the choices that did well.
 
     Source: Bergstra et al. 2011, Algorithms for Hyper-Parameter Optimization; Watanabe 2023, Tree-Structured Parzen
     Estimator: Understanding Its Algorithm Components; the random share: Falkner et al. 2018, BOHB (there a third).
@@ -69,7 +75,7 @@ def pure_tpe(view: View) -> dict[str, Any]:
 def split(view: View) -> tuple[list[Seen], list[Seen]]:
     """The good trials and the most recent of the others, both in the order of their numbers."""
     ranked = view.ranked()
-    n_good = min(math.ceil(0.1 * len(ranked)), MOST_GOOD)
+    n_good = min(math.ceil(GOOD_SHARE * len(ranked)), MOST_GOOD)
     good = set(ranked[:n_good])
     others = [seen for index, seen in enumerate(view.seen) if index not in good]
     return [view.seen[index] for index in sorted(good)], others[-MOST_OTHERS:]
@@ -135,7 +141,7 @@ def positions(range_: Range, path: str, values: Sequence[dict[str, Any]]) -> Flo
 def widths(centres: Floats, range_: Range) -> Floats:
     """Standard deviations of the kernels: the larger distance to a neighbour, within bounds.
 
-    At least a hundredth of the range, more while kernels are few, and half of a discrete range's step.
+    At least a tenth of the range, more while kernels are few, and half of a discrete range's step.
     """
     order = np.argsort(centres)  # NaN last
     known = centres[order][: int((~np.isnan(centres)).sum())]
@@ -145,7 +151,7 @@ def widths(centres: Floats, range_: Range) -> Floats:
     if len(known) > 1:  # the outermost know their neighbour only
         sides[0], sides[-1] = gaps[1], gaps[-2]
     continuous = isinstance(range_, Uniform) and range_.step is None
-    floor = max(1 / min(100, 2 + len(known)), 0.0 if continuous else 0.5 / (range_.size or 1))
+    floor = max(LEAST_WIDTH, 1 / (2 + len(known)), 0.0 if continuous else 0.5 / (range_.size or 1))
     result = np.ones(len(centres))
     result[order[: len(known)]] = np.clip(sides, floor, 1.0)
     return result
