@@ -248,6 +248,7 @@ def complaints(files):
     return formatted + subprocess.run(checks, capture_output=True, text=True).stdout
 
 
+@pytest.mark.slow
 def test_scripts_give_the_identical_numbers_of_every_epoch(tmp_path):
     expected, scripts = {}, {}
     for number, (name, (make, values)) in enumerate(RUNS.items()):
@@ -372,6 +373,7 @@ def task():
 """
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_winner_of_a_study(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(TASK_FILE)
