@@ -263,3 +263,12 @@ def test_ten_thousand_trials_on_a_thousand_workers() -> None:
     made = Simulator(settings, lambda state, n, arm: Proposal({"lr": n}, 5), curve).run()
     assert len(started(made)) == 10_000
     assert made.busy_s > 0.5 * 1000 * made.clock  # most of the time all of them train
+
+
+def test_no_search_ends_with_a_paused_trial_that_reads_better_than_its_winner() -> None:
+    rising = lambda n, share: 0.1 * n + 0.01 * share if n else 0.5  # noqa: E731
+    made = simulator(plan(trials=6, strategy="auto", baseline=True), rising).run()
+    assert made.state.winner is not None
+    assert made.state.winner.number == 5
+    best_paused = [trial.value or 0.0 for trial in made.state.search if trial.state == "paused"]
+    assert all(value <= (made.state.winner.value or 0.0) for value in best_paused)

@@ -6,6 +6,7 @@ Every decision is written before it is acted on, and every state follows from wh
 from __future__ import annotations
 
 import time
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 
 from luthier.tuning import scheduler
 from luthier.tuning.functions import UNTIL_IT_ENDS
-from luthier.tuning.jobs import Continue, Job, Plan, Start
+from luthier.tuning.jobs import Continue, Plan, Start
 from luthier.tuning.ledger import Ledger, StudyError
 from luthier.tuning.optuna_store import OptunaStore
 from luthier.tuning.proposing import Proposer, space_now
@@ -25,10 +26,12 @@ from luthier.tuning.strategies import strategy_for
 from luthier.tuning.study import Study
 from luthier.tuning.tidying import remove_checkpoints
 from luthier.tuning.unpausable import at_rung
+from luthier.tuning.virtual import ENDS, VirtualWorkers
 from luthier.tuning.workers import Worker, Workers
 
 _TICK_S = 0.1
 _SAME_FAILURES = 3
+_MOST_LOST = 2
 
 
 class Console(Protocol):
@@ -80,6 +83,11 @@ class Engine:
         self.interrupts = 0
         self.doing = ""
         self.removed: set[int] = set()
+        under_way = {trial.number: trial.ends for trial in self.state.trials if trial.state == "running"}
+        self.turns = None if plan.virtual is None else VirtualWorkers(plan.virtual, self.state.virtual, under_way)
+        self.decided = plan if plan.virtual is None else replace(plan, budget_s=None, workers=plan.virtual)
+        self.queue = deque(under_way if self.turns else ())
+        self.lost: Counter[int] = Counter()
         self.optuna = OptunaStore(folder, searched.name, searched.direction, self.space, searched.metric)
 
     @property
@@ -97,7 +105,7 @@ class Engine:
         """Begin the call: a new study is described, trainings that a crash cut off are paused."""
         if not self.state.description:
             self.record("created", **description)
-        for trial in [trial for trial in self.state.trials if trial.state == "running"]:
+        for trial in [trial for trial in self.state.trials if trial.state == "running" and self.turns is None]:
             self.record("recovered", number=trial.number, reason="the study was killed; goes on from its checkpoint")
         self.record("opened", **settings)
         self.ledger.flush()
@@ -107,12 +115,12 @@ class Engine:
     def run(self) -> str:
         """Search, retrain winner and baseline, read the test data; returns why it ended."""
         self.doing = "search"
-        self.drive(lambda: scheduler.next_job(self.state, self.plan, self.propose, self.clock), self.search_over)
+        self.drive(lambda: scheduler.next_job(self.state, self.decided, self.propose, self.clock), self.search_over)
         if not self.interrupts:
             for stop in scheduler.outranked(self.state, self.plan):
                 self.record("stopped", number=stop.number, reason=stop.reason)
             self.doing = "repeats"
-            self.drive(lambda: scheduler.next_repeat(self.state, self.plan), self.budget_over)
+            self.drive(lambda: scheduler.next_repeat(self.state, self.decided), self.budget_over)
         if self.interrupts:
             return "interrupted"
         self.check_result()
@@ -123,14 +131,14 @@ class Engine:
         pausing = False
         while True:
             pausing = self.pause_when_due(pausing, over)
-            while not pausing and self.workers.idle and (job := next_job()) is not None:
-                self.dispatch(self.workers.idle[0], job)
+            if not pausing:
+                self.give_out(next_job)
             self.ledger.flush()
             if not self.workers.busy:
-                return
+                return self.wind_up()
             self.optuna.add(self.state.search)
             for message in self.workers.wait(_TICK_S):
-                self.hear(message)
+                self.hear(message, pausing)
             if self.console is not None:
                 self.console.progress({"elapsed_s": self.clock, "doing": self.doing})
 
@@ -151,23 +159,86 @@ class Engine:
         """Whether the budget is used up."""
         return self.plan.budget_s is not None and self.clock >= self.plan.budget_s
 
-    def dispatch(self, worker: Worker, job: Job) -> None:
-        """Write a job down, then order it."""
+    def give_out(self, next_job: Callable[[], Start | Continue | None]) -> None:
+        """Order what is to be trained next; in a deterministic study a decision is made when its turn has come."""
+        if self.turns is None:
+            while self.workers.idle and (job := next_job()) is not None:
+                self.note(job)
+                self.order(self.workers.idle[0], job.number)
+            return
+        while True:
+            while self.turns.free and (job := next_job()) is not None:
+                self.note(job)
+                self.queue.append(job.number)
+            if not (told := self.turns.due()):
+                break
+            self.record("turn", virtual=self.turns.clock)
+            for message in told:
+                self.take_in(message)
+        while self.queue and self.workers.idle:
+            self.order(self.workers.idle[0], self.queue.popleft())
+
+    def wind_up(self) -> None:
+        """Nothing trains any more: when the time is over, what a deterministic study has held back is taken in.
+
+        After an interrupt it is not: the next call hears it again, in its turn.
+        """
+        if self.turns is None or self.interrupts:
+            return
+        for message in self.turns.rest():
+            self.take_in(message)
+        for number in self.queue:
+            self.record("recovered", number=number, reason="the time was over before it began")
+        self.queue.clear()
+
+    def note(self, job: Start | Continue) -> None:
+        """Write a job down."""
         if isinstance(job, Start):
             if self.searched.total_steps(job.values, self.state) is None:
                 job = replace(job, until_step=UNTIL_IT_ENDS)
             names = ("number", "kind", "arm", "values", "seed", "of", "total_steps", "source")
             self.record("proposed", until=job.until_step, **{name: getattr(job, name) for name in names})
-        if isinstance(job, (Start, Continue)):
-            self.record("assigned", number=job.number, until=job.until_step, worker=worker.index)
-            self.ledger.flush()
+        turn = {}
+        if self.turns is not None:
             trial = self.state.trials[job.number]
-            examined = self.propose.auto and trial.kind == "search" and job.until_step > self.first_stop(trial)
-            more = {"examined": examined, "known": trial.step, "total_steps": trial.total_steps, **self.searched.order}
-            self.workers.train(worker, job, trial.values, trial.seed, **more)
+            turn["ends"] = self.turns.begin(job.number, self.searched.work(trial.values, job.until_step - trial.step))
+        self.record("assigned", number=job.number, until=job.until_step, **turn)
 
-    def hear(self, message: dict[str, Any]) -> None:
-        """Take in a worker's message."""
+    def order(self, worker: Worker, number: int) -> None:
+        """Let a worker train a trial to where it was told to go; what was written comes first."""
+        self.ledger.flush()
+        trial = self.state.trials[number]
+        examined = self.propose.auto and trial.kind == "search" and trial.until > self.first_stop(trial)
+        more = {"examined": examined, "known": trial.step, "total_steps": trial.total_steps, **self.searched.order}
+        self.workers.train(worker, Continue(number, trial.until), trial.values, trial.seed, **more)
+
+    def hear(self, message: dict[str, Any], pausing: bool) -> None:
+        """Take in a worker's message, in a deterministic study when its turn has come.
+
+        There a training that was lost with its worker is ordered again: that is no news to the study.
+        """
+        event, number = message["event"], int(message["number"])
+        if self.turns is None:
+            self.take_in(message)
+        elif event == "asked":
+            raise StudyError("a deterministic study needs a function that saves and restores (trial.save, restore)")
+        elif pausing or not self.is_lost(message):
+            if event in ("row", *ENDS):
+                self.turns.hear(message)
+        else:
+            self.queue.appendleft(number)
+
+    def is_lost(self, message: dict[str, Any]) -> bool:
+        """Whether a training must be ordered again: its worker died, at most twice without a new reading."""
+        event, number = message["event"], int(message["number"])
+        if event == "row":
+            self.lost[number] = 0
+        self.lost[number] += event == "crashed"
+        short = event == "paused" and message.get("step", 0) < self.state.trials[number].until
+        return short or (event == "crashed" and self.lost[number] <= _MOST_LOST)
+
+    def take_in(self, message: dict[str, Any]) -> None:
+        """Write down what a worker told, and what follows from it."""
         event, number = message["event"], int(message["number"])
         details: dict[str, Any] = {
             name: message[name] for name in ("reason", "step", "total_steps", "time_s") if name in message

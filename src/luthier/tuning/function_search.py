@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier.errors import LuthierError, close_matches
-from luthier.parts import source_hash
+from luthier.hashing import source_hash
 from luthier.tuning.ranges import Range, Space
 from luthier.tuning.space import as_space, check_ranges
 from luthier.tuning.state import State, Trial
@@ -54,6 +54,10 @@ class FunctionSearch:
         if self.steps is not None:
             return self.steps
         return next((trial.total_steps for trial in state.trials if trial.state == "finished"), None)
+
+    def work(self, values: Mapping[str, Any], steps: int) -> float:
+        """Steps: what one takes is the function's own affair."""
+        return float(steps)
 
     def read_test(self, trials: list[Trial]) -> list[dict[str, float]] | None:
         """Nothing: a function keeps its test data to itself."""

@@ -71,6 +71,7 @@ class Plan:
         strategy: a name of `STRATEGIES`.
         epochs: of the longest training, to tell how much of it one epoch is.
         baseline: whether trial 0 is the starting point itself, over its full budget.
+        virtual: workers of a deterministic study's virtual clock (see `virtual`); None: decisions follow the real one.
         closing_s: seconds of the budget that are set aside for reading the test data and closing.
     """
 
@@ -83,6 +84,7 @@ class Plan:
     strategy: str = "halving"
     epochs: int = 10
     baseline: bool = True
+    virtual: int | None = None
     closing_s: float = 5.0
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.recipe import Recipe
 from luthier.tuning.ledger import Ledger, StudyError, database
 from luthier.tuning.state import fold
 
@@ -40,6 +39,8 @@ def differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two descriptions of studies, in words."""
     changes = []
     if known["recipe"] is not None and now["recipe"] is not None:
+        from luthier.recipe import Recipe
+
         old, new = Recipe.from_json(known["recipe"]), Recipe.from_json(now["recipe"])
         for path, (before, after) in old.differences(new).items():
             changes.append(f"recipe {path}: {before!r} there, {after!r} now")
@@ -48,7 +49,7 @@ def differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             before, after = known[part].get(name), now[part].get(name)
             if before != after:
                 changes.append(f"{part} {name}: {_short(before)} there, {_short(after)} now")
-    for part in ("groups", "seed", "start"):
+    for part in ("groups", "seed", "start", "virtual"):
         if known.get(part) != now.get(part) and not any(change.startswith(f"recipe {part}") for change in changes):
             changes.append(f"{part}: {known.get(part)!r} there, {now.get(part)!r} now")
     return changes

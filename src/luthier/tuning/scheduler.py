@@ -68,7 +68,8 @@ def next_repeat(state: State, plan: Plan) -> Start | Continue | None:
     if winner is None or (baseline is not None and baseline.state != "finished"):
         return None
     both = [trial for trial in (baseline, winner) if trial is not None]
-    both.sort(key=lambda trial: -trial.time_s)  # the longest first: all end early
+    if plan.virtual is None:
+        both.sort(key=lambda trial: -trial.time_s)  # the longest first: all end early
     for seed in range(plan.seed + 1, plan.seed + 1 + plan.repeats):
         for trial in both:
             if all(repeat.seed != seed for repeat in state.repeats(trial.number)):

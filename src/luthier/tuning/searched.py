@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from luthier.errors import LuthierError
+from luthier.files import to_json
 from luthier.tuning.conditions import Baseline
 from luthier.tuning.derived import derive_space
 from luthier.tuning.ranges import Range, Space
 from luthier.tuning.space import as_space, check_space
 from luthier.tuning.starts import known_good
 from luthier.tuning.state import State, Trial
+from luthier.tuning.virtual import work
 
 if TYPE_CHECKING:
     from luthier.recipe import Recipe
@@ -58,6 +60,9 @@ class Searched(Protocol):
     def total_steps(self, values: Mapping[str, Any], state: State) -> int | None:
         """Steps of a whole training with these values; None while nobody knows."""
 
+    def work(self, values: Mapping[str, Any], steps: int) -> float:
+        """How long so many steps take on a virtual clock, whatever they take on the real one."""
+
     def read_test(self, trials: list[Trial]) -> list[dict[str, float]] | None:
         """Readings of the test data for these trials; None when there is nothing to read."""
 
@@ -85,6 +90,7 @@ class RecipeSearch:
         task = self.subject.task
         self.name, self.metric = task.name, task.metric.name
         self.direction: str = task.metric.direction
+        self._sizes: dict[str, int] = {}
         self.reference, self.epochs = self.subject.reference, self.start.epochs
         self.description: dict[str, Any] = {"task": task.describe(), "recipe": self.start.to_json()}
 
@@ -96,6 +102,17 @@ class RecipeSearch:
             return total_steps(self.subject.task, self.start.replace(dict(values)))
         except LuthierError:
             return 1  # the worker will meet the same error, and its trial fails with it
+
+    def work(self, values: Mapping[str, Any], steps: int) -> float:
+        """Examples seen times parameters; values that make no recipe or network take no time."""
+        try:
+            recipe = self.start.replace(dict(values))
+            key = to_json(recipe.model)
+            if key not in self._sizes:
+                self._sizes[key] = n_parameters(self.subject.task.model, recipe.model)
+        except Exception:  # whatever a builder raises: the worker meets it too, and its trial fails with it
+            return 0.0
+        return work(steps * recipe.batch_size, self._sizes[key])
 
     def read_test(self, trials: list[Trial]) -> list[dict[str, float]] | None:
         """A task whose test data were opened in this process before stays unread: there is no second look."""
@@ -170,6 +187,14 @@ def derived_for(task: Task, baseline: Recipe) -> dict[str, Any]:
     if isinstance(task.train, DataLoader):
         del space["batch_size"]
     return space
+
+
+def n_parameters(builder: Callable[..., Any], settings: Mapping[str, Any]) -> int:
+    """Parameters of a network; building it leaves the random generator as it was."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        return sum(parameter.numel() for parameter in builder(**settings).parameters())
 
 
 def n_examples(task: Task) -> int | None:

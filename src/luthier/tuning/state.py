@@ -51,6 +51,7 @@ class Trial:
         of: for a repeat, the search trial that is retrained (0: the baseline).
         until: the step that it was last told to train to.
         crashes: how often its worker died.
+        ends: in a deterministic study: when its present training ends on the virtual clock.
         source: who asked for it, when it was not the sampler: known-good settings, or the doctor and what for.
     """
 
@@ -73,6 +74,7 @@ class Trial:
     until: int = 0
     crashes: int = 0
     source: str = ""
+    ends: float = 0.0
 
     @property
     def ended(self) -> bool:
@@ -108,6 +110,7 @@ class State:
         tests: readings of the test data: trial number -> values.
         test_readings: how often test data was opened.
         ended: why the last call ended ("" while one is at work or after a crash).
+        virtual: a deterministic study's virtual clock.
         changes: what the doctor would change in a finished trial: its number -> changes, best first.
         ranges: ranges that were widened since the study began, by path (as JSON).
         widenings: how often, by path.
@@ -123,6 +126,7 @@ class State:
     tests: dict[int, dict[str, float]] = field(default_factory=dict)
     test_readings: int = 0
     ended: str = ""
+    virtual: float = 0.0
     changes: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     ranges: dict[str, Any] = field(default_factory=dict)
     widenings: dict[str, int] = field(default_factory=dict)
@@ -194,7 +198,7 @@ def apply(state: State, event: Event) -> None:
     """Take one event into the state.
 
     Kinds: created, opened, proposed, assigned, row, paused, finished, stopped, failed, crashed, recovered, prescribed,
-    widened, tested, closed. An event about an ended trial changes nothing (a message that came late).
+    widened, turn, tested, closed. An event about an ended trial changes nothing (a message that came late).
     """
     state.clock = max(state.clock, event.clock)
     payload = event.payload
@@ -207,6 +211,8 @@ def apply(state: State, event: Event) -> None:
     elif event.kind == "tested":
         state.tests.update({int(number): values for number, values in payload["values"].items()})
         state.test_readings += 1
+    elif event.kind == "turn":
+        state.virtual = payload["virtual"]
     elif event.kind == "prescribed":
         state.changes[payload["number"]] = payload["changes"]
     elif event.kind == "widened":
@@ -249,7 +255,14 @@ def trial_folder(study: Path, number: int) -> Path:
 
 def _assigned(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
     started = state.clock if trial.started_s is None else trial.started_s
-    return replace(trial, state="running", reason="", until=payload["until"], started_s=started)
+    return replace(
+        trial,
+        state="running",
+        reason="",
+        until=payload["until"],
+        started_s=started,
+        ends=payload.get("ends", 0.0),
+    )
 
 
 def _row(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:

@@ -51,11 +51,18 @@ class Strategy(ABC):
         return True
 
     def last(self, state: State, arm: str) -> Continue | None:
-        """When no new trial is to come: the paused trial that the arm's result needs, if it has none yet."""
+        """When no new trial is to come: the paused trial that the arm's result needs.
+
+        The one furthest along when none has finished or is under way; then each that already reads better than the
+        best one over its full budget.
+        """
         standing = standings(state)
-        if standing.alive[arm]:
-            return None
-        return next((whole(state.trials[n]) for n in standing.paused if state.trials[n].arm == arm), None)
+        paused = [state.trials[n] for n in standing.paused if state.trials[n].arm == arm]
+        if not paused or not standing.alive[arm]:
+            return whole(paused[0]) if paused else None
+        best = state.rank(paused)[0]
+        finished = next((state.trials[n] for n in standing.finished if state.trials[n].arm == arm), None)
+        return whole(best) if finished is not None and state.rank([best, finished])[0] is best else None
 
     def next_stop(self, trial: Trial) -> int:
         """The step of the rung above."""

@@ -28,6 +28,7 @@ from luthier.tuning.searched import Searched, recipe_search
 from luthier.tuning.space import space_to_json
 from luthier.tuning.strategies import STRATEGIES
 from luthier.tuning.study import Study, arms
+from luthier.tuning.virtual import VIRTUAL_WORKERS
 from luthier.tuning.workers import Workers
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def tune(
     metric: str | None = None,
     start: Mapping[str, Any] | None = None,
     trial_timeout: float | None = None,
+    deterministic: bool = False,
 ) -> Study:
     """Search for a better recipe than the given one, or for the best values of a training function.
 
@@ -113,6 +115,9 @@ def tune(
         start: for a function: values for trial 0, which then runs over all steps as the baseline.
         trial_timeout: seconds that a trial may be silent (a function: without a report) before its worker is killed
             and the trial counts as failed.
+        deterministic: the same trials and decisions with the same seed, on any number of workers of any speed and
+            after any interruption: they follow a virtual clock, and faster workers wait for their turn. A budget only
+            cuts the study off.
 
     Returns:
         The study. After Ctrl-C it holds what was found so far, and the same call goes on.
@@ -145,6 +150,7 @@ def tune(
         epochs=searched.epochs,
         baseline=searched.start_values is not None,
         closing_s=searched.closing_s,
+        virtual=VIRTUAL_WORKERS if deterministic else None,
     )
     description = {
         **searched.description,
@@ -152,6 +158,7 @@ def tune(
         "space": space_to_json(searched.space),
         "groups": None if searched.groups is None else plan.arms,
         "seed": seed,
+        "virtual": plan.virtual,
     }
     settings = {
         "sampler": sampler_label(sampler),

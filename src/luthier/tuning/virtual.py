@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-ENDS = ("paused", "finished", "failed", "crashed")
+VIRTUAL_WORKERS = 4
+ENDS = ("paused", "finished", "stopped", "failed", "crashed")
 
 
 @dataclass
