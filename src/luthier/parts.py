@@ -8,8 +8,6 @@ Each room keeps an explicit dict from names to parts; `resolve` turns what a use
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PrivateAttr, ValidationError
 
 from luthier.errors import LuthierError, unknown
+from luthier.hashing import source_hash
 
 
 class Frozen(BaseModel):
@@ -102,17 +101,6 @@ class Function(BaseModel):
                 f"pass it again, Recipe.load(path, callables={{{self.function!r}: {self.function}}})"
             )
         return self._call(*args, **kwargs)
-
-
-def source_hash(call: object) -> str:
-    """Sixteen hex digits over a callable's source, else over its bytecode, else over its name."""
-    target: Any = call if inspect.isroutine(call) or inspect.isclass(call) else type(call)
-    try:
-        text = inspect.getsource(target).encode()
-    except (OSError, TypeError):
-        code = getattr(call, "__code__", None)
-        text = code.co_code if code is not None else f"{target.__module__}.{target.__qualname__}".encode()
-    return hashlib.sha256(text).hexdigest()[:16]
 
 
 _given: ContextVar[Mapping[str, Callable[..., Any]] | None] = ContextVar("callables given again", default=None)

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
 
 from luthier.tuning.conditions import active
 from luthier.tuning.drawing import uniform_random
@@ -159,12 +158,16 @@ def widths(centres: Floats, range_: Range) -> Floats:
 
 def truncated(uniform: Floats, centres: Floats, spread: Floats) -> Floats:
     """Draws of normals truncated to [0, 1], by their inverse distribution function."""
+    from scipy.special import ndtr, ndtri  # a third of a second: workers start meanwhile
+
     low, high = ndtr(-centres / spread), ndtr((1 - centres) / spread)
     return np.asarray(np.clip(centres + spread * ndtri(low + uniform * (high - low)), 0.0, 1.0))
 
 
 def normal_kernel(at_m: Floats, centres_n: Floats, widths_n: Floats) -> Floats:
     """Log densities of normals truncated to [0, 1], (m, n)."""
+    from scipy.special import ndtr
+
     mass = ndtr((1 - centres_n) / widths_n) - ndtr(-centres_n / widths_n)
     return np.asarray(
         -0.5 * ((at_m - centres_n) / widths_n) ** 2 - np.log(widths_n * mass) - 0.5 * math.log(2 * math.pi)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.recipe import Recipe
 from luthier.tuning.comparing import Comparison, compare
 from luthier.tuning.conditions import Baseline
 from luthier.tuning.function_search import Values
@@ -16,6 +15,8 @@ from luthier.tuning.state import State, Trial, fold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from luthier.recipe import Recipe
 
 __all__ = ["Comparison", "Study", "Trial"]
 
@@ -49,7 +50,7 @@ class Study:
         self.metric, self.direction = state.metric, state.direction
         self.task: dict[str, Any] = state.description["task"]
         recipe = state.description["recipe"]
-        self.baseline = None if recipe is None else Recipe.from_json(recipe, callables)
+        self.baseline = None if recipe is None else _recipe(recipe, callables)
         self.start: Baseline = self.baseline or Values(state.description.get("start") or {})
         self.space: dict[str, Range] = space_from_json(state.description["space"])
         self.groups: dict[str, list[str]] | None = state.description["groups"]
@@ -114,6 +115,12 @@ class Study:
         best = self.best
         shown = "none" if best is None else f"{best.value:.4g} (trial {best.number})"
         return f"Study({str(self.folder)!r}, trials={len(self.trials)}, best={shown})"
+
+
+def _recipe(content: str, callables: Mapping[str, Callable[..., Any]] | None) -> Recipe:
+    from luthier.recipe import Recipe  # half a second, which a study of a function can do without
+
+    return Recipe.from_json(content, callables)
 
 
 def arms(groups: Mapping[str, Any] | None, space: Mapping[str, Range]) -> dict[str, list[str]]:
