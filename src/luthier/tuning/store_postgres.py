@@ -3,6 +3,10 @@
 A commit is one statement, so one round trip and one transaction: it renews the claim, and adds the events only where
 that succeeded. The server decides by its own clock, so machines whose clocks differ agree about leases. Nothing waits
 without end: connecting, locks and statements have limits in the server, and a server that falls silent is left.
+
+With `synchronous_commit=off` what was committed survives a kill -9 of the process that wrote it, as in SQLite. Should
+the server itself crash, it may lose the last commits, at most three times its wal_writer_delay (0.6 s); what is left
+is whole, and a study goes on from there (https://www.postgresql.org/docs/current/wal-async-commit.html).
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ CREATE TABLE IF NOT EXISTS luthier_events (
     study TEXT NOT NULL REFERENCES luthier_jobs ON DELETE CASCADE, id BIGINT NOT NULL,
     clock DOUBLE PRECISION NOT NULL, kind TEXT NOT NULL, payload TEXT NOT NULL, PRIMARY KEY (study, id));
 """
+_SESSION = "SET client_encoding = 'UTF8'; SET synchronous_commit = off; SET statement_timeout = {}"
 _NOW = "extract(epoch FROM clock_timestamp())::float8"
 _CLAIM = f"""
 UPDATE luthier_jobs SET owner = %(owner)s, lease = {_NOW} + %(lease_s)s
@@ -127,7 +132,7 @@ def connect(url: str) -> psycopg.Connection[tuple[Any, ...]]:
         connection = psycopg.connect(address, autocommit=True, prepare_threshold=None, **wanted)
     try:
         with limits(connection, public(url)):
-            connection.execute(f"SET statement_timeout = {int(1000 * WAIT_S)}; SET client_encoding = 'UTF8'")
+            connection.execute(_SESSION.format(int(1000 * WAIT_S)))
     except BaseException:
         connection.close()
         raise
