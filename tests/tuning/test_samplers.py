@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from luthier.errors import LuthierError
+from luthier.files import from_json, to_json
 from luthier.recipe import Recipe
 from luthier.tuning.ranges import Range
 from luthier.tuning.samplers import SAMPLERS, arm_seen, as_sampler, propose, sampler_label
@@ -71,7 +72,8 @@ class TestEverySampler:
 
     def test_the_answer_follows_from_ledger_seed_and_number(self, name: str, n: int) -> None:
         state = study(*some_trials(n))
-        assert ask(name, state) == ask(name, state)
+        restarted = study(*from_json(to_json(some_trials(n))))
+        assert ask(name, state) == ask(name, state) == ask(name, restarted)
         if name not in ("sobol", "halton"):  # their next point follows from how many the arm had
             assert ask(name, state) != ask(name, state, number=99)
 

@@ -22,6 +22,7 @@ PRIOR_TRIALS = 10
 _GP_STARTUP = 8
 _GP_SEES = (60, 60)  # best trials and most recent of the others; its fit takes the cube of them
 _POPULATION = 20
+_NSGAII_SEES = (100, 200)
 
 
 def gp(view: View) -> dict[str, Any]:
@@ -40,14 +41,15 @@ def gp(view: View) -> dict[str, Any]:
 def nsgaii(view: View) -> dict[str, Any]:
     """Optuna's NSGA-II: for several objectives and many trials.
 
-    Generations are counted off the trials in the order of their numbers, so that none is lost between questions.
+    Generations are counted off the trials in the order of their numbers, so that nothing needs to be kept between
+    questions; of many trials it sees the best and the most recent.
 
     Source: Deb et al. 2002, A Fast and Elitist Multiobjective Genetic Algorithm.
     """
     from optuna.samplers import NSGAIISampler
 
     sampler = NSGAIISampler(seed=view.seed, population_size=_POPULATION)
-    return from_optuna_object(sampler)(view)
+    return from_optuna_object(sampler)(replace(view, seen=telling(view, *_NSGAII_SEES)))
 
 
 def prior(view: View) -> dict[str, Any]:
