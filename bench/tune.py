@@ -87,6 +87,7 @@ def turn(contender: str, task: str, seed: int, seconds: float, ray_python: Path)
     """
     python = str(ray_python if contender.startswith("ray") else sys.executable)
     folder = Path(tempfile.mkdtemp(prefix="bench-tune-"))
+    load = os.getloadavg()[0]  # of what else the machine did: above 1 a run tells little
     log, surroundings = folder / "log", child_environment(threads=None if contender == "optuna-tutorial" else 1)
     try:
         command = [python, "-m", "tuning.one", contender, task, str(seed), f"{seconds:g}", str(folder)]
@@ -98,7 +99,8 @@ def turn(contender: str, task: str, seed: int, seconds: float, ray_python: Path)
         if processes.run(command, RETRAINING_S, log, child_environment(threads=1)) != 0:
             raise RuntimeError(f"its winner could not be retrained. The log ends: {tail(log)}")
         retrained = json.loads((folder / "retrained.json").read_text())
-        return {"contender": contender, "task": task, "seed": seed, "seconds": seconds, **summary(found, retrained)}
+        named = {"contender": contender, "task": task, "seed": seed, "seconds": seconds, "load": load}
+        return {**named, **summary(found, retrained)}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

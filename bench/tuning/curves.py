@@ -102,11 +102,14 @@ def targets(tutorial: list[dict[str, Any]], value: Any) -> list[tuple[float, flo
 
 
 def times(runs: list[dict[str, Any]], goals: list[tuple[float, float]]) -> tuple[float, float]:
-    """Medians over all pairs of run and goal: seconds to the goal, and their share of the tutorial's own."""
-    pairs = [(reached_s(run["curve"], value), own_s) for run in runs for value, own_s in goals if own_s < math.inf]
-    if not pairs:
-        return math.nan, math.nan
-    return statistics.median(t for t, _ in pairs), statistics.median(t / own_s for t, own_s in pairs)
+    """Medians over all pairs of run and goal: seconds to the goal, and their share of the tutorial's own.
+
+    The share is NaN when no seed of the tutorial came to its own goal: retrained, a winner may be better than it was.
+    """
+    reached = [(reached_s(run["curve"], value), own_s) for run in runs for value, own_s in goals]
+    shares = [t / own_s for t, own_s in reached if own_s < math.inf]
+    seconds = statistics.median(t for t, _ in reached) if reached else math.nan
+    return seconds, statistics.median(shares) if shares else math.nan
 
 
 def spread(values: list[float]) -> tuple[float, float]:

@@ -17,6 +17,12 @@ from tuning.one import CONTENDERS
 _COLUMNS = ("", "val %", "test %", "best reading %", "trials", "epochs", "first s")
 _TO = ("s to best", "of tutorial's", "s to retrained", "of tutorial's")
 
+_CAPTION = (
+    "val, test: winners retrained with 4 fresh seeds; mean ± deviation over {seeds} search seeds. s to best, to "
+    "retrained: seconds until a reading as good as the tutorial's best one, as its retrained winner; of tutorial's: "
+    "their share of the tutorial's own time (medians over pairs of seeds)."
+)
+
 
 def report(console: Console, folder: Path) -> None:
     """Print a table for each task, and write `summary.json`."""
@@ -30,11 +36,9 @@ def report(console: Console, folder: Path) -> None:
 
 
 def table(title: str, found: dict[str, Figures]) -> Table:
-    """One task. val and test: retrained winners (4 fresh seeds each), mean and deviation over search seeds.
-
-    "s to best": until the tutorial's best reading; "s to retrained": until its retrained winner's validation.
-    """
-    shown = Table(*_COLUMNS, *_TO, title=title, caption=f"search seeds: {[one.seeds for one in found.values()]}")
+    """One task; the caption says what the columns mean."""
+    counts = sorted({one.seeds for one in found.values()})
+    shown = Table(*_COLUMNS, *_TO, title=title, caption=_CAPTION.format(seeds=" or ".join(map(str, counts))))
     for column in shown.columns[1:]:
         column.justify = "right"
     for name, one in found.items():
