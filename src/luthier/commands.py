@@ -93,7 +93,7 @@ def tune(
     space: Annotated[
         list[str], Parameter(negative=(), help="FIELD=RANGE, repeatable: lr=1e-4..1e-1 log, batch_size=16,32,64")
     ] = [],  # noqa: B006 - cyclopts never mutates it
-    sampler: Annotated[str, Parameter(help="grid, random, tpe or gp")] = "tpe",
+    sampler: Annotated[str, Parameter(help="auto, grid, random, sobol, halton, tpe, gp, cmaes, nsgaii or prior")] = "tpe",
     strategy: Annotated[str | None, Parameter(help="full or halving")] = None,
     workers: Annotated[int | None, Parameter(help="worker processes; default: one per core")] = None,
     repeats: Annotated[int, Parameter(help="further seeds that winner and baseline are trained with")] = 3,
@@ -108,12 +108,12 @@ def tune(
 ) -> None:
     """Search for a better recipe. The baseline is the task's recipe with the options given here."""
     from luthier.show.terminal import TuneConsole
-    from luthier.tuning.space import parse_range
+    from luthier.tuning.space import as_space, parse_range
     from luthier.tuning.tune import tune as search
 
     subject = load(task)
     recipe = start_from(recipe_file, subject).replace(recipe_values(options, settings))
-    ranges = {name: parse_range(text) for name, text in map(_assignment, space)}
+    ranges = as_space((name, parse_range(text)) for name, text in map(_assignment, space))
     chosen: dict[str, Any] = {} if strategy is None else {"strategy": strategy}
     study = search(
         subject,
