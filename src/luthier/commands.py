@@ -93,7 +93,9 @@ def tune(
     space: Annotated[
         list[str], Parameter(negative=(), help="FIELD=RANGE, repeatable: lr=1e-4..1e-1 log, batch_size=16,32,64")
     ] = [],  # noqa: B006 - cyclopts never mutates it
-    sampler: Annotated[str, Parameter(help="auto, grid, random, sobol, halton, tpe, gp, cmaes, nsgaii or prior")] = "tpe",
+    sampler: Annotated[
+        str, Parameter(help="auto, grid, random, sobol, halton, tpe, gp, cmaes, nsgaii or prior")
+    ] = "tpe",
     strategy: Annotated[str | None, Parameter(help="full or halving")] = None,
     workers: Annotated[int | None, Parameter(help="worker processes; default: one per core")] = None,
     repeats: Annotated[int, Parameter(help="further seeds that winner and baseline are trained with")] = 3,
