@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 Constraint: TypeAlias = Callable[[dict[str, Any]], bool | float]
-"""Values of all fields of the space by path -> True, or a number of at most 0, where they may be trained."""
+"""Values of all present fields of the space by path -> True, or a number of at most 0, where they may be trained."""
 
 SAMPLERS: dict[str, Sampler] = {
     "grid": grid,
@@ -92,7 +92,7 @@ def propose(
     view = arm_view(state, {path: space[path] for path in fields}, baseline, arm, number)
     if not view.space:
         return None
-    fits = _fitting(constraints, {path: value_or_none(baseline, path) for path in space})
+    fits = fitting(constraints, [path for path in space if path not in fields], baseline)
     if not _exhausted(view.space, len(view.seen), sampler == "grid"):
         for values in _answers(sampler, view, fits, bool(constraints)):
             if not any(_same(values, seen.values) for seen in view.seen):
@@ -179,8 +179,9 @@ def _answers(
         raise LuthierError(_nothing_passes(f"{len(samplers)} draws from the space"))
 
 
-def _fitting(constraints: Sequence[Constraint], elsewhere: Mapping[str, Any]) -> Constraint:
-    """All constraints as one; they read the baseline's values for the fields that an arm leaves alone."""
+def fitting(constraints: Sequence[Constraint], others: Sequence[str], baseline: Baseline) -> Constraint:
+    """All constraints as one; they read the baseline's values for `others`, the fields that an arm leaves alone."""
+    elsewhere = {path: value_or_none(baseline, path) for path in others}
 
     def fits(values: dict[str, Any]) -> bool:
         return all(_holds(constraint, {**elsewhere, **values}) for constraint in constraints)
