@@ -9,11 +9,14 @@ import threading
 import time
 from pathlib import Path
 
+import optuna
 import psycopg
 import pytest
 
 from luthier.tuning import store_postgres
 from luthier.tuning.ledger import Ledger, StudyError, database, read_events
+from luthier.tuning.optuna_store import url
+from luthier.tuning.study import Study
 
 OTHERS = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()"
 
@@ -193,3 +196,31 @@ def test_a_missing_driver_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(StudyError, match=r"pip install 'luthier\[postgres\]'"):
         Ledger(tmp_path, storage="postgresql://me@host/db")
+
+
+_SEARCH = """
+import sys
+from luthier import tune, uniform
+def train(trial):
+    for step in range(1, 4):
+        trial.report(step * trial.params["slope"], step=step)
+tune(train, space={"slope": uniform(0, 1)}, steps=3, trials=int(sys.argv[3]), workers=1, sampler="random",
+     folder=sys.argv[1], storage=sys.argv[2])
+"""
+
+
+def test_two_searches_at_once_in_one_database_and_optuna_opens_both(tmp_path: Path, postgres: str) -> None:
+    folders = [tmp_path / "one", tmp_path / "two"]
+    running = [subprocess.Popen([sys.executable, "-c", _SEARCH, folder, postgres, "5"]) for folder in folders]
+    assert [process.wait() for process in running] == [0, 0]
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    for folder in folders:
+        study = Study.open(folder)
+        loaded = optuna.load_study(study_name=folder.name, storage=url(folder))
+        assert study.best is not None
+        assert loaded.best_value == pytest.approx(study.best.value)
+        assert {trial.state.is_finished() for trial in loaded.trials} == {True}
+        assert len(loaded.trials) == len(study.trials) == 5
+        loaded._storage._backend.engine.dispose()
+    assert subprocess.run([sys.executable, "-c", _SEARCH, folders[0], postgres, "7"], check=False).returncode == 0
+    assert len(Study.open(folders[0]).trials) == 7

@@ -88,7 +88,7 @@ class Engine:
         self.decided = plan if plan.virtual is None else replace(plan, budget_s=None, workers=plan.virtual)
         self.queue = deque(under_way if self.turns else ())
         self.lost: Counter[int] = Counter()
-        self.optuna = OptunaStore(folder, searched.name, searched.direction, self.space, searched.metric)
+        self.optuna = OptunaStore(ledger.store, searched.name, searched.direction, self.space, searched.metric)
 
     @property
     def clock(self) -> float:

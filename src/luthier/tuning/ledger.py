@@ -20,9 +20,9 @@ from luthier.files import from_json, to_json, write_atomic
 from luthier.tuning.state import Event
 from luthier.tuning.store import Row, Store, StudyError
 from luthier.tuning.store_postgres import SCHEMES, PostgresStore, public, read_database
-from luthier.tuning.store_sqlite import SqliteStore, clear_errors, read_file
+from luthier.tuning.store_sqlite import SqliteStore, read_file
 
-__all__ = ["Ledger", "StudyError", "clear_errors", "database", "read_events"]
+__all__ = ["Ledger", "StudyError", "address", "database", "read_events"]
 
 LEASE_S = 20.0
 

@@ -6,24 +6,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.tuning.ledger import Ledger, StudyError, database
+from luthier.tuning.ledger import Ledger, StudyError
 from luthier.tuning.state import fold
 
 if TYPE_CHECKING:
     from luthier.tuning.searched import Searched
 
 
-def open_ledger(folder: Path, description: dict[str, Any], resume: bool) -> Ledger:
+def open_ledger(folder: Path, description: dict[str, Any], resume: bool, storage: str | None = None) -> Ledger:
     """The study's ledger, claimed, and checked to be of this very study.
 
     Raises:
         StudyError: the folder holds a study of something else (says what differs), or one that is not to be resumed.
     """
-    if not resume and database(folder).exists():
-        raise StudyError(f"{folder} already holds a study: choose another folder, or go on with it (resume=True)")
-    ledger = Ledger(folder)
+    ledger = Ledger(folder, storage=storage)
     try:
         known = fold(ledger.events(), folder).description
+        if known and not resume:
+            raise StudyError(f"{folder} already holds a study: choose another folder, or go on with it (resume=True)")
         if known and (changes := differences(known, description)):
             raise StudyError(
                 f"{folder} holds a study of something else ({'; '.join(changes)}): "

@@ -1,4 +1,4 @@
-"""Ended trials as Optuna trials in the study's own file, so that Optuna's dashboard and plots open it.
+"""Ended trials as Optuna trials in the study's own database, so that Optuna's dashboard and plots open it.
 
 One `add_trial` when a search trial has ended, never before: nothing is left RUNNING there. The trial's number in the
 study is a user attribute, which makes writing idempotent: what a crash left out is added when the study is opened.
@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import sqlite3
 import threading
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from luthier.tuning.ledger import StudyError, clear_errors, database
+from luthier.tuning.ledger import StudyError, address, database
 from luthier.tuning.optuna_view import frozen_trial, quiet
 from luthier.tuning.space import Space
 from luthier.tuning.state import Trial
+from luthier.tuning.store import Store
+from luthier.tuning.store_postgres import optuna_url, setting_up
 
 NUMBER = "luthier_number"
+_PATIENCE_S = 60.0
 
 
 class OptunaStore:
@@ -30,15 +32,15 @@ class OptunaStore:
     would leave workers idle.
 
     Args:
-        folder: of the study.
-        name: of the Optuna study.
+        store: of the study.
+        name: of the Optuna study where the study is alone; in a shared database it has the study's own name.
         direction: "max" or "min".
         space: ranges by path.
         metric: name of the metric.
     """
 
-    def __init__(self, folder: Path, name: str, direction: str, space: Space, metric: str) -> None:
-        self.path, self.name, self.direction = database(folder), name, direction
+    def __init__(self, store: Store, name: str, direction: str, space: Space, metric: str) -> None:
+        self.url, self.where, self.name, self.direction = store.optuna_url, store.where, store.study or name, direction
         self.space, self.metric = space, metric
         self._waiting: queue.SimpleQueue[Trial | None] = queue.SimpleQueue()
         self._told: set[int] = set()
@@ -68,49 +70,77 @@ class OptunaStore:
         """
         if self._thread is not None:
             self._waiting.put(None)
-            self._thread.join()
+            self._join(self._thread)
             self._thread = None
         self._complain()
 
+    def _join(self, thread: threading.Thread) -> None:
+        """Wait as long as trials are being stored."""
+        while thread.is_alive():
+            waiting = self._waiting.qsize()
+            thread.join(_PATIENCE_S)
+            if thread.is_alive() and self._waiting.qsize() == waiting:
+                raise StudyError(f"Optuna's trials cannot be stored in {self.where}: no answer for {_PATIENCE_S:.0f} s")
+
     def _complain(self) -> None:
         if self._error is not None:
-            raise StudyError(f"Optuna's trials cannot be stored in {self.path}: {self._error}") from self._error
+            raise StudyError(f"Optuna's trials cannot be stored in {self.where}: {self._error}") from self._error
 
     def _write(self) -> None:
         try:
-            storage, study = open_optuna(self.path, self.name, self.direction)
-            there = stored_numbers(self.path, study._study_id)
-            while (trial := self._waiting.get()) is not None:
-                if trial.number not in there:
-                    study.add_trial(as_optuna(trial, self.space, self.metric))
-            storage.remove_session()
-            storage.engine.dispose()
+            with contextlib.closing(Opened(self.url, self.name, self.direction)) as optuna:
+                there = optuna.numbers()
+                while (trial := self._waiting.get()) is not None:
+                    if trial.number not in there:
+                        optuna.study.add_trial(as_optuna(trial, self.space, self.metric))
         except Exception as error:  # told by the next `add` or `close`
             self._error = error
 
 
-def open_optuna(path: Path, name: str, direction: str) -> tuple[Any, Any]:
-    """Optuna's storage and study in a database, made when missing."""
-    import optuna
+class Opened:
+    """Optuna's study in a database, made when missing.
 
-    with quiet(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        storage = optuna.storages.RDBStorage(url(path.parent), engine_kwargs={"connect_args": {"timeout": 30}})
+    Args:
+        url: address of the database as SQLAlchemy takes it.
+        name: of the study.
+        direction: "max" or "min".
+    """
+
+    def __init__(self, url: str, name: str, direction: str) -> None:
+        import optuna
+
+        alone = url.startswith("sqlite")
+        options = {"timeout": 30} if alone else {"connect_timeout": 5, "tcp_user_timeout": 10_000}
         direction = "maximize" if direction == "max" else "minimize"
-        study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
-    return storage, study
+        with contextlib.nullcontext() if alone else setting_up(url), quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": options})
+            self.study = optuna.create_study(
+                storage=self.storage, study_name=name, direction=direction, load_if_exists=True
+            )
+
+    def numbers(self) -> set[int]:
+        """Numbers of the trials that Optuna has."""
+        from sqlalchemy import text
+
+        query = (
+            "SELECT value_json FROM trial_user_attributes JOIN trials USING (trial_id) "
+            "WHERE key = :key AND study_id = :study"
+        )
+        with self.storage.engine.connect() as connection:
+            rows = connection.execute(text(query), {"key": NUMBER, "study": self.study._study_id})
+            return {int(value) for (value,) in rows}
+
+    def close(self) -> None:
+        """Leave the database."""
+        self.storage.remove_session()
+        self.storage.engine.dispose()
 
 
-def stored_numbers(path: Path, study_id: int) -> set[int]:
-    """Numbers of the trials that Optuna has."""
-    query = "SELECT value_json FROM trial_user_attributes JOIN trials USING (trial_id) WHERE key = ? AND study_id = ?"
-    with clear_errors(path), contextlib.closing(sqlite3.connect(path)) as connection:
-        return {int(value) for (value,) in connection.execute(query, (NUMBER, study_id))}
-
-
-def url(folder: Path) -> str:
-    """The storage address for `optuna.load_study(study_name=..., storage=...)`."""
-    return f"sqlite:///{database(folder).absolute()}"
+def url(folder: Path, storage: str | None = None) -> str:
+    """The storage address for `optuna.load_study(study_name=..., storage=...)`; arguments as for `Ledger`."""
+    shared = address(folder, storage)
+    return f"sqlite:///{database(folder).absolute()}" if shared is None else optuna_url(shared)
 
 
 def as_optuna(trial: Trial, space: Space, metric: str) -> Any:

@@ -64,7 +64,7 @@ class PostgresStore(Store):
 
     def __init__(self, url: str, study: str) -> None:
         self.study, self.where = study, f"{study!r} in {public(url)}"
-        self.optuna_url = re.sub("^[a-z+]+:", "postgresql+psycopg:", url)
+        self.optuna_url = optuna_url(url)
         self._connection = connect(url)
         try:
             with limits(self._connection, self.where), self._connection.transaction():
@@ -166,6 +166,11 @@ def setting_up(url: str) -> Iterator[None]:
             connection.execute(f"SET statement_timeout = {int(1000 * _SETUP_S)}")
             connection.execute("SELECT pg_advisory_lock(%s)", [_SETUP_LOCK])
         yield
+
+
+def optuna_url(url: str) -> str:
+    """The address as Optuna takes it, with the driver's name."""
+    return re.sub("^[a-z+]+:", "postgresql+psycopg:", url)
 
 
 def public(url: str) -> str:

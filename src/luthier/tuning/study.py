@@ -60,18 +60,24 @@ class Study:
         self.ended = state.ended
 
     @classmethod
-    def open(cls, folder: str | Path, callables: Mapping[str, Callable[..., Any]] | None = None) -> Study:
+    def open(
+        cls,
+        folder: str | Path,
+        callables: Mapping[str, Callable[..., Any]] | None = None,
+        storage: str | None = None,
+    ) -> Study:
         """Read a study from its folder; another process may be at work on it.
 
         Args:
             folder: of the study.
             callables: functions that the baseline recipe names, if it names any.
+            storage: address of the PostgreSQL database; None: where the folder says, which knows no password.
 
         Raises:
             StudyError: there is no study in the folder, or its database is damaged.
         """
         folder = Path(folder)
-        return cls(fold(read_events(folder), folder), callables)
+        return cls(fold(read_events(folder, storage=storage), folder), callables)
 
     @property
     def best(self) -> Trial | None:

@@ -55,6 +55,7 @@ def tune(
     strategy: str = "auto",
     workers: int | None = None,
     folder: str | Path | None = None,
+    storage: str | None = None,
     seed: int = 0,
     repeats: int | None = None,
     resume: bool = True,
@@ -100,6 +101,9 @@ def tune(
             training only) or "full".
         workers: processes; one per core when None.
         folder: of the study; `studies/<name of the task>` when None. A second call goes on where the first ended.
+        storage: where the study is kept: a SQLite file in the folder when None or "sqlite", or a PostgreSQL database,
+            `postgresql://user@host/database`, which several studies share under the names of their folders. A second
+            call finds it by the folder.
         seed: of the search trials; repeats take the seeds after it.
         repeats: further seeds that winner and baseline are trained with. The search's own seed does not count: the
             winner's reading with it is the best of many, and so too good. 3 for a task, none for a function, when
@@ -171,7 +175,7 @@ def tune(
         "reference": searched.reference,
     }
     path = Path(folder) if folder is not None else Path("studies") / searched.name
-    ledger = open_ledger(path, description, resume)
+    ledger = open_ledger(path, description, resume, storage)
     pool: Workers | None = None
     try:
         ship_to_workers(path, searched)
