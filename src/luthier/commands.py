@@ -101,6 +101,9 @@ def tune(
     repeats: Annotated[int, Parameter(help="further seeds that winner and baseline are trained with")] = 3,
     recipe_file: RecipeFile = None,
     folder: Folder = None,
+    storage: Annotated[
+        str | None, Parameter(help="postgresql://user@host/database; default: a SQLite file in the folder")
+    ] = None,
     report: Annotated[
         Path | None, Parameter(help="path of the HTML report; default: report.html in the folder")
     ] = None,
@@ -127,6 +130,7 @@ def tune(
         workers=workers,
         repeats=repeats,
         folder=folder,
+        storage=storage,
         seed=recipe.seed,
         console=None if quiet else TuneConsole(),
         **chosen,
