@@ -8,6 +8,7 @@ import pytest
 from luthier.doctor.findings import Diagnosis, Finding, Remedy
 from luthier.patch import Patch, Scale, Set
 from luthier.recipe import Recipe
+from luthier.tuning.optuna_store import as_optuna, stretched
 from luthier.tuning.space import choice, loguniform, uniform
 from luthier.tuning.state import Event, State, apply
 from luthier.tuning.steering import next_change, prescriptions, widened
@@ -87,3 +88,12 @@ def test_a_range_is_left_alone_without_enough_to_go_by() -> None:
     space = {"lr": loguniform(1e-4, 0.1)}
     assert widened(space, study(({"lr": 0.1}, 0.9), ({"lr": 0.1}, 0.8)), "all") == {}
     assert widened(space, study(*[({"lr": lr}, 0.9) for lr in (0.1, 0.1, 0.05)]), "all") == {}
+
+
+def test_optuna_takes_trials_from_beyond_the_space() -> None:
+    space = {"lr": loguniform(1e-4, 0.1), "schedule": choice("cosine", "constant")}
+    state = study(({"lr": 0.4, "schedule": "one-cycle", "dropout": 0.2}, 0.9))
+    trial = as_optuna(state.trials[0], space, "value")
+    assert trial.params == {"lr": 0.4}
+    assert trial.user_attrs["also"] == '{"schedule": "one-cycle", "dropout": 0.2}'
+    assert stretched(space["lr"], 0.4) == loguniform(1e-4, 0.4)

@@ -259,7 +259,7 @@ class Engine:
         if changes:
             self.record("prescribed", number=number, changes=changes)
         trial = self.state.trials[number]
-        if self.propose.auto and trial.state == "finished" and trial.arm in self.plan.arms:
+        if self.propose.auto and self.searched.widens and trial.state == "finished" and trial.arm in self.plan.arms:
             ranges = space_now(self.space, self.state)
             if wider := widened({path: ranges[path] for path in self.plan.arms[trial.arm]}, self.state, trial.arm):
                 self.record("widened", ranges=space_to_json(wider))

@@ -37,6 +37,7 @@ class FunctionSearch:
     groups: Mapping[str, Any] | None = None
     repeats: int = 0
     closing_s: float = 0.0
+    widens: bool = False
     reference: str | None = None
 
     def __post_init__(self) -> None:

@@ -11,11 +11,14 @@ import queue
 import threading
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from luthier.files import to_json
 from luthier.tuning.ledger import StudyError, address, database
 from luthier.tuning.optuna_view import frozen_trial, quiet
+from luthier.tuning.ranges import Choice, Range, plain
 from luthier.tuning.space import Space
 from luthier.tuning.state import Trial
 from luthier.tuning.store import Store
@@ -151,4 +154,19 @@ def as_optuna(trial: Trial, space: Space, metric: str) -> Any:
     readings = {row["step"]: row[f"val_{metric}"] for row in trial.rows if f"val_{metric}" in row}
     notes = {NUMBER: trial.number, "arm": trial.arm, "reason": trial.reason, "time_s": trial.time_s}
     scores = (trial.value,) if trial.value is not None and trial.state in ("finished", "stopped") else None
-    return frozen_trial(space, trial.values, kinds[trial.state], scores, readings, notes)
+    held = {path: stretched(space[path], value) for path, value in trial.values.items() if path in space}
+    values = {path: trial.values[path] for path, range_ in held.items() if range_ is not None}
+    if others := {path: value for path, value in trial.values.items() if path not in values}:
+        notes["also"] = to_json(others)  # what the doctor asked for beyond the space
+    ranges = {path: range_ for path, range_ in held.items() if range_ is not None}
+    return frozen_trial(ranges, values, kinds[trial.state], scores, readings, notes)
+
+
+def stretched(range_: Range, value: Any) -> Range | None:
+    """The range, wide enough for a number that lies outside; None for an option that it does not have."""
+    if range_.contains(plain(value)):
+        return range_
+    if isinstance(range_, Choice) or isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    wider: Range = replace(range_, low=min(range_.low, value), high=max(range_.high, value))  # type: ignore[arg-type]
+    return wider if wider.contains(value) else None

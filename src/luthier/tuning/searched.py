@@ -37,6 +37,7 @@ class Searched(Protocol):
         closing_s: seconds of a budget to set aside for reading the test data and closing.
         reference: by which workers find it; None: it is sent to them.
         description: what identifies it in a ledger.
+        widens: whether ranges may be widened: those that nobody has set.
         order: what a worker must know besides values, seed and the step to train to.
     """
 
@@ -51,6 +52,7 @@ class Searched(Protocol):
     closing_s: float
     reference: str | None
     description: dict[str, Any]
+    widens: bool
     order: dict[str, Any]
 
     @property
@@ -83,6 +85,7 @@ class RecipeSearch:
     groups: Mapping[str, Any] | None
     repeats: int = 3
     closing_s: float = 5.0
+    widens: bool = False
     start_values: dict[str, Any] | None = field(default_factory=dict)  # values say what differs from the recipe
     order: dict[str, Any] = field(default_factory=dict)
 
@@ -150,7 +153,8 @@ def recipe_search(
     subject = as_subject(task)
     baseline = (recipe or subject.recipe).replace({"seed": seed})
     own_groups = subject.groups if groups is None and space is None else groups
-    return RecipeSearch(subject, baseline, chosen_space(subject, baseline, space), own_groups)
+    derived = space is None and subject.space is None
+    return RecipeSearch(subject, baseline, chosen_space(subject, baseline, space), own_groups, widens=derived)
 
 
 def as_subject(task: Task | Subject | str) -> Subject:
