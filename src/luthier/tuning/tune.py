@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -181,6 +182,7 @@ def tune(
         ship_to_workers(path, searched)
         grace_s = _GRACE_S if is_function(task) else math.inf  # a recipe's training hears after each step
         pool = Workers(path, plan.workers, searched.reference, timeout_s=timeout_s, grace_s=grace_s)
+        threading.Thread(target=import_module, args=("scipy.special",)).start()  # for samplers, while workers start
         engine = Engine(ledger, path, searched, plan, sampler, pool, console, origin)
         with signals(engine) as received:
             engine.open(description, settings)
