@@ -20,7 +20,7 @@ import pytest
 from filelock import FileLock
 from platformdirs import user_cache_path
 
-_NOT_NEEDED = ("libllvm", "libperl", "libjson-perl", "libcommon-sense-perl", "libtypes-serialiser-perl")
+_NOT_NEEDED = ("libc6", "libllvm", "libperl", "libjson-perl", "libcommon-sense-perl", "libtypes-serialiser-perl")
 _UNTIL_TOLD = '"$@" & read -r _; kill -INT $!; wait; rm -rf "$FOLDER"'
 
 
@@ -63,7 +63,13 @@ def server(binaries):
         command += [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         with (folder / "log").open("w") as log:
             started = subprocess.Popen(
-                ["sh", "-c", _UNTIL_TOLD, "sh", *command], stdin=-1, stdout=log, stderr=log, env=env, cwd="/", **as_user
+                ["sh", "-c", _UNTIL_TOLD, "sh", *command],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=env,
+                cwd="/",
+                **as_user,
             )
         wait_until_ready(folder, started)
         yield folder
@@ -113,8 +119,8 @@ def find_server():
     for place in places:
         if (place / "postgres").exists():
             return place
-    root = Path("/var/cache") if hasattr(os, "geteuid") and os.geteuid() == 0 else user_cache_path()
-    cache = root / "luthier" / "postgresql"  # not in root's home, which others may not enter
+    root = Path("/var/cache") if os.geteuid() == 0 else user_cache_path()
+    cache = root / "luthier" / "postgresql"  # the server's user may not enter root's home
     cache.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(cache.with_suffix(".lock")):
         if not installed(cache):
