@@ -95,8 +95,8 @@ def tune(
     ] = [],  # noqa: B006 - cyclopts never mutates it
     sampler: Annotated[
         str, Parameter(help="auto, grid, random, sobol, halton, tpe, gp, cmaes, nsgaii or prior")
-    ] = "tpe",
-    strategy: Annotated[str | None, Parameter(help="full or halving")] = None,
+    ] = "auto",
+    strategy: Annotated[str, Parameter(help="auto, full, halving, hyperband or one-epoch-top-k")] = "auto",
     workers: Annotated[int | None, Parameter(help="worker processes; default: one per core")] = None,
     repeats: Annotated[int, Parameter(help="further seeds that winner and baseline are trained with")] = 3,
     recipe_file: RecipeFile = None,
@@ -119,7 +119,6 @@ def tune(
     subject = load(task)
     recipe = start_from(recipe_file, subject).replace(recipe_values(options, settings))
     ranges = as_space((name, parse_range(text)) for name, text in map(_assignment, space))
-    chosen: dict[str, Any] = {} if strategy is None else {"strategy": strategy}
     study = search(
         subject,
         recipe,
@@ -127,13 +126,14 @@ def tune(
         trials=trials,
         budget=budget,
         sampler=sampler,
+        strategy=strategy,
+        deterministic=recipe.deterministic,
         workers=workers,
         repeats=repeats,
         folder=folder,
         storage=storage,
         seed=recipe.seed,
         console=None if quiet else TuneConsole(),
-        **chosen,
     )
     path = study.report(report or study.folder / "report.html")
     open_console().print(f"report     {path}", soft_wrap=True)
