@@ -1,6 +1,8 @@
 """Fixtures shared by all tests: tiny tasks that train in milliseconds."""
 
 import os
+import tempfile
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -50,3 +52,16 @@ def make_task():
 def task(make_task):
     """The small classification task."""
     return make_task()
+
+
+@pytest.fixture(scope="module")
+def ray_here(tmp_path_factory):
+    """A Ray cluster of this machine with two CPUs; one at a time, also among the processes that run tests."""
+    import ray
+    from filelock import FileLock
+
+    with FileLock(Path(tempfile.gettempdir()) / f"luthier-tests-ray-{os.getuid()}.lock"):
+        settings = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+        ray.init("local", num_cpus=2, object_store_memory=200 << 20, **settings)
+        yield
+        ray.shutdown()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.tuning.ledger import Ledger, StudyError
 from luthier.tuning.state import fold
+from luthier.tuning.workers import Workers
 
 if TYPE_CHECKING:
     from luthier.tuning.searched import Searched
@@ -61,11 +63,30 @@ def _short(value: Any) -> str:
     return "absent" if value is None else repr(value)
 
 
-def ship_to_workers(folder: Path, searched: Searched) -> None:
+def hired(folder: Path, searched: Searched, count: int, **times: Any) -> Workers:
+    """Processes on this machine, and what they need."""
+    ship_to_workers(folder, searched)
+    return Workers(folder, count, searched.reference, **times)
+
+
+def hired_on_ray(
+    folder: Path, searched: Searched, count: int | None, on: str, resources: Mapping[str, Any] | None, **times: Any
+) -> Workers:
+    """Actors on a Ray cluster, as many as it holds when no count is given. They get data with the task."""
+    from luthier.tuning.on_ray import ray_workers, send_task_files
+
+    send_task_files()
+    ship_to_workers(folder, searched, by_reference=False)
+    return ray_workers(folder, count, on, resources, **times)
+
+
+def ship_to_workers(folder: Path, searched: Searched, by_reference: bool = True) -> None:
     """Put what the workers need into the study's folder."""
     from luthier.tuning.shipping import ship
 
+    sent = copy.copy(searched)
+    sent.reference = searched.reference if by_reference else None
     try:
-        ship(folder / "workers" / "task", **searched.things())
+        ship(folder / "workers" / "task", **sent.things())
     except OSError as error:
         raise StudyError(f"the study folder {folder} cannot be written: {error.strerror or error}") from None

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -22,7 +23,7 @@ from luthier.tuning.engine import Console, Engine
 from luthier.tuning.function_search import function_search, is_function
 from luthier.tuning.jobs import Plan
 from luthier.tuning.ledger import Ledger, StudyError
-from luthier.tuning.opening import open_ledger, ship_to_workers
+from luthier.tuning.opening import hired, hired_on_ray, open_ledger
 from luthier.tuning.proposing import AUTO
 from luthier.tuning.samplers import SAMPLERS, sampler_label
 from luthier.tuning.searched import Searched, recipe_search
@@ -69,6 +70,8 @@ def tune(
     start: Mapping[str, Any] | None = None,
     trial_timeout: float | None = None,
     deterministic: bool = False,
+    on: str | None = None,
+    resources: Mapping[str, Any] | None = None,
 ) -> Study:
     """Search for a better recipe than the given one, or for the best values of a training function.
 
@@ -123,6 +126,9 @@ def tune(
         deterministic: the same trials and decisions with the same seed, on any number of workers of any speed and
             after any interruption: they follow a virtual clock, and faster workers wait for their turn. A budget only
             cuts the study off.
+        on: "ray" or "ray://host:10001": workers are actors on a Ray cluster, as many as it holds when `workers` is
+            None; all its nodes must see the folder. None: processes on this machine.
+        resources: of each worker on Ray: num_cpus (1 unless told), num_gpus, memory, resources.
 
     Returns:
         The study. After Ctrl-C it holds what was found so far, and the same call goes on.
@@ -140,6 +146,8 @@ def tune(
         raise unknown("sampler", sampler, (AUTO, *SAMPLERS))
     if strategy not in STRATEGIES:
         raise unknown("strategy", strategy, STRATEGIES)
+    if on is None and resources is not None:
+        raise LuthierError("resources are for workers on Ray: add on='ray', or leave them out")
     if trials is None and budget_s is None:
         trials = DEFAULT_TRIALS
     searched = searched_for(task, recipe, space, groups, seed, steps, metric, direction, start)
@@ -179,13 +187,17 @@ def tune(
     ledger = open_ledger(path, description, resume, storage)
     pool: Workers | None = None
     try:
-        ship_to_workers(path, searched)
         grace_s = _GRACE_S if is_function(task) else math.inf  # a recipe's training hears after each step
-        pool = Workers(path, plan.workers, searched.reference, timeout_s=timeout_s, grace_s=grace_s)
+        times = {"timeout_s": timeout_s, "grace_s": grace_s}
+        if on is None:
+            pool = hired(path, searched, plan.workers, **times)
+        else:
+            pool = hired_on_ray(path, searched, workers, on, resources, **times)
+        plan = replace(plan, workers=len(pool.all))
         threading.Thread(target=import_module, args=("scipy.special",)).start()  # for samplers, while workers start
         engine = Engine(ledger, path, searched, plan, sampler, pool, console, origin)
         with signals(engine) as received:
-            engine.open(description, settings)
+            engine.open(description, {**settings, "workers": plan.workers})
             study = engine.finish(engine.run(), test)
         pool.close()
         ledger.close()

@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -37,13 +38,39 @@ Train: TypeAlias = "Callable[[dict[str, Any], Channel], tuple[str, dict[str, Any
 """Trains a trial as ordered; returns how it ended (paused, finished, stopped, failed) and the details."""
 
 
-class Channel:
-    """The two pipes to the parent, out of reach of the task's prints."""
+class Channel(ABC):
+    """What a training tells its parent, and what it hears."""
 
     def __init__(self) -> None:
         self.orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.pausing: int | None = None
+
+    @abstractmethod
+    def say(self, event: str, **details: Any) -> None:
+        """Send a message."""
+
+    def ask(self, event: str, **details: Any) -> dict[str, Any]:
+        """Send a message that has an answer, and wait for it."""
+        self.say(event, **details)
+        return self.answers.get()
+
+    def take(self, order: dict[str, Any]) -> None:
+        """Take in an order, for the training that it concerns."""
+        if order["order"] == "pause":
+            self.pausing = order["number"]
+        elif order["order"] in ("go", "stop"):
+            self.answers.put(order)
+        else:
+            self.pausing = None
+            self.orders.put(order)
+
+
+class Pipes(Channel):
+    """The two pipes to the parent, out of reach of the task's prints; a parent that is gone ends the process."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self._input, self._output = os.dup(0), os.dup(1)
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
@@ -54,29 +81,18 @@ class Channel:
         threading.Thread(target=self._listen, daemon=True, name="orders").start()
 
     def say(self, event: str, **details: Any) -> None:
-        """Send a message; a parent that is gone ends the process."""
+        """Send a message."""
         try:
             with self._lock:
                 send(self._output, {"event": event, **details})
         except OSError:
             leave()
 
-    def ask(self, event: str, **details: Any) -> dict[str, Any]:
-        """Send a message that has an answer, and wait for it; a parent that is gone ends the process."""
-        self.say(event, **details)
-        return self.answers.get()
-
     def _listen(self) -> None:
         inbox = Inbox()
         while piece := os.read(self._input, 1 << 16):
             for order in inbox.feed(piece):
-                if order["order"] == "pause":
-                    self.pausing = order["number"]
-                elif order["order"] in ("go", "stop"):
-                    self.answers.put(order)
-                else:
-                    self.pausing = None
-                    self.orders.put(order)
+                self.take(order)
         leave()
 
 
@@ -87,11 +103,10 @@ def leave() -> None:
     os._exit(0)
 
 
-def main(folder: Path, reference: str | None) -> None:
+def serve(channel: Channel, get_ready: Callable[[], Train]) -> None:
     """Prepare, then train what is ordered until the parent is gone."""
-    channel = Channel()
     try:
-        train = prepare(folder, reference)
+        train = get_ready()
     except BaseException as error:
         traceback.print_exc()
         channel.say("broken", reason=f"{type(error).__name__}: {error}")
@@ -212,4 +227,4 @@ def reason_of(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None)
+    serve(Pipes(), partial(prepare, Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None))

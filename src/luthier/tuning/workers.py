@@ -27,10 +27,18 @@ _TRIES = 3  # worker processes that may die in a row before one gets ready
 _LEAVE_S = 2.0
 
 
-class Worker:
-    """One process, and the trial that it trains."""
+class Place:
+    """What the study notes of a worker, wherever that is.
 
-    def __init__(self, folder: Path, index: int, reference: str | None, threads: int) -> None:
+    Attributes:
+        index: tells it from the others.
+        trial: number of the trial that it trains.
+        ready, recalled: whether it has told so; whether its trial was called back before.
+        heard, pause_by: when it last told something or was ordered to; when it must have paused, `time.monotonic()`.
+        inbox, log: its messages; where its trainings print to.
+    """
+
+    def __init__(self, folder: Path, index: int) -> None:
         self.index = index
         self.trial: int | None = None
         self.ready = self.recalled = False
@@ -38,6 +46,13 @@ class Worker:
         self.inbox = Inbox()
         self.log = folder / "workers" / f"worker-{index}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
+
+
+class Worker(Place):
+    """One process, and the trial that it trains."""
+
+    def __init__(self, folder: Path, index: int, reference: str | None, threads: int) -> None:
+        super().__init__(folder, index)
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in sys.path if path))
         command = [sys.executable, "-m", "luthier.tuning.worker", str(folder / "workers" / "task")]
@@ -67,6 +82,15 @@ class Worker:
         """End the process and those that it forked, which would keep its pipe open."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
+
+    @property
+    def gone(self) -> bool:
+        """Whether the process has ended."""
+        return self.process.poll() is not None
+
+    def dismiss(self) -> None:
+        """Let the process end by the end of its input."""
+        self.orders.close()
 
     def why_dead(self) -> str:
         """How the process ended, in words."""
@@ -168,7 +192,7 @@ class Workers:
             for message in worker.inbox.feed(piece):
                 yield from self._understand(worker, message)
         for worker in list(self.all):
-            if worker.process.poll() is not None and not self._has_more(worker):
+            if worker.gone and not self._has_more(worker):
                 yield from self._bury(worker)  # a process that it forked may keep its pipe open
             elif self._is_hanging(worker):
                 yield from self._bury(worker, f"silent for {self.timeout_s:g} s: its worker was killed")
@@ -189,12 +213,12 @@ class Workers:
             self._selector.unregister(worker.messages)
             if at_once:
                 worker.kill()
-            worker.orders.close()
+            worker.dismiss()
         deadline = time.monotonic() + _LEAVE_S
         for worker in self.all:
-            while worker.process.poll() is None and time.monotonic() < deadline:
+            while not worker.gone and time.monotonic() < deadline:
                 time.sleep(0.005)
-            worker.close(at_once=worker.process.poll() is None)
+            worker.close(at_once=not worker.gone)
         self._selector.close()
 
     def _begin(self, index: int) -> Worker:
