@@ -98,6 +98,10 @@ def tune(
     ] = "auto",
     strategy: Annotated[str, Parameter(help="auto, full, halving, hyperband or one-epoch-top-k")] = "auto",
     workers: Annotated[int | None, Parameter(help="worker processes; default: one per core")] = None,
+    on: Annotated[str | None, Parameter(help="ray or ray://host:10001: workers on a Ray cluster")] = None,
+    resources: Annotated[
+        list[str], Parameter(negative=(), help="of each worker on Ray, repeatable: num_gpus=1, num_cpus=2")
+    ] = [],  # noqa: B006 - cyclopts never mutates it
     repeats: Annotated[int, Parameter(help="further seeds that winner and baseline are trained with")] = 3,
     recipe_file: RecipeFile = None,
     folder: Folder = None,
@@ -129,6 +133,8 @@ def tune(
         strategy=strategy,
         deterministic=recipe.deterministic,
         workers=workers,
+        on=on,
+        resources={name: parse_value(text) for name, text in map(_assignment, resources)} or None,
         repeats=repeats,
         folder=folder,
         storage=storage,
