@@ -191,3 +191,15 @@ def test_a_killed_writer_loses_nothing_that_it_was_told_is_stored(
         assert len(events) >= told
         assert [(event.id, event.payload["part"]) for event in events] == [(n + 1, n % 3) for n in range(len(events))]
     assert told > 60
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_a_commit_that_was_interrupted_too_late_is_repeated_without_harm(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    ledger = Ledger(tmp_path, storage="sqlite" if kind == "sqlite" else request.getfixturevalue("postgres"))
+    ledger.append("a", 0, {})
+    assert ledger.store.commit([(1, 0.0, "a", "{}")], ledger.owner, 20)
+    ledger.append("b", 0, {})
+    ledger.close()
+    assert [(event.id, event.kind) for event in read_events(tmp_path)] == [(1, "a"), (2, "b")]

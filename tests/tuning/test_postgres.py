@@ -1,6 +1,7 @@
 """A study in a PostgreSQL database: the ledger's promises, tried on a real server."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -114,6 +115,8 @@ def test_another_folder_of_the_same_name_is_refused(tmp_path: Path, postgres: st
     with pytest.raises(StudyError, match="its files are not in"):
         Ledger(tmp_path / "yours" / "study", storage=postgres)
     with pytest.raises(StudyError, match="leave storage out"):
+        Ledger(tmp_path / "mine" / "study", storage=re.sub("/test_[^?]*", "/postgres", postgres))
+    with pytest.raises(StudyError, match="leave storage out"):
         Ledger(tmp_path / "mine" / "study", storage="sqlite")
     Ledger(tmp_path / "file").close()
     with pytest.raises(StudyError, match=r"is in its file study\.db"):
@@ -176,20 +179,27 @@ def test_a_frozen_server_is_left(tmp_path: Path, postgres: str, monkeypatch: pyt
     monkeypatch.setattr(store_postgres, "WAIT_S", 0.2)
     ((pid,),) = query(postgres, f"SELECT pid {OTHERS}")
     os.kill(pid, signal.SIGSTOP)
-    with pytest.raises(StudyError, match="is gone"):
-        written(ledger, "a")
-    ledger.abandon()
+    written(ledger, "a")  # over another connection
     os.kill(pid, signal.SIGCONT)
+    ledger.close()
+    assert kinds(tmp_path) == ["a"]
 
 
-def test_a_server_that_ends_is_said_and_what_was_stored_is_there(tmp_path: Path, postgres: str) -> None:
+def test_a_lost_connection_is_made_anew_and_a_server_that_is_gone_is_said(tmp_path: Path, postgres: str) -> None:
+    name = re.search("test_[^?]*", postgres)[0]
+    elsewhere = postgres.replace(name, "postgres")
+    end = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
     ledger = Ledger(tmp_path, storage=postgres)
     written(ledger, "kept")
-    query(postgres, f"SELECT pg_terminate_backend(pid) {OTHERS}")
+    query(elsewhere, end)
+    written(ledger, "too")
+    query(elsewhere, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    query(elsewhere, end)
     with pytest.raises(StudyError, match=r"is gone .*the same call goes on"):
         written(ledger, "lost")
     ledger.abandon()
-    assert kinds(tmp_path) == ["kept"]
+    query(elsewhere, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    assert kinds(tmp_path) == ["kept", "too"]
 
 
 def test_a_missing_driver_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,6 @@ import time
 import uuid
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from luthier.files import from_json, to_json, write_atomic
 from luthier.tuning.state import Event
@@ -53,7 +52,7 @@ class Ledger:
         self.store: Store = SqliteStore(database(folder)) if url is None else PostgresStore(url, _name(folder))
         try:
             if url is not None:
-                self._check_place(folder)
+                self._check_place(folder, url)
             self._claim()
             if url is not None:
                 _note(folder, url)
@@ -115,9 +114,12 @@ class Ledger:
         if not self.store.claim(self.owner, self.lease_s, holder, dead):
             raise StudyError(f"another process has just begun to work on the study {self.store.where}")
 
-    def _check_place(self, folder: Path) -> None:
-        """A database may have a study of this name already whose files are in another folder."""
-        if not _mark(folder).is_file() and self.store.last_id() > 0:
+    def _check_place(self, folder: Path, url: str) -> None:
+        """A study of this name may have its files in another folder, and this folder's study another database."""
+        noted, begun = _noted(folder), self.store.last_id() > 0
+        if noted not in (None, public(url)) and not begun:
+            raise StudyError(f"the study {folder} is in {noted}: leave storage out, or choose another folder")
+        if noted is None and begun:
             raise StudyError(
                 f"there is a study {self.store.where} already, and its files are not in {folder}: go on in its own "
                 f"folder, or choose one of another name"
@@ -157,7 +159,7 @@ def address(folder: Path, storage: str | None) -> str | None:
         if storage is not None and noted is not None:
             raise StudyError(f"the study {folder} is in {noted}: leave storage out, or choose another folder")
         return noted
-    if urlsplit(storage).scheme not in SCHEMES:
+    if storage.partition("://")[0] not in SCHEMES:
         raise StudyError(
             f"storage must be 'sqlite' or an address such as postgresql://user@host/database, got {public(storage)!r}"
         )

@@ -51,7 +51,10 @@ class Store(ABC):
 
     @abstractmethod
     def commit(self, rows: Sequence[Row], owner: str, lease_s: float) -> bool:
-        """Renew the claim and add events, all or nothing; False: the owner has lost the claim, nothing was added."""
+        """Renew the claim and add events, all or nothing; False: the owner has lost the claim, nothing was added.
+
+        What an interrupted call had added already is not added twice.
+        """
 
     @abstractmethod
     def release(self, owner: str) -> None:

@@ -19,7 +19,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from luthier.tuning.store import WAIT_S, Row, Store, StudyError
 
@@ -48,6 +47,7 @@ WITH renewed AS (
 ), added AS (
     INSERT INTO luthier_events (study, id, clock, kind, payload)
     SELECT renewed.name, new.* FROM renewed, unnest(%s::bigint[], %s::float8[], %s::text[], %s::text[]) AS new
+    ON CONFLICT (study, id) DO NOTHING
 )
 SELECT count(*) FROM renewed
 """
@@ -63,7 +63,7 @@ class PostgresStore(Store):
     """
 
     def __init__(self, url: str, study: str) -> None:
-        self.study, self.where = study, f"{study!r} in {public(url)}"
+        self._url, self.study, self.where = url, study, f"{study!r} in {public(url)}"
         self.optuna_url = optuna_url(url)
         self._connection = connect(url)
         try:
@@ -99,7 +99,15 @@ class PostgresStore(Store):
     def commit(self, rows: Sequence[Row], owner: str, lease_s: float) -> bool:
         """Renew the claim and add events, all or nothing; False: the owner has lost the claim, nothing was added."""
         columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], [], []]
-        return bool(self._ask(_COMMIT, [lease_s, self.study, owner, *columns]).fetchall()[0][0])
+        values = [lease_s, self.study, owner, *columns]
+        try:
+            renewed = self._ask(_COMMIT, values)
+        except StudyError:
+            if not self._connection.closed:
+                raise
+            self._connection = connect(self._url)  # the server was restarted, or the line cut: once more
+            renewed = self._ask(_COMMIT, values)
+        return bool(renewed.fetchall()[0][0])
 
     def release(self, owner: str) -> None:
         """Give the claim back."""
@@ -179,10 +187,8 @@ def public(url: str) -> str:
     >>> public("postgresql://me:secret@host/db?password=secret&port=1")
     'postgresql://me@host/db?port=1'
     """
-    parts = urlsplit(url)
-    user, at, host = parts.netloc.rpartition("@")
-    query = urlencode([(name, value) for name, value in parse_qsl(parts.query) if name != "password"], safe="/")
-    return urlunsplit(parts._replace(netloc=user.partition(":")[0] + at + host, query=query))
+    without = re.sub("^([^:]*://[^:/@]*):.*@", r"\1@", url)
+    return re.sub("(?<=[?&])(ssl)?password=[^&]*&?", "", without).rstrip("?&")
 
 
 def _read(connection: psycopg.Connection[tuple[Any, ...]], study: str | None, after: int) -> list[Row]:
@@ -243,7 +249,7 @@ _BY_TEXT = (
         "cannot be reached ({message}): correct host and port, or see whether the server runs",
     ),
     (
-        r"terminat|closed|lost|broken|reset|eof",
+        r"terminat|closed|lost|broken|reset|eof|accepting|starting up|shutting down",
         "is gone ({message}): what was stored is intact, and the same call goes on when the server is back",
     ),
 )

@@ -66,11 +66,12 @@ class SqliteStore(Store):
 
     def commit(self, rows: Sequence[Row], owner: str, lease_s: float) -> bool:
         """Renew the claim and add events, all or nothing; False: the owner has lost the claim, nothing was added."""
+        add = "INSERT INTO events (id, clock, kind, payload) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
         renew = "UPDATE jobs SET lease = ? WHERE name = 'study' AND owner = ?"
         with clear_errors(self.path), self._transaction():
             if self._connection.execute(renew, (time.time() + lease_s, owner)).rowcount == 0:
                 return False
-            self._connection.executemany("INSERT INTO events (id, clock, kind, payload) VALUES (?, ?, ?, ?)", rows)
+            self._connection.executemany(add, rows)
         return True
 
     def release(self, owner: str) -> None:
