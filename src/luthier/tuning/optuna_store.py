@@ -1,19 +1,21 @@
 """Ended trials as Optuna trials in the study's own database, so that Optuna's dashboard and plots open it.
 
-One `add_trial` when a search trial has ended, never before: nothing is left RUNNING there. The trial's number in the
+A trial is written when it has ended, never before: nothing is left RUNNING there. The trial's number in the
 study is a user attribute, which makes writing idempotent: what a crash left out is added when the study is opened.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import queue
 import threading
 import warnings
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luthier.files import to_json
 from luthier.tuning.ledger import StudyError, address, database
@@ -23,6 +25,9 @@ from luthier.tuning.space import Space
 from luthier.tuning.state import Trial
 from luthier.tuning.store import Store
 from luthier.tuning.store_postgres import optuna_url, setting_up
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 NUMBER = "luthier_number"
 _PATIENCE_S = 60.0
@@ -93,11 +98,20 @@ class OptunaStore:
         try:
             with contextlib.closing(Opened(self.url, self.name, self.direction)) as optuna:
                 there = optuna.numbers()
-                while (trial := self._waiting.get()) is not None:
-                    if trial.number not in there:
-                        optuna.study.add_trial(as_optuna(trial, self.space, self.metric))
+                while fresh := self._next_batch():
+                    batch = [trial for trial in fresh if trial is not None and trial.number not in there]
+                    optuna.add([as_optuna(trial, self.space, self.metric) for trial in batch])
+                    if fresh[-1] is None:
+                        break
         except Exception as error:  # told by the next `add` or `close`
             self._error = error
+
+    def _next_batch(self) -> list[Trial | None]:
+        """All that waits, at least one; None at the end: nothing more will come."""
+        batch = [self._waiting.get()]
+        while batch[-1] is not None and not self._waiting.empty():
+            batch.append(self._waiting.get())
+        return batch
 
 
 class Opened:
@@ -134,10 +148,51 @@ class Opened:
             rows = connection.execute(text(query), {"key": NUMBER, "study": self.study._study_id})
             return {int(value) for (value,) in rows}
 
+    def add(self, trials: Sequence[FrozenTrial]) -> None:
+        """Store ended trials in one transaction: a hundredth of what as many `Study.add_trial` cost.
+
+        The rows are those that it writes, in Optuna's own tables.
+        """
+        from optuna.storages._rdb.models import TrialModel
+        from sqlalchemy import func, insert, select
+
+        mine = self.study._study_id
+        rows: defaultdict[Any, list[dict[str, Any]]] = defaultdict(list)
+        with self.storage.engine.begin() as connection:
+            count = select(func.count()).select_from(TrialModel).where(TrialModel.study_id == mine)
+            for number, trial in enumerate(trials, start=connection.execute(count).scalar_one()):
+                row = {"number": number, "study_id": mine, "state": trial.state}
+                row |= {"datetime_start": trial.datetime_start, "datetime_complete": trial.datetime_complete}
+                made = connection.execute(insert(TrialModel).values(**row)).inserted_primary_key
+                for table, content in rows_of(trial):
+                    rows[table].append({"trial_id": made[0], **content})
+            for table, contents in rows.items():
+                connection.execute(insert(table), contents)
+
     def close(self) -> None:
         """Leave the database."""
         self.storage.remove_session()
         self.storage.engine.dispose()
+
+
+def rows_of(trial: FrozenTrial) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """What Optuna's tables hold of a trial besides its state: (table, row)."""
+    from optuna.distributions import distribution_to_json
+    from optuna.storages._rdb import models
+
+    for objective, value in enumerate(trial.values or ()):
+        stored, kind = models.TrialValueModel.value_to_stored_repr(value)
+        yield models.TrialValueModel, {"objective": objective, "value": stored, "value_type": kind}
+    for name, value in trial.params.items():
+        range_ = trial.distributions[name]
+        held = {"param_value": range_.to_internal_repr(value), "distribution_json": distribution_to_json(range_)}
+        yield models.TrialParamModel, {"param_name": name, **held}
+    for step, value in trial.intermediate_values.items():
+        stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
+        held = {"intermediate_value": stored, "intermediate_value_type": kind}
+        yield models.TrialIntermediateValueModel, {"step": step, **held}
+    for name, value in trial.user_attrs.items():
+        yield models.TrialUserAttributeModel, {"key": name, "value_json": json.dumps(value)}
 
 
 def url(folder: Path, storage: str | None = None) -> str:

@@ -1,0 +1,50 @@
+"""What is written in one transaction is what Optuna itself would have written."""
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from luthier.tuning.optuna_store import Opened
+
+RANGES = {
+    "lr": FloatDistribution(1e-4, 1.0, log=True),
+    "width": IntDistribution(8, 64),
+    "schedule": CategoricalDistribution(["cosine", None]),
+}
+
+
+def trial(number: int) -> FrozenTrial:
+    state = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)[number % 3]
+    return create_trial(
+        state=state,
+        values=[float("inf") if number == 3 else 0.5] if state == TrialState.COMPLETE else None,
+        params={"lr": 0.01 * (number + 1), "width": 16, "schedule": None},
+        distributions=RANGES,
+        intermediate_values={0: float("nan"), 10: 0.25 * number, 20: -float("inf")},
+        user_attrs={"luthier_number": number, "arm": "all", "reason": ""},
+    )
+
+
+def read(path: Path) -> list[Any]:
+    study = optuna.load_study(study_name="both", storage=f"sqlite:///{path}")
+    parts = [(t.number, t.state, t.values, t.params, t.distributions, t.user_attrs, t.duration) for t in study.trials]
+    return [*parts, *[sorted((step, repr(v)) for step, v in t.intermediate_values.items()) for t in study.trials]]
+
+
+def test_the_rows_are_those_of_add_trial(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours.db", tmp_path / "theirs.db"
+    trials = [trial(number) for number in range(7)]
+    opened = Opened(f"sqlite:///{ours}", "both", "max")
+    opened.add(trials[:5])
+    opened.add(trials[5:])
+    opened.add([])
+    assert opened.numbers() == set(range(7))
+    opened.close()
+    other = Opened(f"sqlite:///{theirs}", "both", "max")
+    for each in trials:
+        other.study.add_trial(each)
+    other.close()
+    assert read(ours) == read(theirs)
