@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 _SETUP_S = 60.0
-_SETUP_LOCK = 0x6C757468  # any number of ours: who makes tables holds this advisory lock
+_SETUP_LOCK = (
+    0x6C757468  # any number of ours: who makes the ledger's tables holds this advisory lock, Optuna's the next
+)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS luthier_jobs (
     name TEXT PRIMARY KEY, owner TEXT, lease DOUBLE PRECISION NOT NULL DEFAULT 0);
@@ -168,11 +170,11 @@ def read_database(url: str, study: str, after: int) -> list[Row]:
 
 @contextmanager
 def setting_up(url: str) -> Iterator[None]:
-    """One process at a time: for making tables with tools that do not expect company."""
+    """One process at a time: for making Optuna's tables, which does not expect company. Ledgers do not wait for it."""
     with contextlib.closing(connect(url)) as connection:
         with limits(connection, public(url), _SETUP_S):
             connection.execute(f"SET statement_timeout = {int(1000 * _SETUP_S)}")
-            connection.execute("SELECT pg_advisory_lock(%s)", [_SETUP_LOCK])
+            connection.execute("SELECT pg_advisory_lock(%s)", [_SETUP_LOCK + 1])
         yield
 
 
