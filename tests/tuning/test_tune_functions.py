@@ -262,3 +262,20 @@ def test_a_function_that_does_not_hear_is_killed_when_the_time_is_over(
         tune(deaf, space=SPACE, steps=2, budget=1, workers=1, folder=tmp_path, strategy="full")
     trial = Study.open(tmp_path).trials[0]
     assert (trial.state, trial.step, trial.crashes) == ("paused", 1, 0)
+
+
+def test_constraints_hold_for_every_trial(tmp_path: Path) -> None:
+    def small(values: dict[str, Any]) -> bool:
+        return bool(values["x"] + values["y"] < 0.8)
+
+    def train(trial: Any) -> None:
+        trial.report(trial.params["x"] + trial.params["y"], step=1)
+
+    space = {"x": uniform(0.0, 1.0), "y": uniform(0.0, 1.0)}
+    study = tune(train, space=space, steps=1, trials=20, workers=1, folder=tmp_path / "a", constraints=[small])
+    assert len(study.trials) == 20
+    assert all(small(trial.values) for trial in study.trials)
+    with pytest.raises(LuthierError, match="constraints refuse all"):
+        tune(train, space=space, trials=3, workers=1, folder=tmp_path / "b", constraints=[lambda _: False])
+    with pytest.raises(LuthierError, match="list of functions"):
+        tune(train, space=space, trials=3, workers=1, folder=tmp_path / "c", constraints=small)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from luthier.tuning.jobs import Continue, Plan, Start
 from luthier.tuning.ledger import Ledger, StudyError
 from luthier.tuning.optuna_store import OptunaStore
 from luthier.tuning.proposing import Proposer, space_now
+from luthier.tuning.samplers import Constraint
 from luthier.tuning.searched import Searched
 from luthier.tuning.space import space_to_json
 from luthier.tuning.state import State, Trial, apply, fold
@@ -62,6 +63,7 @@ class Engine:
         workers: the processes.
         console: told of every change, or None.
         origin: `time.monotonic()` when the call began.
+        constraints: what a trial's values must meet.
     """
 
     def __init__(
@@ -74,10 +76,11 @@ class Engine:
         workers: Workers,
         console: Console | None,
         origin: float,
+        constraints: Sequence[Constraint] = (),
     ) -> None:
         self.ledger, self.searched, self.space = ledger, searched, searched.space
         self.plan, self.workers, self.console = plan, workers, console
-        self.propose = Proposer(searched, plan, sampler)
+        self.propose = Proposer(searched, plan, sampler, constraints)
         self.state: State = fold(ledger.events(), folder)
         self.before_s, self.origin = self.state.clock, origin
         self.interrupts = 0

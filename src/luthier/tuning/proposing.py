@@ -6,6 +6,7 @@ one so far (when it asks for anything), otherwise the answer of a sampler over r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from luthier.files import to_json
@@ -30,10 +31,13 @@ class Proposer:
         searched: what is tuned.
         plan: its arms.
         sampler: name in `SAMPLERS`, "auto", or an object that `samplers.as_sampler` knows.
+        constraints: functions of a trial's values, see `samplers.Constraint`.
     """
 
-    def __init__(self, searched: Searched, plan: Plan, sampler: Any) -> None:
-        self.searched, self.plan = searched, plan
+    def __init__(
+        self, searched: Searched, plan: Plan, sampler: Any, constraints: Sequence[samplers.Constraint] = ()
+    ) -> None:
+        self.searched, self.plan, self.constraints = searched, plan, constraints
         self.auto = sampler == AUTO
         self.sampler = UNDER_AUTO if self.auto else sampler
 
@@ -44,18 +48,23 @@ class Proposer:
         if self.auto and (steered := self._steered(state, number, arm)) is not None:
             return steered
         fields, space = self.plan.arms.get(arm, []), space_now(self.searched.space, state)
-        values = samplers.propose(self.sampler, state, space, fields, self.searched.start, arm, number)
+        values = samplers.propose(
+            self.sampler, state, space, fields, self.searched.start, arm, number, self.constraints
+        )
         return None if values is None else self._proposal(state, values, "")
 
     def _steered(self, state: State, number: int, arm: str) -> Proposal | None:
         ranges = {path: self.searched.space[path] for path in self.plan.arms.get(arm, [])}
-        starts = self.searched.starts(ranges)
+        fits = samplers.fitting(self.constraints, list(self.searched.space), self.searched.start)
+        starts = [values for values in self.searched.starts(ranges) if fits(values)]
         if standings(state).begun[arm] < len(starts):
             tried = {_key(trial.values) for trial in state.search if trial.arm == arm}
             fresh = next((values for values in starts if _key(values) not in tried), None)
             return None if fresh is None else self._proposal(state, fresh, "known-good settings")
         change = next_change(state, arm) if number % DOCTORED == 0 else None
-        return None if change is None else self._proposal(state, change.values, change.reason)
+        return (
+            None if change is None or not fits(change.values) else self._proposal(state, change.values, change.reason)
+        )
 
     def _proposal(self, state: State, values: dict[str, Any], source: str) -> Proposal:
         return Proposal(values, self.searched.total_steps(values, state) or 1, source)

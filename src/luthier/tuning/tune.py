@@ -10,7 +10,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
@@ -70,6 +70,7 @@ def tune(
     start: Mapping[str, Any] | None = None,
     trial_timeout: float | None = None,
     deterministic: bool = False,
+    constraints: Sequence[Callable[[dict[str, Any]], bool | float]] = (),
     on: str | None = None,
     resources: Mapping[str, Any] | None = None,
 ) -> Study:
@@ -123,6 +124,8 @@ def tune(
         start: for a function: values for trial 0, which then runs over all steps as the baseline.
         trial_timeout: seconds that a trial may be silent (a function: without a report) before its worker is killed
             and the trial counts as failed.
+        constraints: functions of a trial's values by path or name (fields that it leaves alone included): True, or a
+            number of at most 0, where they may be trained. Checked before a trial begins.
         deterministic: the same trials and decisions with the same seed, on any number of workers of any speed and
             after any interruption: they follow a virtual clock, and faster workers wait for their turn. A budget only
             cuts the study off.
@@ -148,6 +151,8 @@ def tune(
         raise unknown("strategy", strategy, STRATEGIES)
     if on is None and resources is not None:
         raise LuthierError("resources are for workers on Ray: add on='ray', or leave them out")
+    if not isinstance(constraints, (list, tuple)) or not all(map(callable, constraints)):
+        raise LuthierError(f"constraints must be a list of functions of a trial's values, got {constraints!r}")
     if trials is None and budget_s is None:
         trials = DEFAULT_TRIALS
     searched = searched_for(task, recipe, space, groups, seed, steps, metric, direction, start)
@@ -182,6 +187,7 @@ def tune(
         "seed": seed,
         "repeats": repeats,
         "reference": searched.reference,
+        "constraints": [getattr(each, "__name__", repr(each)) for each in constraints],
     }
     path = Path(folder) if folder is not None else Path("studies") / searched.name
     ledger = open_ledger(path, description, resume, storage)
@@ -195,7 +201,7 @@ def tune(
             pool = hired_on_ray(path, searched, workers, on, resources, **times)
         plan = replace(plan, workers=len(pool.all))
         threading.Thread(target=import_module, args=("scipy.special",)).start()  # for samplers, while workers start
-        engine = Engine(ledger, path, searched, plan, sampler, pool, console, origin)
+        engine = Engine(ledger, path, searched, plan, sampler, pool, console, origin, constraints)
         with signals(engine) as received:
             engine.open(description, {**settings, "workers": plan.workers})
             study = engine.finish(engine.run(), test)
