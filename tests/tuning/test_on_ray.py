@@ -17,10 +17,12 @@ from torch import nn
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
 from luthier.task import Task
-from luthier.tuning import on_ray, ray_cluster
+from luthier.tuning import on_ray, ray_actor, ray_cluster
 from luthier.tuning.jobs import Start
 from luthier.tuning.ledger import StudyError
-from luthier.tuning.on_ray import Posting, RayWorkers, check_visible, local_folder, ray_workers
+from luthier.tuning.on_ray import RayWorkers
+from luthier.tuning.ray_actor import Posting, check_visible, local_folder
+from luthier.tuning.ray_cluster import ray_workers
 from luthier.tuning.shipping import ship
 from luthier.tuning.space import loguniform, uniform
 from luthier.tuning.tune import tune
@@ -130,7 +132,7 @@ def test_a_trial_without_a_place_moves_to_the_first_worker_that_has_one(ray_here
 
 
 def test_a_node_that_does_not_see_the_folder_says_so(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(on_ray, "VISIBLE_S", 0.0)
+    monkeypatch.setattr(ray_actor, "VISIBLE_S", 0.0)
     with pytest.raises(StudyError, match="storage that all nodes share"):
         check_visible(Posting(tmp_path, "a-call", {}, []))
 

@@ -8,161 +8,28 @@ each node; records and checkpoints go to the study's folder, which all nodes mus
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import queue
-import shutil
 import sys
-import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import ray
 
 from luthier.errors import LuthierError
 from luthier.files import write_atomic
 from luthier.tuning.ledger import StudyError
-from luthier.tuning.messages import encode
-from luthier.tuning.ray_cluster import checked, connect, n_places, needs_of, plea
-from luthier.tuning.worker import Channel, prepare, serve
+from luthier.tuning.ray_actor import THREADS, Posting, Trainer
+from luthier.tuning.ray_cluster import needs_of, plea
 from luthier.tuning.workers import Place, Workers
 
 PATIENCE_S = 60.0
 """How long a study waits for a place in the cluster while it has no worker at all."""
-VISIBLE_S = 5.0
-"""How long a node may take to see a new file: file systems over the network do."""
-_BEAT_S = 2.0  # how long a request for messages waits for one
-_ORPHANED_S = 20.0  # without such a request an actor takes its parent for dead
 _LEAVE_S = 2.0
-_FETCHING, _TAKING = "fetching", "taking"  # each has a thread of its own in the actor
-
-
-class Line(Channel):
-    """What a training in an actor tells and hears."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._outbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-
-    def say(self, event: str, **details: Any) -> None:
-        """Leave a message for the parent to fetch."""
-        self._outbox.put(encode({"event": event, **details}))
-
-    def fetch(self) -> bytes:
-        """All messages left, encoded; waits a little when there is none."""
-        pieces = []
-        with contextlib.suppress(queue.Empty):
-            pieces.append(self._outbox.get(timeout=_BEAT_S))
-            while True:
-                pieces.append(self._outbox.get_nowait())
-        return b"".join(pieces)
-
-
-@dataclass(frozen=True)
-class Posting:
-    """What an actor is told of its study.
-
-    Attributes:
-        folder: of the study, on storage that all nodes share.
-        call: names this call of the study; also the text of `workers/call` in the folder.
-        files: what was shipped: file name -> reference in the object store.
-        path: where the parent finds its modules.
-    """
-
-    folder: Path
-    call: str
-    files: dict[str, Any]
-    path: list[str]
-
-
-class Trainer:
-    """The actor. Trainings have a thread of their own."""
-
-    def __init__(self, posting: Posting, log: str) -> None:
-        self.posting, self.line, self.fetched = posting, Line(), time.monotonic()
-        sys.path.extend(entry for entry in posting.path if entry not in sys.path)
-        threading.Thread(target=serve, args=(self.line, partial(self.prepare, log)), daemon=True).start()
-        threading.Thread(target=self.watch_parent, daemon=True).start()
-
-    def prepare(self, log: str) -> Any:
-        """Get what is to be trained."""
-        check_visible(self.posting)
-        with Path(log).open("ab") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        return prepare(unpack(self.posting), None)
-
-    def fetch(self) -> bytes:
-        """Messages for the parent; asked for all the time."""
-        self.fetched = time.monotonic()
-        return self.line.fetch()
-
-    def take(self, order: dict[str, Any]) -> None:
-        """An order from the parent."""
-        self.line.take(order)
-
-    def leave(self) -> None:
-        """Remove what was unpacked; what is mapped stays readable."""
-        shutil.rmtree(local_folder(self.posting), ignore_errors=True)
-
-    def watch_parent(self) -> None:
-        """End the process when nobody fetches: its trial may go on elsewhere by then."""
-        while time.monotonic() - self.fetched < _ORPHANED_S:
-            time.sleep(1)
-        os._exit(0)
-
-
-def check_visible(posting: Posting) -> None:
-    """Whether this node sees the study's folder.
-
-    Raises:
-        StudyError: it does not.
-    """
-    note = posting.folder / "workers" / "call"
-    deadline = time.monotonic() + VISIBLE_S
-    while not (note.exists() and note.read_text() == posting.call):
-        if time.monotonic() > deadline:
-            raise StudyError(
-                f"node {os.uname().nodename} does not see the study's folder {posting.folder}: "
-                "choose a folder on storage that all nodes share under the same path"
-            )
-        time.sleep(0.1)
-
-
-def local_folder(posting: Posting) -> Path:
-    """Where this node keeps what was shipped; it bears the study's name, so that a later call removes leftovers."""
-    study = hashlib.sha256(str(posting.folder).encode()).hexdigest()[:12]
-    return Path(tempfile.gettempdir()) / f"luthier-{os.getuid()}" / f"{study}-{posting.call}"
-
-
-def unpack(posting: Posting) -> Path:
-    """Write what was shipped to this node's disk, for all its workers to map; the first of them does it.
-
-    Raises:
-        StudyError: the temporary folder belongs to somebody else.
-    """
-    import ray
-    from filelock import FileLock
-
-    home = local_folder(posting)
-    home.parent.mkdir(mode=0o700, exist_ok=True)
-    status = home.parent.stat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise StudyError(f"{home.parent} must belong to the user of the Ray workers alone: remove it")
-    with FileLock(home.parent / "lock"):
-        if not home.exists():
-            for leftover in home.parent.glob(f"{home.name.split('-')[0]}-*"):
-                shutil.rmtree(leftover, ignore_errors=True)
-            unfinished = home.with_name(f"{home.name}.part")
-            unfinished.mkdir()
-            for name, reference in posting.files.items():
-                (unfinished / name).write_bytes(memoryview(ray.get(reference)))
-            unfinished.rename(home)
-    return home
 
 
 class RayWorker(Place):
@@ -198,7 +65,7 @@ class RayWorker(Place):
             self._waiting.append(order)
             return
         with contextlib.suppress(ConnectionError):  # noticed soon
-            self.actor.take.options(concurrency_group=_TAKING).remote(order)
+            self.actor.take.remote(order)
 
     def begin(self, holder: RayWorker | None) -> None:
         """Be ready; take over the trial of another that is still without a place."""
@@ -211,8 +78,6 @@ class RayWorker(Place):
 
     def kill(self) -> None:
         """End the actor."""
-        import ray
-
         with contextlib.suppress(ray.exceptions.RayError, ConnectionError, ValueError):
             ray.kill(self.actor)
 
@@ -223,11 +88,9 @@ class RayWorker(Place):
 
     def dismiss(self) -> None:
         """Let a ready actor tidy up, then end it."""
-        import ray
-
         with contextlib.suppress(ray.exceptions.RayError, ConnectionError):
             if self.ready and not self.gone:
-                ray.wait([self.actor.leave.options(concurrency_group=_TAKING).remote()], timeout=_LEAVE_S)
+                ray.wait([self.actor.leave.remote()], timeout=_LEAVE_S)
         self.kill()
 
     def close(self, at_once: bool) -> None:
@@ -237,15 +100,12 @@ class RayWorker(Place):
         self.messages.close()
 
     def _pass_on(self, pipe: int) -> None:
-        import ray
-
         try:
             with os.fdopen(pipe, "wb") as messages:
-                fetch = self.actor.fetch.options(concurrency_group=_FETCHING)
                 while True:
-                    messages.write(ray.get(fetch.remote()))
+                    messages.write(ray.get(self.actor.fetch.remote()))
                     messages.flush()
-        except (ray.exceptions.RayError, ConnectionError, OSError) as error:
+        except Exception as error:  # whatever it is, this worker is lost
             self._cause = _shortly(error)
 
 
@@ -271,12 +131,9 @@ class RayWorkers(Workers):
         disconnect: bool,
         **times: Any,
     ) -> None:
-        import ray
-
         self._disconnect, self._needs = disconnect, needs_of(resources)
         self._served = time.monotonic()
-        threads = {_FETCHING: 1, _TAKING: 1}
-        self._actors = ray.remote(**resources, concurrency_groups=threads)(Trainer)
+        self._actors = ray.remote(**resources, concurrency_groups=THREADS)(Trainer)
         self._posting = posted(folder.absolute())
         super().__init__(folder.absolute(), count, **times)
 
@@ -302,8 +159,6 @@ class RayWorkers(Workers):
         """End all actors, and Ray if it was begun for them."""
         super().close(at_once)
         if self._disconnect:
-            import ray
-
             ray.shutdown()
 
     def _begin(self, index: int) -> Any:
@@ -318,43 +173,6 @@ class RayWorkers(Workers):
         yield from super()._understand(worker, message)
 
 
-def ray_workers(
-    folder: Path, count: int | None, on: str, resources: Mapping[str, Any] | None, **times: Any
-) -> RayWorkers:
-    """Connect to Ray and begin actors there.
-
-    Args:
-        folder: see `RayWorkers`.
-        count: actors; as many as the cluster holds when None.
-        on: see `ray_cluster.connect`.
-        resources: see `ray_cluster.checked`.
-        times: see `Workers`.
-
-    Raises:
-        LuthierError: arguments do not fit, or Ray is missing.
-        StudyError: the cluster cannot be reached, or can hold no worker.
-    """
-    options = checked(resources)
-    ours = connect(on)
-    try:
-        return RayWorkers(folder, count or n_places(options), options, disconnect=ours, **times)
-    except BaseException:
-        if ours:
-            import ray
-
-            ray.shutdown()
-        raise
-
-
-def send_task_files() -> None:
-    """Have the modules of task files sent whole: other nodes could not import them by their names."""
-    import cloudpickle
-
-    for name, module in list(sys.modules.items()):
-        if name.startswith("luthier_task_"):
-            cloudpickle.register_pickle_by_value(module)
-
-
 def posted(folder: Path) -> Posting:
     """Put what was shipped into the object store.
 
@@ -362,9 +180,6 @@ def posted(folder: Path) -> Posting:
         LuthierError: the object store cannot take it.
         StudyError: the folder cannot be written.
     """
-    import numpy as np
-    import ray
-
     call = uuid.uuid4().hex[:8]
     try:
         write_atomic(folder / "workers" / "call", call)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,11 +74,20 @@ def hired_on_ray(
     folder: Path, searched: Searched, count: int | None, on: str, resources: Mapping[str, Any] | None, **times: Any
 ) -> Workers:
     """Actors on a Ray cluster, as many as it holds when no count is given. They get data with the task."""
-    from luthier.tuning.on_ray import ray_workers, send_task_files
+    from luthier.tuning.ray_cluster import ray_workers
 
-    send_task_files()
+    _send_task_files()
     ship_to_workers(folder, searched, by_reference=False)
     return ray_workers(folder, count, on, resources, **times)
+
+
+def _send_task_files() -> None:
+    """Have the modules of task files sent whole: other nodes could not import them by their names."""
+    import cloudpickle
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("luthier_task_"):
+            cloudpickle.register_pickle_by_value(module)
 
 
 def ship_to_workers(folder: Path, searched: Searched, by_reference: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""Connecting to a Ray cluster, and what it has room for."""
+"""Connecting to a Ray cluster, what it has room for, and getting workers there."""
 
 from __future__ import annotations
 
@@ -6,13 +6,43 @@ import os
 import socket
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from luthier.errors import LuthierError, unknown
 from luthier.tuning.ledger import StudyError
+from luthier.tuning.workers import Workers
 
 _REACH_S = 5.0
 _NAMES = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
+
+
+def ray_workers(folder: Path, count: int | None, on: str, resources: Mapping[str, Any] | None, **times: Any) -> Workers:
+    """Connect to Ray and begin actors there.
+
+    Args:
+        folder: see `on_ray.RayWorkers`.
+        count: actors; as many as the cluster holds when None.
+        on: see `ray_cluster.connect`.
+        resources: see `ray_cluster.checked`.
+        times: see `Workers`.
+
+    Raises:
+        LuthierError: arguments do not fit, or Ray is missing.
+        StudyError: the cluster cannot be reached, or can hold no worker.
+    """
+    options = checked(resources)
+    ours = connect(on)
+    try:
+        from luthier.tuning.on_ray import RayWorkers
+
+        return RayWorkers(folder, count or n_places(options), options, disconnect=ours, **times)
+    except BaseException:
+        if ours:
+            import ray
+
+            ray.shutdown()
+        raise
 
 
 def connect(on: str) -> bool:
@@ -46,7 +76,10 @@ def connect(on: str) -> bool:
             ray.init(address, **quiet)
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
         text = " ".join(str(error).split())[:300]
-        raise StudyError(f"Ray does not answer at {address or 'this machine'}: {text}") from error
+        raise StudyError(
+            f"Ray does not answer at {address or 'this machine'}: {text}. A head that asks for a token "
+            "(see `ray get-auth-token` there) needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN set here"
+        ) from error
     return True
 
 

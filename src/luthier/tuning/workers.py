@@ -245,6 +245,7 @@ class Workers:
         worker.close(at_once=True)
         self._deaths += not worker.ready and not worker.recalled
         if self._deaths >= _TRIES:
+            self.all.remove(worker)
             raise StudyError(
                 f"worker processes die before they are ready: {reason}. Its last words: {_tail(worker.log)}"
             )
