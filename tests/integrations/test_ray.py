@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from luthier.doctor.verdicts import diagnosis_of
 from luthier.errors import LuthierError
 from luthier.integrations.ray import findings_of, stop_when_critical, trial_folder, watch_trial
 
@@ -64,8 +65,8 @@ def test_the_diagnosis_is_kept_where_it_is_asked_for(tmp_path: Path) -> None:
             optimizer.step()
             watch.step(loss)
     assert findings_of(watch)["luthier/critical"] == 0
-    assert json.loads((tmp_path / "findings.json").read_text())
-    assert (tmp_path / "vitals.jsonl").exists()
+    assert json.loads((tmp_path / "findings.json").read_text())["is_healthy"]
+    assert diagnosis_of(tmp_path).is_healthy
 
 
 def test_outside_a_trial_it_says_so(monkeypatch: Any) -> None:

@@ -30,6 +30,7 @@ from luthier.tuning.workers import Place, Workers
 PATIENCE_S = 60.0
 """How long a study waits for a place in the cluster while it has no worker at all."""
 _LEAVE_S = 2.0
+_TIDY_S = 1.0
 
 
 class RayWorker(Place):
@@ -87,10 +88,7 @@ class RayWorker(Place):
         return f"the Ray worker died ({self._cause or 'it does not answer'}); see {self.log}"
 
     def dismiss(self) -> None:
-        """Let a ready actor tidy up, then end it."""
-        with contextlib.suppress(ray.exceptions.RayError, ConnectionError):
-            if self.ready and not self.gone:
-                ray.wait([self.actor.leave.remote()], timeout=_LEAVE_S)
+        """End the actor."""
         self.kill()
 
     def close(self, at_once: bool) -> None:
@@ -122,6 +120,8 @@ class RayWorkers(Workers):
     Raises:
         StudyError: the folder cannot be written.
     """
+
+    all: list[Any]
 
     def __init__(
         self,
@@ -157,6 +157,9 @@ class RayWorkers(Workers):
 
     def close(self, at_once: bool = False) -> None:
         """End all actors, and Ray if it was begun for them."""
+        with contextlib.suppress(ray.exceptions.RayError, ConnectionError):
+            if leaving := [worker.actor.leave.remote() for worker in self.all if worker.ready and not worker.gone]:
+                ray.wait(leaving, num_returns=len(leaving), timeout=_TIDY_S)
         super().close(at_once)
         if self._disconnect:
             ray.shutdown()
