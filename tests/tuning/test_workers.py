@@ -1,0 +1,22 @@
+"""Worker processes as such, without a study."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.tuning.ledger import StudyError
+from luthier.tuning.workers import Workers
+
+
+def test_workers_that_never_start_are_said_and_closed_cleanly(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    pool = Workers(tmp_path, 2)
+    deadline = time.monotonic() + 30
+    with pytest.raises(StudyError, match="die before they are ready: the worker process exited with code 1"):
+        while time.monotonic() < deadline:
+            list(pool.wait(0.1))
+    pool.close(at_once=True)
+    assert all(worker.gone for worker in pool.all)
