@@ -85,7 +85,7 @@ class Recipe(Frozen):
     compile: bool = Field(False, description="torch.compile the model")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     seed: int = Field(0, ge=0, lt=2**63, description="seed of weights, data order, dropout and augmentation")
-    deterministic: bool = Field(False, description="only deterministic kernels; in tune decisions that no timing changes, too")
+    deterministic: bool = Field(False, description="deterministic kernels only; for tune, decisions too")
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
