@@ -17,12 +17,6 @@ def listen(pool: Workers, seconds: float) -> None:
         list(pool.wait(0.1))
 
 
-def listen(pool: Workers, for_s: float) -> None:
-    deadline = time.monotonic() + for_s
-    while time.monotonic() < deadline:
-        assert not list(pool.wait(0.1))
-
-
 def test_workers_that_never_start_are_said_and_closed_cleanly(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     pool = Workers(tmp_path, 2)
