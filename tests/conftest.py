@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: tiny tasks that train in milliseconds."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -62,6 +63,9 @@ def ray_here(tmp_path_factory):
 
     with FileLock(Path(tempfile.gettempdir()) / f"luthier-tests-ray-{os.getuid()}.lock"):
         settings = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         ray.init("local", num_cpus=2, object_store_memory=200 << 20, **settings)
         yield
         ray.shutdown()
+        for number, handler in handlers.items():  # Ray and its Tuner put their own there, and leave them
+            signal.signal(number, handler)
