@@ -24,5 +24,11 @@ def test_what_no_start_knows_stays_as_it_is() -> None:
     assert first == {"lr": 3e-3, "clip_norm": None}
 
 
+def test_a_value_that_is_no_option_becomes_the_middle_one() -> None:
+    space = {"lr": loguniform(1e-4, 1e-1), "batch_size": choice(8, 16, 24), "model.width": choice(128, 256, 512)}
+    (first, *_) = known_good(space, Recipe(batch_size=512, model={"width": 64}))
+    assert first == {"lr": 3e-3, "batch_size": 16, "model.width": 256}
+
+
 def test_a_range_that_the_recipe_does_not_have_gives_none() -> None:
     assert list(known_good({"optimizer.momentum": loguniform(0.5, 0.99), "lr": loguniform(1e-4, 1)}, Recipe())) == []

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError
+from luthier.tuning.ranges import Choice
 
 if TYPE_CHECKING:
     from luthier.recipe import Recipe
@@ -44,7 +45,12 @@ def known_good(ranges: Mapping[str, Range], baseline: Recipe) -> Iterator[dict[s
 
 
 def _within(range_: Range, value: Any) -> Any:
-    """The value, or the edge of a range of numbers that is nearest to it; its low end for what is not set."""
+    """The value, or the edge of a range of numbers that is nearest to it; its low end for what is not set.
+
+    Of options that do not hold the value the middle one.
+    """
+    if isinstance(range_, Choice):
+        return value if range_.contains(value) else range_.options[(len(range_.options) - 1) // 2]
     low, high = getattr(range_, "low", None), getattr(range_, "high", None)
     if range_.contains(value) or low is None or high is None:
         return value
