@@ -378,3 +378,21 @@ def test_an_examination_that_fails_is_an_event_and_the_diagnosis_stands(monkeypa
         train(model, optimizer, watch, steps=30)
     assert watch.vitals.events[-1].details["text"] == "odd data"
     assert "missing_zero_grad" in watch.diagnose().healthy
+
+
+def test_every_loss_is_known_though_only_some_steps_are_told():
+    model, (x, y) = net(), data()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    losses = []
+    with luthier.watch(model, optimizer) as watch:
+        for step in range(60):
+            loss = nn.functional.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+            if step % 10 == 0:
+                watch.step(loss, inputs=x, targets=y)
+            elif step % 10 == 5:
+                watch.step(inputs=x)
+    assert list(watch.vitals.steps.loss) == pytest.approx(losses)

@@ -9,6 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -288,7 +289,7 @@ class Engine:
         Raises:
             StudyError: with the last reason.
         """
-        ended = [trial for trial in self.state.trials if trial.ended]
+        ended = list(islice((trial for trial in self.state.trials if trial.ended), _SAME_FAILURES + 1))
         if len(ended) == _SAME_FAILURES and all(trial.state == "failed" for trial in ended):
             raise StudyError(
                 f"the first {len(ended)} trials all failed, so the study stops; the last one: {ended[-1].reason}"

@@ -6,6 +6,7 @@ Everything here follows from the state alone; after a restart it is built anew f
 from __future__ import annotations
 
 import statistics
+from abc import ABC, abstractmethod
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterator
@@ -60,7 +61,7 @@ class Ranking:
         return (int(entry[-1]) for entry in self._sorted)
 
 
-class Follower:
+class Follower(ABC):
     """Takes in each trial that has changed since the last look."""
 
     def __init__(self) -> None:
@@ -72,9 +73,9 @@ class Follower:
             self.take(state, state.trials[number])
         self._seen = len(state.changed)
 
+    @abstractmethod
     def take(self, state: State, trial: Trial) -> None:
         """Take in how a trial stands now; the same twice changes nothing."""
-        raise NotImplementedError
 
 
 class Standings(Follower):

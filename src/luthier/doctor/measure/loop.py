@@ -58,7 +58,7 @@ class Loop:
         self._usual_forwards: int | None = None
         self._model_runs = self._stepped = self._gradients_inside = self._in_backward = False
         self._owed: tuple[torch.optim.Optimizer, float] | None = None
-        self._told_step, self._told_in_vain, self._tells_loss = first_step, 0, False
+        self._told_step, self._told_in_vain = first_step, 0
         self._cost_s = 0.0
         self._typical_busy_s: float | None = None
         self.began_at = self._ended_at = time.perf_counter()
@@ -108,7 +108,7 @@ class Loop:
         """A backward pass begins; its loss counts when a watched model ran before."""
         now = self._now
         self._in_backward = True
-        if now.forwards and not (self._tells_loss and now.look is None) and loss.numel() == 1:
+        if now.forwards and loss.numel() == 1:
             now.scale = scale_of(loss)
             now.loss = loss.detach() if now.scale is None else loss.detach() / now.scale
         if now.kind == "look" and now.look is not None and len(now.look.entries) < MOST_ENTRIES:
@@ -167,8 +167,7 @@ class Loop:
         if self._told_step == self._now.step and not self._ends_untold(at):
             return
         self._told_step = self._now.step
-        self._tells_loss = loss is not None
-        if self._tells_loss:
+        if loss is not None:
             self._recent.set_loss(loss.detach() if isinstance(loss, Tensor) else loss)
         looked = self._pending is not None and self._pending.row["step"] == self._told_step - 1
         if looked or self._told_step <= ALL_TARGETS_UNTIL:
