@@ -19,9 +19,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError, unknown
-from luthier.tuning.engine import Console, Engine
+from luthier.tuning.engine import Engine
 from luthier.tuning.function_search import function_search, is_function
 from luthier.tuning.jobs import Plan
+from luthier.tuning.journal import Console, Journal
 from luthier.tuning.ledger import Ledger, StudyError
 from luthier.tuning.opening import hired, hired_on_ray, open_ledger
 from luthier.tuning.proposing import AUTO
@@ -201,7 +202,7 @@ def tune(
             pool = hired_on_ray(path, searched, workers, on, resources, **times)
         plan = replace(plan, workers=len(pool.all))
         threading.Thread(target=import_module, args=("scipy.special",)).start()  # for samplers, while workers start
-        engine = Engine(ledger, path, searched, plan, sampler, pool, console, origin, constraints)
+        engine = Engine(Journal(ledger, path, console, origin), searched, plan, sampler, pool, constraints)
         with signals(engine) as received:
             engine.open(description, {**settings, "workers": plan.workers})
             study = engine.finish(engine.run(), test)

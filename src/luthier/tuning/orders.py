@@ -1,0 +1,56 @@
+"""Jobs on their way to the workers: written down first, then ordered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from luthier.tuning.functions import UNTIL_IT_ENDS
+from luthier.tuning.jobs import Continue, Plan, Start
+from luthier.tuning.journal import Journal
+from luthier.tuning.searched import Searched
+from luthier.tuning.state import Trial
+from luthier.tuning.strategies import strategy_for
+from luthier.tuning.workers import Worker, Workers
+
+
+class Orders:
+    """Writes jobs down and sends them.
+
+    Args:
+        journal: of the study.
+        searched: what is tuned.
+        plan: its strategy.
+        workers: the processes.
+        examines: whether the doctor looks at trainings that go far enough.
+    """
+
+    def __init__(self, journal: Journal, searched: Searched, plan: Plan, workers: Workers, examines: bool) -> None:
+        self.journal, self.searched, self.plan, self.workers = journal, searched, plan, workers
+        self.examines = examines
+
+    def propose(self, job: Start | Continue) -> Start | Continue:
+        """Write a new trial down; returns the job with the step to which the trial trains."""
+        if not isinstance(job, Start):
+            return job
+        if self.searched.total_steps(job.values, self.journal.state) is None:
+            job = replace(job, until_step=UNTIL_IT_ENDS)
+        names = ("number", "kind", "arm", "values", "seed", "of", "total_steps", "source")
+        self.journal.record("proposed", until=job.until_step, **{name: getattr(job, name) for name in names})
+        return job
+
+    def assign(self, job: Start | Continue, **turn: Any) -> None:
+        """Write down that a trial is to be trained."""
+        self.journal.record("assigned", number=job.number, until=job.until_step, **turn)
+
+    def send(self, worker: Worker, number: int) -> None:
+        """Let a worker train a trial to where it was told to go; what was written comes first."""
+        self.journal.flush()
+        trial = self.journal.state.trials[number]
+        examined = self.examines and trial.kind == "search" and trial.until > self._first_stop(trial)
+        more = {"examined": examined, "known": trial.step, "total_steps": trial.total_steps, **self.searched.order}
+        self.workers.train(worker, Continue(number, trial.until), trial.values, trial.seed, **more)
+
+    def _first_stop(self, trial: Trial) -> int:
+        """The trial's lowest rung: what ends there is too short to be watched."""
+        return strategy_for(self.plan).lowest(trial.number, trial.total_steps)
