@@ -4,7 +4,7 @@ import pytest
 
 from luthier.recipe import Recipe
 from luthier.tuning.derived import derive_space
-from luthier.tuning.space import choice, loguniform
+from luthier.tuning.space import choice, loguniform, uniform
 from luthier.tuning.starts import known_good
 
 
@@ -32,3 +32,33 @@ def test_a_value_that_is_no_option_becomes_the_middle_one() -> None:
 
 def test_a_range_that_the_recipe_does_not_have_gives_none() -> None:
     assert list(known_good({"optimizer.momentum": loguniform(0.5, 0.99), "lr": loguniform(1e-4, 1)}, Recipe())) == []
+
+
+SGD_ONLY = uniform(0.0, 0.98).when("optimizer", "sgd")
+
+
+def test_a_field_whose_condition_does_not_hold_is_left_out() -> None:
+    space = {"lr": loguniform(1e-4, 1.0), "optimizer": choice("adamw", "sgd"), "optimizer.momentum": SGD_ONLY}
+    adaptive = list(known_good(space, Recipe(optimizer="adamw")))
+    assert adaptive
+    assert all(set(start) == {"lr", "optimizer"} for start in adaptive)
+    sgd = Recipe(optimizer="sgd").replace({"optimizer.momentum": 0.5})
+    assert [start["optimizer.momentum"] for start in known_good(space, sgd)] == [0.5, 0.5]
+
+
+def test_a_field_of_a_part_that_the_start_brings_in_takes_its_default() -> None:
+    space = {
+        "schedule": choice("constant", "cosine"),
+        "lr": loguniform(1e-4, 1e-1),
+        "optimizer.momentum": SGD_ONLY,
+        "optimizer": choice("sgd", "muon"),
+    }
+    starts = list(known_good(space, Recipe(optimizer="adam")))  # adam is no option: the middle one is sgd
+    assert [start["optimizer"] for start in starts] == ["sgd"] * 3
+    assert all(start["optimizer.momentum"] == Recipe(optimizer="sgd").value("optimizer.momentum") for start in starts)
+
+
+def test_a_condition_on_a_field_of_another_arm_is_the_baselines_affair() -> None:
+    arm = {"lr": loguniform(1e-4, 1.0), "optimizer.momentum": SGD_ONLY}
+    assert [list(start) for start in known_good(arm, Recipe(optimizer="adamw"))] == [["lr"]] * 3
+    assert [list(start) for start in known_good(arm, Recipe(optimizer="sgd"))] == [["lr", "optimizer.momentum"]] * 2

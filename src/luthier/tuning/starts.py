@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError
+from luthier.tuning.conditions import ordered, present, resolved
 from luthier.tuning.ranges import Choice
 
 if TYPE_CHECKING:
@@ -27,21 +28,39 @@ _FOR_SGD: tuple[dict[str, Any], ...] = (
 def known_good(ranges: Mapping[str, Range], baseline: Recipe) -> Iterator[dict[str, Any]]:
     """Values for the first trials: known-good ones where the ranges hold them, the baseline's own elsewhere.
 
-    A value of the baseline outside its range (no weight decay, where the range begins at 1e-6) is moved to its edge.
+    A value of the baseline outside its range (no weight decay, where the range begins at 1e-6) is moved to its edge. A
+    range whose condition does not hold has no value.
 
     Sources: Smith & Topin 2019, Super-Convergence (one-cycle); Loshchilov & Hutter 2017, SGDR (cosine); Karpathy 2015,
     "3e-4" and its multiples for Adam.
     """
-    try:
-        own = {path: _within(range_, baseline.value(path)) for path, range_ in ranges.items()}
-    except LuthierError:  # a setting of a part that the baseline does not have
-        return
-    starts = _FOR_ADAPTIVE if getattr(baseline.optimizer, "name", "") in _ADAPTIVE else _FOR_SGD
-    for start in starts:
-        fitting = {path: value for path, value in start.items() if path in ranges and ranges[path].contains(value)}
-        values = own | fitting
-        if fitting and all(range_.contains(values[path]) for path, range_ in ranges.items()):
+    space = resolved(ranges, baseline)
+    for start in _FOR_ADAPTIVE if getattr(baseline.optimizer, "name", "") in _ADAPTIVE else _FOR_SGD:
+        fitting = {path: value for path, value in start.items() if path in space and space[path].contains(value)}
+        values = _completed(fitting, space, baseline)
+        if fitting.keys() & values.keys() and all(space[path].contains(value) for path, value in values.items()):
             yield values
+
+
+def _completed(fitting: Mapping[str, Any], space: Mapping[str, Range], baseline: Recipe) -> dict[str, Any]:
+    """A value for each range that is present; none at all where the recipe has no such setting."""
+    values: dict[str, Any] = {}
+    for path in ordered(space):
+        if not present(space[path], values):
+            continue
+        try:
+            values[path] = fitting[path] if path in fitting else _within(space[path], _own(path, values, baseline))
+        except LuthierError:
+            return {}
+    return {path: values[path] for path in space if path in values}
+
+
+def _own(path: str, values: Mapping[str, Any], baseline: Recipe) -> Any:
+    """The baseline's value; where it lacks the part, what that part begins with when these values bring it in."""
+    try:
+        return baseline.value(path)
+    except LuthierError:
+        return baseline.replace(dict(values)).value(path)
 
 
 def _within(range_: Range, value: Any) -> Any:
