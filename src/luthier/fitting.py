@@ -93,6 +93,7 @@ def fit(
         preflight(run)
         record = record or Record.create(path, recipe, task.describe())
         writer.record = record
+        record.remember(task)
         if resumed:
             restore(run, record)
         state = _train(run, writer, until, signals)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ class Record:
         self.path = Path(path)
         self.task: dict[str, Any] = self._read("task.json")
         self.recipe = Recipe.load(self.path / "recipe.json")
+        self._trained: Task | None = None
 
     @classmethod
     def create(cls, path: str | Path, recipe: Recipe, task: Mapping[str, Any]) -> Record:
@@ -128,24 +129,43 @@ class Record:
             raise LuthierError(f"{self.path} already has its test reading: {self.test}; test data is read once")
         write_atomic(self.path / "test.json", to_json(dict(values), indent=2))
 
+    def remember(self, task: Task) -> None:
+        """Keep the task that was trained in memory, so that findings can be proved without passing it."""
+        self._trained = task
+
     def diagnose(self) -> Diagnosis:
-        """What is wrong with this training, root cause first, from its vitals and metrics."""
+        """What is wrong with this training, root cause first, from its vitals and metrics.
+
+        Each finding can be proved: `record.diagnose().findings[0].prove()`.
+        """
         from luthier.doctor.diagnosing import diagnose
         from luthier.doctor.logs import read_logs
 
-        return diagnose(read_logs(self.path))
+        return diagnose(read_logs(self.path)).of(self)
 
-    def prove(self, cure: Finding | Patch, task: Task, steps: int = 100) -> Proof:
+    def prove(
+        self, cure: Finding | Patch, task: Task | None = None, steps: int = 100, seeds: Sequence[int] | None = None
+    ) -> Proof:
         """Train the same steps with and without the cure of a finding (or a patch): does it help?
 
         Args:
-            cure: a finding of `diagnose()`, whose first remedy that applies is taken, or a patch.
-            task: the task that was trained.
+            cure: a finding, whose first remedy that applies is taken, or a patch.
+            task: the task that was trained; None when `luthier.fit` returned this record in this process.
             steps: optimizer steps of each branch, from the checkpoint before the onset where there is one.
+            seeds: of the repetitions from the start; None takes the recipe's and the two after it.
+
+        Raises:
+            LuthierError: the task is not known, or nothing can be applied.
         """
         from luthier.doctor.prove import prove
 
-        return prove(self, cure, task, steps=steps)
+        task = task or self._trained
+        if task is None:
+            raise LuthierError(
+                f"a proof trains anew, and the task of {self.path} is not in memory (luthier.fit did not return this "
+                "record in this process): pass the task that was trained, finding.prove(task)"
+            )
+        return prove(self, cure, task, steps=steps, seeds=seeds)
 
     def load_best(self, task: Task) -> nn.Module:
         """The network of this record with its best weights, in evaluation mode on the CPU.
@@ -173,6 +193,10 @@ class Record:
             raise RecordError(f"{self.path} is not the folder of a training: it has no {name}") from None
         except (OSError, ValueError) as error:
             raise RecordError(f"{self.path / name} cannot be read: {error}") from None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles name the folder; the task stays behind."""
+        return {**vars(self), "_trained": None}
 
     def __repr__(self) -> str:
         return f"Record({str(self.path)!r}, state={self.status['state']!r}, best={self.best})"

@@ -1,13 +1,15 @@
 """prove: the same steps with and without a patch, from the start or from a checkpoint."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
 
 import luthier
 from luthier import LuthierError, Patch, Recipe, Scale, Set
-from luthier.doctor.findings import Finding, Remedy
+from luthier.doctor.findings import Diagnosis, Finding, Remedy
 from luthier.doctor.prove import Proof, Reading, branch, fork_state, prove
 
 RECIPE = Recipe(optimizer="sgd", lr=1e-4, batch_size=16, epochs=6)
@@ -54,6 +56,41 @@ def test_a_finding_is_proved_by_its_first_remedy_that_applies(record, task):
     proof = prove(record, sick, task, steps=5, seeds=[4])
     assert proof.patch == RAISE
     assert proof.seeds == (4,)
+
+
+def sick(record):
+    """A diagnosis of the record that a patch can cure, with a consequence."""
+    under = Finding("plateau", "warning", "", remedies=(Remedy("", RAISE),))
+    found = Finding("lr_too_low", "warning", "", remedies=(Remedy("", RAISE),), consequences=(under,))
+    return Diagnosis((found, under)).of(record)
+
+
+def test_a_finding_of_a_record_proves_itself(record, task):
+    root = sick(record).findings[0]
+    expected = prove(record, RAISE, task, steps=5)
+    assert root.prove(steps=5) == root.prove(task, steps=5) == root.consequences[0].prove(steps=5) == expected
+    assert root.prove(steps=5, seeds=[4]).seeds == (4,)
+    for found in record.diagnose().findings:
+        assert found._record is record
+
+
+def test_a_proof_needs_the_task_and_a_training_of_luthiers(record, task):
+    root = sick(luthier.Record(record.path)).findings[0]
+    with pytest.raises(LuthierError, match=r"pass the task that was trained, finding.prove\(task\)"):
+        root.prove()
+    assert root.prove(task, steps=3).steps == 3
+    with pytest.raises(LuthierError, match="cannot fork a loop of your own"):
+        Finding("lr_too_low", "warning", "", remedies=(Remedy("", RAISE),)).prove(task)
+
+
+def test_what_a_finding_was_read_from_stays_in_memory(record):
+    root, plain = sick(record).findings[0], sick(record).findings[0]
+    assert root == plain == Finding(**{**vars(plain), "_record": None})
+    assert "Record" not in repr(root)
+    assert copy.deepcopy(root)._record is None
+    assert pickle.loads(pickle.dumps(record))._trained is None
+    record.remember(lambda: None)  # no pickle holds such a thing
+    assert pickle.loads(pickle.dumps(root)) == root
 
 
 def test_nothing_to_prove_says_why(record, task):

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
+from luthier.errors import LuthierError
 from luthier.patch import Patch
+
+if TYPE_CHECKING:
+    from luthier.doctor.prove import Proof
+    from luthier.record import Record
+    from luthier.task import Task
 
 Severity = Literal["info", "warning", "critical"]
 
@@ -57,6 +63,36 @@ class Finding:
     consequences: tuple[Finding, ...] = ()
     remedies: tuple[Remedy, ...] = ()
     source: str = ""
+    _record: Record | None = field(default=None, repr=False, compare=False)  # that it was read from, in this process
+
+    def of(self, record: Record) -> Finding:
+        """The finding, and what hangs under it, as read from this record: `prove` forks that training."""
+        return replace(self, consequences=tuple(each.of(record) for each in self.consequences), _record=record)
+
+    def prove(self, task: Task | None = None, *, steps: int = 100, seeds: Sequence[int] | None = None) -> Proof:
+        """Train the same steps with and without the first remedy that applies: does it help?
+
+        For findings of `record.diagnose()`; see `Record.prove`, which takes any finding or patch.
+
+        Args:
+            task: the task that was trained; None for a record that `luthier.fit` returned in this process.
+            steps: optimizer steps of each branch, from the checkpoint before the onset where there is one.
+            seeds: of the repetitions from the start; None takes the recipe's and the two after it.
+
+        Raises:
+            LuthierError: it was not read from a record, the task is not known, or no remedy is a patch that applies.
+        """
+        if self._record is None:
+            raise LuthierError(
+                f"finding.prove forks a training of luthier.fit, and {self.symptom!r} was not found in the record of "
+                "one: Luthier cannot fork a loop of your own. Train with luthier.fit and take a finding of "
+                "record.diagnose(), or pass this one to the record of such a training: record.prove(finding, task)"
+            )
+        return self._record.prove(self, task, steps, seeds)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles are numbers and words only."""
+        return {name: value for name, value in vars(self).items() if name != "_record"}
 
 
 @dataclass(frozen=True)
@@ -90,6 +126,10 @@ class Diagnosis:
     def is_healthy(self) -> bool:
         """No warning and no critical finding."""
         return all(finding.severity == "info" for finding in self.findings)
+
+    def of(self, record: Record) -> Diagnosis:
+        """The diagnosis with its findings as read from this record, so that they can be proved."""
+        return replace(self, findings=tuple(finding.of(record) for finding in self.findings))
 
     def __str__(self) -> str:
         """The diagnosis as plain text for any terminal."""

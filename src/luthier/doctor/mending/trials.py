@@ -104,6 +104,7 @@ class Trials:
         if not Record.exists(path):
             return Trial(recipe, None, 0, None, trouble)
         record = Record(path)
+        record.remember(self.task)
         steps = int(record.status.get("step", 0))
         self.spent += steps
         return Trial(recipe, None if trouble else record.best, steps, record, trouble)
