@@ -17,12 +17,13 @@ from torch.utils.data import DataLoader, TensorDataset
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
 from luthier.task import Task
+from luthier.tuning.budgets import seconds
 from luthier.tuning.ledger import StudyError, read_events
 from luthier.tuning.optuna_store import NUMBER, url
 from luthier.tuning.searched import derived_for
 from luthier.tuning.space import choice, loguniform, uniform
 from luthier.tuning.study import Study
-from luthier.tuning.tune import seconds, tune
+from luthier.tuning.tune import tune
 
 SPACE: Any = {"lr": loguniform(1e-3, 0.3), "batch_size": choice(16, 32)}
 RECIPE = Recipe(optimizer="sgd", lr=0.001, batch_size=32, epochs=9)

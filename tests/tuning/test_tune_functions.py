@@ -257,7 +257,7 @@ def test_a_function_that_does_not_hear_is_killed_when_the_time_is_over(
         trial.report(1.0, step=1)
         time.sleep(600)
 
-    monkeypatch.setattr("luthier.tuning.tune._GRACE_S", 0.3)
+    monkeypatch.setattr("luthier.tuning.calls._GRACE_S", 0.3)
     with pytest.raises(StudyError, match="too small for one whole training"):
         tune(deaf, space=SPACE, steps=2, budget=1, workers=1, folder=tmp_path, strategy="full")
     trial = Study.open(tmp_path).trials[0]

@@ -160,8 +160,10 @@ def _read_test(task: Task, first: Record, record: Record) -> dict[str, dict[str,
 
 
 def diagnose_record(record: Record) -> Diagnosis:
-    """Luthier's own diagnosis of a record."""
-    return record.diagnose()
+    """Luthier's own diagnosis of a record, which keeps it."""
+    diagnosis = record.diagnose()
+    record.write_findings(diagnosis)
+    return diagnosis
 
 
 def explicit(task: Task, recipe: Recipe) -> Recipe:
@@ -203,7 +205,7 @@ def _new_folder(folder: str | Path | None, task: Task) -> Path:
 def _seconds(budget: str | float | None) -> float | None:
     if budget is None:
         return None
-    from luthier.tuning.tune import seconds
+    from luthier.tuning.budgets import seconds
 
     return seconds(budget)
 

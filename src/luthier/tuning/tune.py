@@ -2,37 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
-import os
-import re
-import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from importlib import import_module
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from luthier.errors import LuthierError, unknown
-from luthier.tuning.engine import Engine
-from luthier.tuning.function_search import function_search, is_function
-from luthier.tuning.jobs import Plan
-from luthier.tuning.journal import Console, Journal
-from luthier.tuning.ledger import Ledger, StudyError
-from luthier.tuning.opening import hired, hired_on_ray, open_ledger
-from luthier.tuning.proposing import AUTO
-from luthier.tuning.samplers import SAMPLERS, sampler_label
-from luthier.tuning.searched import Searched, recipe_search
-from luthier.tuning.space import space_to_json
-from luthier.tuning.strategies import STRATEGIES
-from luthier.tuning.study import Study, arms
-from luthier.tuning.virtual import VIRTUAL_WORKERS
-from luthier.tuning.workers import Workers
+from luthier.tuning.asking import Asked, searched_for
+from luthier.tuning.calls import Call
+from luthier.tuning.journal import Console
+from luthier.tuning.study import Study
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -42,9 +20,6 @@ if TYPE_CHECKING:
     from luthier.tasks import Subject
     from luthier.tuning.ranges import Space
     from luthier.tuning.views import Sampler
-
-DEFAULT_TRIALS = 30
-_GRACE_S = 10.0
 
 
 def tune(
@@ -143,169 +118,20 @@ def tune(
         KeyboardInterrupt: on a second Ctrl-C; SystemExit(143) after SIGTERM. Both leave a study to go on with.
     """
     origin = time.monotonic()
-    check_numbers(trials, workers, repeats, seed)
-    timeout_s = None if trial_timeout is None else seconds(trial_timeout)
-    budget_s = None if budget is None else seconds(budget)
-    if isinstance(sampler, str) and sampler not in (AUTO, *SAMPLERS):
-        raise unknown("sampler", sampler, (AUTO, *SAMPLERS))
-    if strategy not in STRATEGIES:
-        raise unknown("strategy", strategy, STRATEGIES)
-    if on is None and resources is not None:
-        raise LuthierError("resources are for workers on Ray: add on='ray', or leave them out")
-    if not isinstance(constraints, (list, tuple)) or not all(map(callable, constraints)):
-        raise LuthierError(f"constraints must be a list of functions of a trial's values, got {constraints!r}")
-    if trials is None and budget_s is None:
-        trials = DEFAULT_TRIALS
-    searched = searched_for(task, recipe, space, groups, seed, steps, metric, direction, start)
-    repeats = searched.repeats if repeats is None else repeats
-    plan = Plan(
-        arms=arms(searched.groups, searched.space),
+    asked = Asked(
         trials=trials,
-        budget_s=budget_s,
-        workers=workers or n_cores(),
+        budget=budget,
+        sampler=sampler,
+        strategy=strategy,
+        workers=workers,
         seed=seed,
         repeats=repeats,
-        strategy=strategy,
-        epochs=searched.epochs,
-        baseline=searched.start_values is not None,
-        closing_s=searched.closing_s,
-        virtual=VIRTUAL_WORKERS if deterministic else None,
+        trial_timeout=trial_timeout,
+        deterministic=deterministic,
+        constraints=constraints,
+        on=on,
+        resources=resources,
     )
-    description = {
-        **searched.description,
-        "name": searched.name,
-        "space": space_to_json(searched.space),
-        "groups": None if searched.groups is None else plan.arms,
-        "seed": seed,
-        "virtual": plan.virtual,
-    }
-    settings = {
-        "sampler": sampler_label(sampler),
-        "strategy": strategy,
-        "trials": trials,
-        "budget_s": budget_s,
-        "workers": plan.workers,
-        "seed": seed,
-        "repeats": repeats,
-        "reference": searched.reference,
-        "constraints": [getattr(each, "__name__", repr(each)) for each in constraints],
-    }
+    searched = searched_for(task, recipe, space, groups, seed, steps, metric, direction, start)
     path = Path(folder) if folder is not None else Path("studies") / searched.name
-    ledger = open_ledger(path, description, resume, storage)
-    pool: Workers | None = None
-    try:
-        grace_s = _GRACE_S if is_function(task) else math.inf  # a recipe's training hears after each step
-        times = {"timeout_s": timeout_s, "grace_s": grace_s}
-        if on is None:
-            pool = hired(path, searched, plan.workers, **times)
-        else:
-            pool = hired_on_ray(path, searched, workers, on, resources, **times)
-        plan = replace(plan, workers=len(pool.all))
-        threading.Thread(target=import_module, args=("scipy.special",)).start()  # for samplers, while workers start
-        engine = Engine(Journal(ledger, path, console, origin), searched, plan, sampler, pool, constraints)
-        with signals(engine) as received:
-            engine.open(description, {**settings, "workers": plan.workers})
-            study = engine.finish(engine.run(), test)
-        pool.close()
-        ledger.close()
-    except BaseException:
-        leave(ledger, pool)
-        raise
-    finally:
-        shutil.rmtree(path / "workers" / "task", ignore_errors=True)
-    if signal.SIGTERM in received:
-        raise SystemExit(143)
-    return study
-
-
-def searched_for(
-    task: Any,
-    recipe: Recipe | None,
-    space: Space | None,
-    groups: Mapping[str, Any] | None,
-    seed: int,
-    steps: int | None,
-    metric: str | None,
-    direction: str | None,
-    start: Mapping[str, Any] | None,
-) -> Searched:
-    """What is searched over: recipes for a task, or the parameters of a function; see `tune`."""
-    if not is_function(task):
-        of_function = {"steps": steps, "metric": metric, "direction": direction, "start": start}
-        if given := [name for name, value in of_function.items() if value is not None]:
-            raise LuthierError(f"{', '.join(given)}: for a training function only; task and recipe say this already")
-        return recipe_search(task, recipe, space, groups, seed)
-    if recipe is not None:
-        raise LuthierError("a training function takes no recipe: name its parameters in space={...}")
-    return function_search(task, space, groups, steps, metric, direction, start)
-
-
-def check_numbers(trials: int | None, workers: int | None, repeats: int | None, seed: int) -> None:
-    """Whether the counts make sense.
-
-    Raises:
-        LuthierError: one is not a whole number, or too small.
-    """
-    for name, value, low in (
-        ("trials", trials, 1),
-        ("workers", workers, 1),
-        ("repeats", repeats, 1),
-        ("seed", seed, 0),
-    ):
-        if value is None and name != "seed":
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < low:
-            raise LuthierError(f"{name} must be a whole number of at least {low}, got {value!r}")
-
-
-_UNITS = {"": 1.0, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def seconds(budget: str | float) -> float:
-    """A time in seconds.
-
-    >>> seconds("5min"), seconds("1.5h"), seconds(90)
-    (300.0, 5400.0, 90.0)
-
-    Raises:
-        LuthierError: not a time, or not above zero.
-    """
-    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([a-z]*)\s*", str(budget).lower())
-    if match is None or match[2] not in _UNITS or float(match[1]) == 0:
-        raise LuthierError(f"a budget is a time above zero such as 90s, 5min or 1h, got {budget!r}")
-    return float(match[1]) * _UNITS[match[2]]
-
-
-def n_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def leave(ledger: Ledger, pool: Workers | None) -> None:
-    """End the workers at once, and store what is known; the error that led here goes on to the caller."""
-    if pool is not None:
-        pool.close(at_once=True)
-    with contextlib.suppress(StudyError):
-        ledger.close()
-
-
-@contextmanager
-def signals(engine: Engine) -> Iterator[list[int]]:
-    """The first Ctrl-C or SIGTERM asks the engine to finish, a second one interrupts it; yields those received."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-
-    def take(number: int, _: FrameType | None) -> None:
-        received.append(number)
-        engine.interrupts += 1
-        if len(received) > 1:
-            raise KeyboardInterrupt(f"interrupted twice; the same call goes on with {engine.state.folder}")
-
-    before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return Call(asked, searched, path, storage, resume, console, test, origin).run()

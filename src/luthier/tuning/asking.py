@@ -1,0 +1,145 @@
+"""What a call of `tune` asks for: its arguments, checked, and the plan that follows from them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from luthier.errors import LuthierError, unknown
+from luthier.tuning.budgets import seconds
+from luthier.tuning.function_search import function_search, is_function
+from luthier.tuning.jobs import Plan
+from luthier.tuning.proposing import AUTO
+from luthier.tuning.samplers import SAMPLERS, sampler_label
+from luthier.tuning.searched import Searched, recipe_search
+from luthier.tuning.space import space_to_json
+from luthier.tuning.strategies import STRATEGIES
+from luthier.tuning.study import arms
+from luthier.tuning.virtual import VIRTUAL_WORKERS
+
+if TYPE_CHECKING:
+    from luthier.recipe import Recipe
+    from luthier.tuning.ranges import Space
+
+DEFAULT_TRIALS = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """How a study is to be searched and by whom; the attributes are arguments of `tune`.
+
+    Raises:
+        LuthierError: one of them makes no sense.
+    """
+
+    trials: int | None
+    budget: str | float | None
+    sampler: Any
+    strategy: str
+    workers: int | None
+    seed: int
+    repeats: int | None
+    trial_timeout: float | None
+    deterministic: bool
+    constraints: Sequence[Callable[[dict[str, Any]], bool | float]]
+    on: str | None
+    resources: Mapping[str, Any] | None
+
+    def __post_init__(self) -> None:
+        self._check_counts()
+        if isinstance(self.sampler, str) and self.sampler not in (AUTO, *SAMPLERS):
+            raise unknown("sampler", self.sampler, (AUTO, *SAMPLERS))
+        if self.strategy not in STRATEGIES:
+            raise unknown("strategy", self.strategy, STRATEGIES)
+        if self.on is None and self.resources is not None:
+            raise LuthierError("resources are for workers on Ray: add on='ray', or leave them out")
+        if not isinstance(self.constraints, (list, tuple)) or not all(map(callable, self.constraints)):
+            raise LuthierError(f"constraints must be a list of functions of a trial's values, got {self.constraints!r}")
+
+    def _check_counts(self) -> None:
+        for name, low in (("trials", 1), ("workers", 1), ("repeats", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is None and name != "seed":
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise LuthierError(f"{name} must be a whole number of at least {low}, got {value!r}")
+        for time in (self.budget, self.trial_timeout):
+            if time is not None:
+                seconds(time)
+
+    @property
+    def timeout_s(self) -> float | None:
+        """Seconds that a trial may be silent."""
+        return None if self.trial_timeout is None else seconds(self.trial_timeout)
+
+    def plan(self, searched: Searched) -> Plan:
+        """What the study is to do.
+
+        Raises:
+            StudyError: groups that do not fit.
+        """
+        return Plan(
+            arms=arms(searched.groups, searched.space),
+            trials=DEFAULT_TRIALS if self.trials is None and self.budget is None else self.trials,
+            budget_s=None if self.budget is None else seconds(self.budget),
+            workers=self.workers or n_cores(),
+            seed=self.seed,
+            repeats=searched.repeats if self.repeats is None else self.repeats,
+            strategy=self.strategy,
+            epochs=searched.epochs,
+            baseline=searched.start_values is not None,
+            closing_s=searched.closing_s,
+            virtual=VIRTUAL_WORKERS if self.deterministic else None,
+        )
+
+    def settings(self, searched: Searched, plan: Plan) -> dict[str, Any]:
+        """What the ledger notes of this call."""
+        totals = {name: getattr(plan, name) for name in ("trials", "budget_s", "workers", "seed", "repeats")}
+        return {
+            "sampler": sampler_label(self.sampler),
+            "strategy": self.strategy,
+            **totals,
+            "reference": searched.reference,
+            "constraints": [getattr(each, "__name__", repr(each)) for each in self.constraints],
+        }
+
+
+def description(searched: Searched, plan: Plan) -> dict[str, Any]:
+    """What identifies a study: a later call must ask for the same."""
+    return {
+        **searched.description,
+        "name": searched.name,
+        "space": space_to_json(searched.space),
+        "groups": None if searched.groups is None else plan.arms,
+        "seed": plan.seed,
+        "virtual": plan.virtual,
+    }
+
+
+def searched_for(
+    task: Any,
+    recipe: Recipe | None,
+    space: Space | None,
+    groups: Mapping[str, Any] | None,
+    seed: int,
+    steps: int | None,
+    metric: str | None,
+    direction: str | None,
+    start: Mapping[str, Any] | None,
+) -> Searched:
+    """What is searched over: recipes for a task, or the parameters of a function; see `tune`."""
+    if not is_function(task):
+        of_function = {"steps": steps, "metric": metric, "direction": direction, "start": start}
+        if given := [name for name, value in of_function.items() if value is not None]:
+            raise LuthierError(f"{', '.join(given)}: for a training function only; task and recipe say this already")
+        return recipe_search(task, recipe, space, groups, seed)
+    if recipe is not None:
+        raise LuthierError("a training function takes no recipe: name its parameters in space={...}")
+    return function_search(task, space, groups, steps, metric, direction, start)
+
+
+def n_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,111 @@
+"""One call of `tune` from its first event to its last: ledger, workers, engine, signals, and a clean end of each."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+
+from luthier.tuning.asking import Asked, description
+from luthier.tuning.engine import Engine
+from luthier.tuning.function_search import FunctionSearch
+from luthier.tuning.journal import Console, Journal
+from luthier.tuning.ledger import Ledger, StudyError
+from luthier.tuning.opening import hired, hired_on_ray, open_ledger
+from luthier.tuning.searched import Searched
+from luthier.tuning.study import Study
+from luthier.tuning.workers import Workers
+
+_GRACE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of `tune` whose arguments fit; see there for `folder`, `storage`, `resume`, `console` and `test`.
+
+    Attributes:
+        asked: how to search.
+        searched: what is searched over.
+        origin: `time.monotonic()` when the call began.
+    """
+
+    asked: Asked
+    searched: Searched
+    folder: Path
+    storage: str | None
+    resume: bool
+    console: Console | None
+    test: bool
+    origin: float
+
+    def run(self) -> Study:
+        """Search, retrain, compare and test; see `tune` for what is raised."""
+        plan = self.asked.plan(self.searched)
+        described = description(self.searched, plan)
+        ledger = open_ledger(self.folder, described, self.resume, self.storage)
+        pool: Workers | None = None
+        try:
+            pool = self.hire(plan.workers)
+            plan = replace(plan, workers=len(pool.all))
+            threading.Thread(target=import_module, args=("scipy.special",)).start()  # for samplers, as workers start
+            journal = Journal(ledger, self.folder, self.console, self.origin)
+            engine = Engine(journal, self.searched, plan, self.asked.sampler, pool, self.asked.constraints)
+            with signals(engine) as received:
+                engine.open(described, self.asked.settings(self.searched, plan))
+                study = engine.finish(engine.run(), self.test)
+            pool.close()
+            ledger.close()
+        except BaseException:
+            leave(ledger, pool)
+            raise
+        finally:
+            shutil.rmtree(self.folder / "workers" / "task", ignore_errors=True)
+        if signal.SIGTERM in received:
+            raise SystemExit(143)
+        return study
+
+    def hire(self, count: int) -> Workers:
+        """The workers, on this machine or on Ray, with what they need."""
+        grace_s = _GRACE_S if isinstance(self.searched, FunctionSearch) else math.inf  # a recipe's hears at each step
+        asked, times = self.asked, {"timeout_s": self.asked.timeout_s, "grace_s": grace_s}
+        if asked.on is None:
+            return hired(self.folder, self.searched, count, **times)
+        return hired_on_ray(self.folder, self.searched, asked.workers, asked.on, asked.resources, **times)
+
+
+def leave(ledger: Ledger, pool: Workers | None) -> None:
+    """End the workers at once, and store what is known; the error that led here goes on to the caller."""
+    if pool is not None:
+        pool.close(at_once=True)
+    with contextlib.suppress(StudyError):
+        ledger.close()
+
+
+@contextmanager
+def signals(engine: Engine) -> Iterator[list[int]]:
+    """The first Ctrl-C or SIGTERM asks the engine to finish, a second one interrupts it; yields those received."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def take(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        engine.interrupts += 1
+        if len(received) > 1:
+            raise KeyboardInterrupt(f"interrupted twice; the same call goes on with {engine.state.folder}")
+
+    before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
