@@ -22,6 +22,7 @@ from luthier.tuning.samplers import Constraint
 from luthier.tuning.searched import Searched
 from luthier.tuning.state import State
 from luthier.tuning.study import Study
+from luthier.tuning.tidying import Checkpoints
 from luthier.tuning.workers import Workers
 
 _TICK_S = 0.1
@@ -60,7 +61,8 @@ class Engine:
         self.optuna = OptunaStore(
             journal.ledger.store, searched.name, searched.direction, searched.space, searched.metric
         )
-        self.interrupts = 0
+        self.checkpoints = Checkpoints()
+        self.interrupts = self._told = 0
         self.doing = ""
 
     @property
@@ -99,15 +101,15 @@ class Engine:
             pausing = self.pause_when_due(pausing, over)
             if not pausing:
                 self.pace.give_out(next_job)
-            self.journal.flush()
             if not self.workers.busy:
                 break
-            self.optuna.add(self.state.search)
+            self.settle()
             for message in self.workers.wait(_TICK_S):
                 self.pace.hear(message, pausing)
             self.journal.progress(self.doing)
         if not self.interrupts:  # after an interrupt the next call hears again, in its turn, what was held back
             self.pace.wind_up()
+        self.settle()
 
     def pause_when_due(self, pausing: bool, over: Callable[[], bool]) -> bool:
         """Ask the workers once to pause, when the time is over or the user interrupts."""
@@ -126,12 +128,19 @@ class Engine:
         """Whether the budget is used up."""
         return self.plan.budget_s is not None and self.journal.clock >= self.plan.budget_s
 
+    def settle(self) -> None:
+        """Make durable what has happened, then act on it: checkpoints of ended trials go, Optuna gets to know them."""
+        self.journal.flush_when_due()
+        self.checkpoints.tidy(self.state)
+        changed = dict.fromkeys(self.state.changed[self._told :])
+        self._told = len(self.state.changed)
+        self.optuna.add(self.state.trials[number] for number in changed)
+
     def finish(self, reason: str, test: bool) -> Study:
         """Read the test data, write why the call ended, complete Optuna's trials, and show the result."""
         if test and reason != "interrupted":
             read_test(self.journal, self.searched)
         self.journal.record("closed", reason=reason)
-        self.journal.flush()
-        self.optuna.add(self.state.search)
+        self.settle()
         self.optuna.close()
         return self.journal.over()

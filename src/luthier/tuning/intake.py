@@ -11,7 +11,6 @@ from luthier.tuning.proposing import space_now
 from luthier.tuning.searched import Searched
 from luthier.tuning.space import space_to_json
 from luthier.tuning.steering import widened
-from luthier.tuning.tidying import remove_checkpoints
 from luthier.tuning.unpausable import at_rung
 from luthier.tuning.workers import Workers
 
@@ -33,7 +32,6 @@ class Intake:
     def __init__(self, journal: Journal, searched: Searched, plan: Plan, workers: Workers, steers: bool) -> None:
         self.journal, self.searched, self.plan, self.workers = journal, searched, plan, workers
         self.widens = steers and searched.widens
-        self._removed: set[int] = set()
 
     def take(self, message: dict[str, Any]) -> None:
         """Write down what a worker told, and what follows from it."""
@@ -46,8 +44,6 @@ class Intake:
         elif event in _ENDS:
             self.journal.record(event, number=number, **details)
             self._steer(number, message.get("changes", []))
-            if self.journal.state.trials[number].ended:
-                remove_checkpoints(self.journal.state, self._removed)
             check_failures(self.journal.state)
 
     def _decide(self, number: int, details: dict[str, Any]) -> None:

@@ -10,6 +10,8 @@ from luthier.tuning.ledger import Ledger
 from luthier.tuning.state import State, Trial, apply, fold
 from luthier.tuning.study import Study
 
+_READINGS_S = 0.5
+
 
 class Console(Protocol):
     """What may be told of a study's course; `luthier.show.terminal.TuneConsole` is one."""
@@ -41,6 +43,7 @@ class Journal:
         self.ledger, self.console = ledger, console
         self.state: State = fold(ledger.events(), folder)
         self._before_s, self._origin = self.state.clock, origin
+        self._urgent, self._flushed_at = False, origin
 
     @property
     def clock(self) -> float:
@@ -50,12 +53,19 @@ class Journal:
     def record(self, event: str, /, **payload: Any) -> None:
         """Write an event and take it into the state; it is durable after the next `flush`."""
         apply(self.state, self.ledger.append(event, self.clock, payload))
+        self._urgent |= event != "row"
         if "number" in payload and event != "proposed" and self.console is not None:
             self.console.trial(self.state.trials[payload["number"]])
 
     def flush(self) -> None:
         """Make durable what was written: before anything is done that follows from it."""
         self.ledger.flush()
+        self._urgent, self._flushed_at = False, time.monotonic()
+
+    def flush_when_due(self) -> None:
+        """Flush, but let readings wait for each other a moment: after a kill their trainings tell them again."""
+        if self._urgent or time.monotonic() - self._flushed_at > _READINGS_S:
+            self.flush()
 
     def begun(self) -> None:
         """Tell the console that the call has begun."""

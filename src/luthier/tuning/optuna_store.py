@@ -31,13 +31,15 @@ if TYPE_CHECKING:
 
 NUMBER = "luthier_number"
 _PATIENCE_S = 60.0
+_FIRST_S = 3.0
 
 
 class OptunaStore:
     """The Optuna study inside a study's database, written by a thread of its own.
 
     Opening it (importing SQLAlchemy, making Optuna's tables) takes over a second and a trial some milliseconds, which
-    would leave workers idle.
+    would leave workers idle. It begins some seconds after the first trial has ended: a short study is written at once
+    when it is over, and not slowed down before.
 
     Args:
         store: of the study.
@@ -54,6 +56,7 @@ class OptunaStore:
         self._told: set[int] = set()
         self._error: Exception | None = None
         self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
 
     def add(self, trials: Iterable[Trial]) -> None:
         """Store the ended search trials among these that are not there yet; returns at once.
@@ -78,6 +81,7 @@ class OptunaStore:
         """
         if self._thread is not None:
             self._waiting.put(None)
+            self._closing.set()
             self._join(self._thread)
             self._thread = None
         self._complain()
@@ -95,6 +99,7 @@ class OptunaStore:
             raise StudyError(f"Optuna's trials cannot be stored in {self.where}: {self._error}") from self._error
 
     def _write(self) -> None:
+        self._closing.wait(_FIRST_S)
         try:
             with contextlib.closing(Opened(self.url, self.name, self.direction)) as optuna:
                 there = optuna.numbers()

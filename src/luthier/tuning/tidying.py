@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import shutil
+from itertools import islice
 
-from luthier.tuning.state import BASELINE, State
+from luthier.tuning.standings import Follower, standings
+from luthier.tuning.state import BASELINE, State, Trial
 
 KEPT = 3
 
 
-def remove_checkpoints(state: State, removed: set[int]) -> None:
-    """Remove the checkpoints of trials that have ended and are neither the baseline nor among the best three.
+class Checkpoints(Follower):
+    """Checkpoints of the ended trials that may be there."""
 
-    Args:
-        state: of the study.
-        removed: numbers of trials whose checkpoints are gone already; those removed now are added.
-    """
-    finished = state.rank(trial for trial in state.search if trial.state == "finished" and trial.arm != BASELINE)
-    kept = {
-        *(trial.number for trial in state.trials[:1] if trial.arm == BASELINE),
-        *(trial.number for trial in finished[:KEPT]),
-    }
-    for trial in state.trials:
-        if trial.ended and trial.number not in kept and trial.number not in removed:
-            removed.add(trial.number)
-            shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)
+    def __init__(self) -> None:
+        super().__init__()
+        self._there: set[int] = set()
+
+    def take(self, state: State, trial: Trial) -> None:
+        """Take in how a trial stands now."""
+        is_baseline = trial.arm == BASELINE and trial.kind == "search"
+        if trial.ended and not is_baseline:
+            self._there.add(trial.number)
+
+    def tidy(self, state: State) -> None:
+        """Remove those of trials that are not among the best three."""
+        self.follow(state)
+        for number in self._there.difference(islice(standings(state).finished, KEPT)):
+            shutil.rmtree(state.trials[number].folder / "checkpoints", ignore_errors=True)
+            self._there.remove(number)
