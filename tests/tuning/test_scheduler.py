@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from luthier.errors import LuthierError
+from luthier.tuning.budgets import Time
 from luthier.tuning.jobs import BASELINE, Continue, Outlook, Plan, Proposal, Start
 from luthier.tuning.ladders import rung_step
-from luthier.tuning.scheduler import next_job, next_repeat, outranked, reserve_s, search_left
+from luthier.tuning.scheduler import next_job, next_repeat, outranked, reserve, search_left
 from luthier.tuning.simulate import Curve, Simulator
 from luthier.tuning.state import State, fold
 from luthier.tuning.strategies import STRATEGIES, Halving, strategy_for
@@ -68,7 +69,7 @@ class TestEveryStrategy:
             reached[job.number] = job.until_step
 
     def test_a_budget_is_kept(self, name: Any, workers: Any) -> None:
-        made = simulator(plan(strategy=name, workers=workers, trials=None, budget_s=120), by_number).run()
+        made = simulator(plan(strategy=name, workers=workers, trials=None, budget=Time(120, 5)), by_number).run()
         made.repeat()
         assert 60 < made.clock <= 120
         assert len([trial for trial in made.state.trials if trial.kind == "repeat"]) == 6
@@ -182,8 +183,8 @@ def test_without_a_finished_baseline_nothing_is_repeated() -> None:
 
 
 def test_the_reserve_is_what_the_repeats_take() -> None:
-    made = simulator(plan(trials=4, repeats=3, workers=2, budget_s=1000), by_number).run()
-    assert reserve_s(made.state, made.plan) == pytest.approx(5 + 1.15 * 6 * 9 / 2)
+    made = simulator(plan(trials=4, repeats=3, workers=2, budget=Time(1000, 5)), by_number).run()
+    assert reserve(made.state, made.plan) == pytest.approx(5 + 1.15 * 6 * 9 / 2)
     assert search_left(made.state, made.plan, 100) == pytest.approx(1000 - 36.05 - 100)
 
 
@@ -210,9 +211,9 @@ def naive_promotion(state: State, halving: Halving) -> set[int]:
         there, failed = [], 0
         for trial in state.search[1:]:
             step = rung_step(fraction, trial.total_steps)
-            value = trial.best_until(step, "value", "max") if trial.step >= step else None
-            if value is not None:
-                there.append((-value, trial.number))
+            scores = trial.scores_until(step, state.objectives) if trial.step >= step else None
+            if scores is not None:
+                there.append((-scores[0], trial.number))
             elif trial.state == "failed":
                 failed += 1
         quota = (len(there) + (failed if index == 0 else 0)) // halving.eta

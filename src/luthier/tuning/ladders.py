@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from luthier.tuning.standings import Follower, Ranking
+from luthier.tuning.fronts import Fronts
+from luthier.tuning.objectives import losses
+from luthier.tuning.standings import Follower, Ranking, follow
 from luthier.tuning.state import State, Trial
 
 
@@ -14,12 +16,30 @@ class Rung:
     def __init__(self) -> None:
         self.reached, self.waiting = Ranking(), Ranking()
 
+    @property
+    def best_waiting(self) -> int | None:
+        """The best trial that waits here."""
+        return self.waiting.first
+
     def promotable(self, eta: float, failed: int) -> int | None:
         """The best trial that waits here, when it is among the best `1 / eta` of all that came."""
-        best = self.waiting.first
+        best = self.best_waiting
         if best is None or self.reached.place(best) >= int((len(self.reached) + failed) / eta):
             return None
         return best
+
+
+class FrontRung(Rung):
+    """A rung of a study with several objectives: who waits is ranked by front among all that came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = Fronts()
+
+    @property
+    def best_waiting(self) -> int | None:
+        """The trial that comes first of those that wait here."""
+        return min(self.waiting, key=self.reached.place, default=None)
 
 
 class Ladder:
@@ -27,11 +47,12 @@ class Ladder:
 
     Args:
         rungs: fractions of a trial's steps, rising, each below 1.
+        several: whether there are several objectives.
     """
 
-    def __init__(self, rungs: tuple[float, ...]) -> None:
+    def __init__(self, rungs: tuple[float, ...], several: bool = False) -> None:
         self.fractions = rungs
-        self.rungs = [Rung() for _ in rungs]
+        self.rungs = [FrontRung() if several else Rung() for _ in rungs]
         self._failed: set[int] = set()
 
     def take(self, state: State, trial: Trial) -> None:
@@ -43,10 +64,10 @@ class Ladder:
             if trial.step < step:
                 break
             if trial.number not in rung.reached:
-                value = trial.best_until(step, state.metric, state.direction)
-                if value is None:
+                scores = trial.scores_until(step, state.objectives)
+                if scores is None:
                     break
-                rung.reached.put(trial.number, state.sign * value)
+                rung.reached.put(trial.number, *losses(scores, state.objectives))
             last = rung
         if last is not None and trial.state == "paused" and trial.until <= trial.step < trial.total_steps:
             last.waiting.put(trial.number, *last.reached.key(trial.number))
@@ -63,11 +84,12 @@ class Ladders(Follower):
 
     Args:
         strategy: tells a trial's bracket and the brackets' rungs.
+        several: whether there are several objectives.
     """
 
-    def __init__(self, strategy: Any) -> None:
+    def __init__(self, strategy: Any, several: bool = False) -> None:
         super().__init__()
-        self.strategy = strategy
+        self.strategy, self.several = strategy, several
         self.by_arm: dict[str, dict[tuple[int, Any], Ladder]] = {}
 
     def take(self, state: State, trial: Trial) -> None:
@@ -81,8 +103,14 @@ class Ladders(Follower):
         ladders = self.by_arm.setdefault(trial.arm, {})
         key = (bracket, trial.values.get("schedule"))
         if key not in ladders:
-            ladders[key] = Ladder(self.strategy.brackets[bracket])
+            ladders[key] = Ladder(self.strategy.brackets[bracket], self.several)
         return ladders[key]
+
+
+def ladders_of(state: State, strategy: Any) -> Ladders:
+    """The ladders of a study under a strategy, up to date."""
+    found: Ladders = follow(state, strategy, lambda: Ladders(strategy, len(state.objectives) > 1))
+    return found
 
 
 def rung_step(fraction: float, total_steps: int) -> int:

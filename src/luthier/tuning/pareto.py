@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+import numpy as np
 
 from luthier.errors import LuthierError
 
@@ -29,7 +31,12 @@ def pareto_front(values: Sequence[Sequence[float]], directions: Sequence[str]) -
         raise LuthierError(f"expected {len(directions)} objectives in every point, got {tuple(wrong)}")
     signs = [-1.0 if direction == "max" else 1.0 for direction in directions]
     losses = [tuple(s * value for s, value in zip(signs, point, strict=True)) for point in values]
-    return _first_front(losses, [index for index, loss in enumerate(losses) if not any(map(math.isnan, loss))])
+    known = [index for index, loss in enumerate(losses) if not any(map(math.isnan, loss))]
+    front: list[int] = []
+    for index in sorted(known, key=losses.__getitem__):  # what dominates a point sorts before it
+        if not any(dominates(losses[other], losses[index]) for other in front):
+            front.append(index)
+    return sorted(front)
 
 
 def by_front(losses: Sequence[Sequence[float]]) -> list[int]:
@@ -38,21 +45,24 @@ def by_front(losses: Sequence[Sequence[float]]) -> list[int]:
     Source: Deb et al. 2002, NSGA-II: non-dominated sorting and crowding distance.
     """
     order: list[int] = []
-    left = list(range(len(losses)))
-    while left:
-        front = _first_front(losses, left)
+    for front in _fronts(losses):
         crowding = _crowding([losses[index] for index in front])
         order += [index for _, index in sorted(zip([-each for each in crowding], front, strict=True))]
-        left = [index for index in left if index not in set(front)]
     return order
 
 
-def _first_front(losses: Sequence[Sequence[float]], among: Sequence[int]) -> list[int]:
-    front: list[int] = []
-    for index in sorted(among, key=lambda index: tuple(losses[index])):  # what dominates a point sorts before it
-        if not any(dominates(losses[other], losses[index]) for other in front):
-            front.append(index)
-    return sorted(front)
+def _fronts(losses: Sequence[Sequence[float]]) -> Iterator[list[int]]:
+    """Indices front by front, each in order: none in a front dominates another there."""
+    points_NK = np.array(losses, dtype=float)
+    below_NN = np.ones((len(losses), len(losses)), dtype=bool)  # row nowhere above column
+    for column in points_NK.T:
+        below_NN &= column[:, None] <= column[None, :]
+    dominates_NN = below_NN & ~below_NN.T
+    beaten_by_N = np.count_nonzero(dominates_NN, axis=0)
+    while (front := np.flatnonzero(beaten_by_N == 0)).size:
+        yield front.tolist()
+        beaten_by_N -= np.count_nonzero(dominates_NN[front], axis=0)
+        beaten_by_N[front] = -1
 
 
 def _crowding(losses: Sequence[Sequence[float]]) -> list[float]:
@@ -69,8 +79,7 @@ def _crowding(losses: Sequence[Sequence[float]]) -> list[float]:
 
 def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
     """Whether losses `one` are nowhere above `other` and somewhere below."""
-    pairs = list(zip(one, other, strict=True))
-    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+    return tuple(one) != tuple(other) and all(a <= b for a, b in zip(one, other, strict=True))
 
 
 def check_directions(directions: Sequence[str]) -> None:

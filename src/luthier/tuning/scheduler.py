@@ -6,9 +6,10 @@ clock run the very same code, and a resumed study decides as it would have befor
 
 from __future__ import annotations
 
+from luthier.tuning.budgets import Budget
 from luthier.tuning.jobs import BASELINE, Continue, Outlook, Plan, Propose, Start, Stop
-from luthier.tuning.ladders import Ladder, Ladders
-from luthier.tuning.standings import follow, standings
+from luthier.tuning.ladders import Ladder, ladders_of
+from luthier.tuning.standings import standings
 from luthier.tuning.state import State, Trial
 from luthier.tuning.strategies import strategy_for, whole
 
@@ -25,36 +26,41 @@ def next_job(state: State, plan: Plan, propose: Propose, clock: float) -> Start 
         propose: gives values for a new trial.
         clock: seconds that the study has been at work.
     """
-    left = search_left(state, plan, clock)
-    if plan.budget_s is not None and clock >= plan.budget_s:
+    rest, left = budget_left(state, plan, clock), search_left(state, plan, clock)
+    if rest is not None and rest <= 0:
         return None
     if not state.trials and plan.baseline:
-        return _start(state, plan, BASELINE, propose)
-    job = _unfinished(state, "search")
+        return _start(state, plan, BASELINE, propose, rest)
+    if (job := _unfinished(state, plan, "search", rest)) is not None and state.trials[job.number].arm == BASELINE:
+        return job  # it is owed all of the budget
     if left is not None and left <= 0:
-        return job if job is not None and state.trials[job.number].arm == BASELINE else None  # owed all of the budget
+        return None
+    job = _unfinished(state, plan, "search", left)
     return job or _next_of_search(state, plan, propose, Outlook(_share(state, plan, clock, left), left))
 
 
 def _next_of_search(state: State, plan: Plan, propose: Propose, outlook: Outlook) -> Start | Continue | None:
-    strategy, left = strategy_for(plan), outlook.left_s
+    strategy, left = strategy_for(plan), outlook.left
     for arm in plan.arms:
-        if (promoted := strategy.promote(state, arm, outlook)) is not None and _fits(state, promoted, left):
+        if (promoted := strategy.promote(state, arm, outlook)) is not None and _fits(state, plan, promoted, left):
             return promoted
     begins = strategy.begins(outlook) and _may_start(state, plan, left)
-    if begins and (start := _new_trial(state, plan, propose)) is not None:
+    if begins and (start := _new_trial(state, plan, propose, left)) is not None:
         return start
     for arm in plan.arms:
-        if (needed := strategy.last(state, arm)) is not None and _fits(state, needed, left):
+        if (needed := strategy.last(state, arm)) is not None and _fits(state, plan, needed, left):
             return needed
-    return _last_bets(state, left) if left is not None and _trials_left(state, plan) else None
+    return _last_bets(state, plan, left) if left is not None and _trials_left(state, plan) else None
 
 
 def _share(state: State, plan: Plan, clock: float, left: float | None) -> float:
     """Share of the search's budget that is spent."""
     if not _trials_left(state, plan):
         return 1.0
-    return 0.0 if left is None else clock / (clock + left)
+    if plan.budget is None or left is None:
+        return 0.0
+    used = plan.budget.used(state, clock)
+    return used / (used + left)
 
 
 def next_repeat(state: State, plan: Plan) -> Start | Continue | None:
@@ -62,7 +68,8 @@ def next_repeat(state: State, plan: Plan) -> Start | Continue | None:
 
     A baseline that did not come to its end has nothing to be compared with: then neither is retrained.
     """
-    if (job := _unfinished(state, "repeat")) is not None:
+    left = None if plan.budget is None or not plan.budget.exact else budget_left(state, plan, 0.0)
+    if (job := _unfinished(state, plan, "repeat", left)) is not None:
         return job
     winner, baseline = state.winner, state.baseline
     if winner is None or (baseline is not None and baseline.state != "finished"):
@@ -71,102 +78,133 @@ def next_repeat(state: State, plan: Plan) -> Start | Continue | None:
     if plan.virtual is None:
         both.sort(key=lambda trial: -trial.time_s)  # the longest first: all end early
     for seed in range(plan.seed + 1, plan.seed + 1 + plan.repeats):
-        for trial in both:
-            if all(repeat.seed != seed for repeat in state.repeats(trial.number)):
-                return Start(
-                    number=len(state.trials),
-                    arm=trial.arm,
-                    values=trial.values,
-                    until_step=trial.total_steps,
-                    total_steps=trial.total_steps,
-                    kind="repeat",
-                    seed=seed,
-                    of=trial.number,
-                )
+        missing = [_repeat(state, trial, seed) for trial in both if seed not in _seeds(state, trial)]
+        if missing and plan.budget is not None and left is not None:
+            return missing[0] if sum(plan.budget.beginning(start) or 0.0 for start in missing) <= left else None
+        if missing:
+            return missing[0]
     return None
+
+
+def _seeds(state: State, trial: Trial) -> set[int]:
+    return {repeat.seed for repeat in state.repeats(trial.number)}
+
+
+def _repeat(state: State, trial: Trial, seed: int) -> Start:
+    """A retraining of a trial with another seed."""
+    total = trial.total_steps
+    return Start(len(state.trials), trial.arm, trial.values, total, total, "repeat", seed, of=trial.number)
 
 
 def outranked(state: State, plan: Plan) -> list[Stop]:
     """Ends for the trials that wait at a rung when the search is over; those that were cut off may still go on."""
-    ladders = follow(state, strategy_for(plan), lambda: Ladders(strategy_for(plan)))
+    ladders = ladders_of(state, strategy_for(plan))
     waiting = [trial for trial in state.search if trial.state == "paused" and trial.step >= trial.until]
     return [Stop(trial.number, _outranked_reason(trial, ladders.of(trial))) for trial in waiting]
 
 
-def reserve_s(state: State, plan: Plan) -> float:
-    """Seconds to keep for the repeats at the end: those of the winner so far (else the likely one) and the baseline."""
-    if not plan.repeats:
-        return plan.closing_s
+def reserve(state: State, plan: Plan) -> float:
+    """What to keep for the repeats at the end: those of the winner so far (else the likely one) and the baseline."""
+    if plan.budget is None:
+        return 0.0
     standing = standings(state)
     likely = standing.finished.first if standing.finished.first is not None else standing.paused.first
     first = None if state.baseline is None else state.baseline.number
     known = [state.trials[number] for number in dict.fromkeys((first, likely)) if number is not None]
-    missing = [
-        trial.expected_s or 0.0
-        for trial in known
-        for offset in range(1, 1 + plan.repeats)
-        if not any(repeat.seed == plan.seed + offset and repeat.ended for repeat in state.repeats(trial.number))
-    ]
-    if not missing:
-        return plan.closing_s
-    return plan.closing_s + 1.15 * max(sum(missing) / plan.workers, max(missing))
+    seeds = range(plan.seed + 1, plan.seed + 1 + plan.repeats)
+    missing = [_missing(plan.budget, state, trial, seed) for trial in known for seed in seeds]
+    return plan.budget.together([cost for cost in missing if cost is not None], plan.workers)
+
+
+def _missing(budget: Budget, state: State, trial: Trial, seed: int) -> float | None:
+    """What the repeat of a trial with a seed still takes of the budget; None when nothing or not known."""
+    repeat = next((repeat for repeat in state.repeats(trial.number) if repeat.seed == seed), None)
+    if repeat is None or not budget.exact:
+        return None if repeat is not None and repeat.ended else budget.whole(trial)
+    return budget.rest(repeat, repeat.until) if repeat.state in ("waiting", "paused") else None
 
 
 def search_left(state: State, plan: Plan, clock: float) -> float | None:
-    """Seconds that the search still has, the repeats' share set aside; None without a budget."""
-    return None if plan.budget_s is None else plan.budget_s - reserve_s(state, plan) - clock
+    """What the search still has of the budget, the repeats' share set aside; None without a budget."""
+    left = budget_left(state, plan, clock)
+    return None if left is None else left - reserve(state, plan)
 
 
-def _unfinished(state: State, kind: str) -> Continue | None:
+def budget_left(state: State, plan: Plan, clock: float) -> float | None:
+    """What is left of the budget; None without one."""
+    return None if plan.budget is None else plan.budget.total - plan.budget.used(state, clock)
+
+
+def budget_over(state: State, plan: Plan, clock: float) -> bool:
+    """Whether trainings under way must pause since the budget is used up.
+
+    Those of a deterministic study end where the scheduler told them to, unless the time is over.
+    """
+    if plan.budget is None or (plan.budget.exact and plan.virtual is not None):
+        return False
+    return plan.budget.over(state, clock)
+
+
+def search_over(state: State, plan: Plan, clock: float) -> bool:
+    """Whether they must pause since the rest of the budget belongs to the repeats; what fits in is paid for."""
+    if plan.budget is None or plan.budget.exact:
+        return budget_over(state, plan, clock)
+    left = search_left(state, plan, clock)
+    baseline_open = plan.baseline and not any(trial.ended for trial in state.trials[:1])
+    return budget_over(state, plan, clock) or (left is not None and left <= 0 and not baseline_open)
+
+
+def _unfinished(state: State, plan: Plan, kind: str, left: float | None) -> Continue | None:
     """A training that has not come to where it was told to go, the earliest first."""
-    number = standings(state).cut_off[kind].first
-    return None if number is None else Continue(number, state.trials[number].until)
+    jobs = (Continue(number, state.trials[number].until) for number in standings(state).cut_off[kind])
+    exact = plan.budget is not None and plan.budget.exact
+    return next((job for job in jobs if not exact or _fits(state, plan, job, left)), None)
 
 
 def _may_start(state: State, plan: Plan, left: float | None) -> bool:
-    """Whether trials and time allow a new one: near the end the time belongs to those under way."""
+    """Whether trials and budget allow a new one: near the end the budget belongs to those under way."""
     if not _trials_left(state, plan):
         return False
-    typical = standings(state).typical_s
-    if left is None or typical is None or plan.budget_s is None:
+    if left is None or plan.budget is None or (typical := plan.budget.typical(state)) is None:
         return True
-    return left > (typical if plan.strategy == "full" else min(typical, 0.35 * plan.budget_s))
+    return left >= (typical if plan.strategy == "full" else min(typical, 0.35 * plan.budget.total))
 
 
 def _trials_left(state: State, plan: Plan) -> bool:
     return plan.trials is None or standings(state).n_search < plan.trials
 
 
-def _new_trial(state: State, plan: Plan, propose: Propose) -> Start | None:
+def _new_trial(state: State, plan: Plan, propose: Propose, left: float | None) -> Start | None:
     """A new trial in the arm with the fewest; other arms step in for an exhausted one."""
     begun = standings(state).begun
     for arm in sorted(plan.arms, key=lambda name: begun[name]):
-        if (start := _start(state, plan, arm, propose)) is not None:
+        if (start := _start(state, plan, arm, propose, left)) is not None:
             return start
     return None
 
 
-def _start(state: State, plan: Plan, arm: str, propose: Propose) -> Start | None:
+def _start(state: State, plan: Plan, arm: str, propose: Propose, left: float | None) -> Start | None:
+    """A new trial, if the arm has one and its beginning fits into what is left."""
     number = len(state.trials)
     if (proposal := propose(state, number, arm)) is None:
         return None
     total = proposal.total_steps
     until = total if arm == BASELINE else strategy_for(plan).first_stop(number, total)
-    return Start(number, arm, proposal.values, until, total, seed=plan.seed, source=proposal.source)
+    start = Start(number, arm, proposal.values, until, total, seed=plan.seed, source=proposal.source)
+    cost = None if plan.budget is None else plan.budget.beginning(start)
+    return start if cost is None or left is None or cost <= left else None
 
 
-def _last_bets(state: State, left: float) -> Continue | None:
-    """In the last seconds of a budget: the most promising paused trial that can still come to its end."""
+def _last_bets(state: State, plan: Plan, left: float) -> Continue | None:
+    """In the last moments of a budget: the most promising paused trial that can still come to its end."""
     jobs = (whole(state.trials[number]) for number in standings(state).paused)
-    return next((job for job in jobs if _fits(state, job, left)), None)
+    return next((job for job in jobs if _fits(state, plan, job, left)), None)
 
 
-def _fits(state: State, job: Continue, left: float | None) -> bool:
-    """Whether a training comes to the job's step in the time that is left."""
-    trial = state.trials[job.number]
-    if left is None or not trial.step:
-        return True
-    return trial.time_s / trial.step * (job.until_step - trial.step) <= left
+def _fits(state: State, plan: Plan, job: Continue, left: float | None) -> bool:
+    """Whether a training comes to the job's step with what is left."""
+    cost = None if plan.budget is None else plan.budget.rest(state.trials[job.number], job.until_step)
+    return cost is None or left is None or cost <= left
 
 
 def _outranked_reason(trial: Trial, ladder: Ladder) -> str:

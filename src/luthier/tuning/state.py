@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from luthier.tuning.objectives import Objective, best_scores
+from luthier.tuning.pareto import pareto_front
 
 BASELINE = "baseline"
 OPEN = ("waiting", "running", "paused")
@@ -42,7 +46,7 @@ class Trial:
         seed: of weights, data order and dropout.
         state: "waiting", "running", "paused", "finished", "stopped" (outranked) or "failed".
         reason: why it stands so.
-        value: best validation value of the metric so far.
+        value: best validation value of the metric so far, the first objective.
         step, total_steps: optimizer steps taken, and those of the whole recipe.
         time_s: seconds of training.
         started_s, ended_s: when, in seconds since the study began.
@@ -52,6 +56,7 @@ class Trial:
         until: the step that it was last told to train to.
         crashes: how often its worker died.
         ends: in a deterministic study: when its present training ends on the virtual clock.
+        scores: readings of all objectives by name, where the first of them was best; empty before there are any.
         source: who asked for it, when it was not the sampler: known-good settings, or the doctor and what for.
     """
 
@@ -75,6 +80,7 @@ class Trial:
     crashes: int = 0
     source: str = ""
     ends: float = 0.0
+    scores: dict[str, float] = field(default_factory=dict)
 
     @property
     def ended(self) -> bool:
@@ -91,10 +97,9 @@ class Trial:
         """Seconds that the whole training takes at the pace so far; None before the first reading."""
         return self.time_s / self.step * self.total_steps if self.step and self.time_s else None
 
-    def best_until(self, step: int, metric: str, direction: str) -> float | None:
-        """Best reading of the metric up to a step; NaN counts as none."""
-        readings = [row.get(f"val_{metric}") for row in self.rows if row["step"] <= step]
-        return best(readings, direction)
+    def scores_until(self, step: int, objectives: Sequence[Objective]) -> tuple[float, ...] | None:
+        """Readings of all objectives up to a step, where the first of them was best; None when there are none."""
+        return best_scores((row for row in self.rows if row["step"] <= step), objectives, self.total_steps)
 
 
 @dataclass
@@ -133,20 +138,27 @@ class State:
     changed: list[int] = field(default_factory=list)
     followers: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
+    @cached_property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What is searched for; the first leads: rungs apart, the best is the best in it."""
+        task = self.description["task"]
+        named = self.description.get("objectives") or {task["metric"]: task["direction"]}
+        return tuple(Objective(name, direction) for name, direction in named.items())
+
     @property
     def metric(self) -> str:
-        """Name of the metric."""
-        return str(self.description["task"]["metric"])
+        """Name of the first objective."""
+        return self.objectives[0].name
 
     @property
     def direction(self) -> str:
-        """Which way the metric improves: "max" or "min"."""
-        return str(self.description["task"]["direction"])
+        """Which way the first objective improves: "max" or "min"."""
+        return self.objectives[0].direction
 
     @property
     def sign(self) -> float:
-        """The factor that makes a better value smaller."""
-        return -1.0 if self.direction == "max" else 1.0
+        """The factor that makes a better value of the first objective smaller."""
+        return self.objectives[0].sign
 
     @property
     def search(self) -> list[Trial]:
@@ -158,10 +170,20 @@ class State:
         return sorted((trial for trial in self.trials if trial.of == of), key=lambda trial: trial.seed)
 
     def rank(self, trials: Iterable[Trial]) -> list[Trial]:
-        """Trials with a value, best first; equal ones in the order of their numbers."""
+        """Trials with a value, best first in the first objective; equal ones in the order of their numbers."""
+        sign = self.sign
         return sorted(
             (trial for trial in trials if trial.value is not None),
-            key=lambda trial: (self.sign * (trial.value or 0.0), trial.number),
+            key=lambda trial: (sign * (trial.value or 0.0), trial.number),
+        )
+
+    @property
+    def front(self) -> list[Trial]:
+        """The finished search trials that no other one beats in all objectives, best first in the first of them."""
+        finished = [trial for trial in self.search if trial.state == "finished"]
+        scores = [tuple(trial.scores.values()) for trial in finished]
+        return self.rank(
+            finished[index] for index in pareto_front(scores, [each.direction for each in self.objectives])
         )
 
     @property
@@ -171,7 +193,7 @@ class State:
 
     @property
     def winner(self) -> Trial | None:
-        """The best search trial over the full budget, the baseline left out."""
+        """The search trial over the full budget that is best in the first objective, the baseline left out."""
         ranked = self.rank(t for t in self.search if t.state == "finished" and t.arm != BASELINE)
         return ranked[0] if ranked else None
 
@@ -268,10 +290,18 @@ def _assigned(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
 def _row(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
     row = payload["row"]
     rows = [old for old in trial.rows if old["step"] < row["step"]] + [row]  # a resumed training reads anew
-    epochs = [old for old in rows if old["kind"] == "epoch"] or rows
-    value = best((old.get(f"val_{state.metric}") for old in epochs), state.direction)
     total = max(trial.total_steps, row["step"])  # of a function nobody may know it before
-    return replace(trial, rows=rows, value=value, step=row["step"], time_s=row["time_s"], total_steps=total)
+    position = {"step": row["step"], "time_s": row["time_s"], "total_steps": total}
+    return replace(trial, rows=rows, **_scored(state, rows, total), **position)
+
+
+def _scored(state: State, rows: list[dict[str, Any]], total_steps: int) -> dict[str, Any]:
+    """What rows say of a training of so many steps: a trial's value and scores."""
+    epochs = [row for row in rows if row["kind"] == "epoch"] or rows
+    read = best_scores(epochs, state.objectives, total_steps)
+    if read is None:
+        return {"value": None, "scores": {}}
+    return {"value": read[0], "scores": dict(zip([each.name for each in state.objectives], read, strict=True))}
 
 
 def _position(trial: Trial, payload: Mapping[str, Any]) -> dict[str, Any]:
@@ -284,8 +314,10 @@ def _paused(_: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
 
 def _finished(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
     ended = replace(trial, state="finished", ended_s=state.clock, **_position(trial, payload))
+    ended = replace(ended, **_scored(state, ended.rows, ended.step))  # it may have ended before its last step
     if ended.value is None:
-        return replace(ended, state="failed", reason=f"no finite validation value of {state.metric}")
+        missing = ", ".join(objective.name for objective in state.objectives)
+        return replace(ended, state="failed", reason=f"no finite validation value of {missing}")
     return ended
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from luthier.errors import unknown
 from luthier.tuning.jobs import Continue, Outlook, Plan
-from luthier.tuning.ladders import Ladders, rung_step
-from luthier.tuning.standings import follow, standings
+from luthier.tuning.ladders import ladders_of, rung_step
+from luthier.tuning.standings import standings
 from luthier.tuning.state import State, Trial
 
 
@@ -95,7 +95,7 @@ class Halving(Strategy):
 
     def promote(self, state: State, arm: str, outlook: Outlook) -> Continue | None:
         """The best paused trial among a rung's best, highest rung first."""
-        ladders = follow(state, self, lambda: Ladders(self)).by_arm.get(arm, {})
+        ladders = ladders_of(state, self).by_arm.get(arm, {})
         for index in reversed(range(max(map(len, self.brackets)))):
             for (bracket, _), ladder in ladders.items():
                 if index < len(self.brackets[bracket]) and (n := ladder.promotable(index, self.eta)) is not None:
@@ -136,9 +136,9 @@ class TopK(Strategy):
     def promote(self, state: State, arm: str, outlook: Outlook) -> Continue | None:
         """The best that has trained for one epoch, once the exploration is over."""
         standing = standings(state)
-        if self.begins(outlook) or (outlook.left_s is None and standing.alive[arm] >= self.most(standing.begun[arm])):
+        if self.begins(outlook) or (outlook.left is None and standing.alive[arm] >= self.most(standing.begun[arm])):
             return None
-        ladders = follow(state, self, lambda: Ladders(self)).by_arm.get(arm, {})
+        ladders = ladders_of(state, self).by_arm.get(arm, {})
         waiting = (ladder.promotable(0, eta=1) for ladder in ladders.values())
         best = min((n for n in waiting if n is not None), key=_value_in(state), default=None)
         return None if best is None else whole(state.trials[best])

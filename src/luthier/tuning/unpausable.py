@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 
 from luthier.tuning.jobs import Continue, Plan, Stop
-from luthier.tuning.ladders import Ladders
-from luthier.tuning.standings import follow
+from luthier.tuning.ladders import ladders_of
 from luthier.tuning.state import State
 from luthier.tuning.strategies import strategy_for
 
@@ -22,7 +21,7 @@ def at_rung(state: State, plan: Plan, number: int) -> Continue | Stop:
     Source: Li et al. 2020, A System for Massively Parallel Hyperparameter Tuning; the stopping form is Ray Tune's.
     """
     strategy, trial = strategy_for(plan), state.trials[number]
-    ladder = follow(state, strategy, lambda: Ladders(strategy)).of(trial)
+    ladder = ladders_of(state, strategy).of(trial)
     rung = next((rung for rung in reversed(ladder.rungs) if number in rung.reached), None)
     if rung is None:
         return Continue(number, strategy.next_stop(trial))

@@ -1,0 +1,168 @@
+"""What a study searches for: one objective, or several at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+from luthier.errors import LuthierError, close_matches
+
+Asked: TypeAlias = Sequence[str] | Mapping[str, str]
+"""Objectives as a user names them: names, or names with their directions; the first leads."""
+
+MEASURED = ("parameters", "latency_ms")
+"""What workers measure of a task's network; see `measuring`."""
+
+TRAIN_TIME = "train_time_s"
+"""Seconds of a whole training, at the pace so far while it is not over: the study knows them of every trial."""
+
+_COSTS = dict.fromkeys((*MEASURED, TRAIN_TIME), "min")
+_OF_THE_CLOCK = ("latency_ms", TRAIN_TIME)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One thing that a study searches for.
+
+    Attributes:
+        name: of a metric or a cost.
+        direction: which way it improves, "max" or "min".
+    """
+
+    name: str
+    direction: str
+
+    @cached_property
+    def sign(self) -> float:
+        """The factor that makes a better value smaller."""
+        return -1.0 if self.direction == "max" else 1.0
+
+    @cached_property
+    def column(self) -> str:
+        """Where a row of readings holds it."""
+        return self.name if self.name in MEASURED else f"val_{self.name}"
+
+    def of(self, row: Mapping[str, Any], total_steps: int) -> float:
+        """Its reading in a row, for a training of so many steps; NaN when there is none."""
+        if self.name == TRAIN_TIME:
+            return float(row["time_s"]) / float(row["step"]) * total_steps
+        value = row.get(self.column)
+        return math.nan if value is None else float(value)
+
+
+def best_scores(
+    rows: Iterable[Mapping[str, Any]], objectives: Sequence[Objective], total_steps: int
+) -> tuple[float, ...] | None:
+    """The readings of all objectives in the row that is best in the first one; None when no row has them all.
+
+    One row, since that is one network: the one whose weights are kept. Numbers that are not finite count as none.
+
+    >>> rows = [{"step": 1, "val_accuracy": 0.7, "val_loss": 0.9}, {"step": 2, "val_accuracy": 0.8, "val_loss": 1.0}]
+    >>> best_scores(rows, [Objective("accuracy", "max"), Objective("loss", "min")], 2)
+    (0.8, 1.0)
+    """
+    read = [tuple([objective.of(row, total_steps) for objective in objectives]) for row in rows]
+    whole = [scores for scores in read if all(map(math.isfinite, scores))]
+    return min(whole, key=lambda scores: losses(scores, objectives), default=None)
+
+
+def losses(scores: Iterable[float], objectives: Iterable[Objective]) -> tuple[float, ...]:
+    """Scores with the signs that make smaller better."""
+    return tuple([objective.sign * score for objective, score in zip(objectives, scores, strict=True)])
+
+
+def task_objectives(asked: Asked | None, metric: str, direction: str) -> tuple[Objective, ...]:
+    """The objectives of a study of a task: its metric first, then its loss and what its network costs.
+
+    Raises:
+        LuthierError: an unknown name, one twice, a wrong direction, or another one than the metric in front.
+    """
+    if asked is None:
+        return (Objective(metric, direction),)
+    known = {metric: direction, "loss": "min", **_COSTS}
+    named = _named(asked)
+    for name, way in named.items():
+        if name not in known:
+            raise LuthierError(f"a task has no objective {name!r}: {close_matches(name, known)}")
+        if way not in (None, known[name]):
+            raise LuthierError(f"{name} improves towards {known[name]!r}, got {way!r}")
+    if next(iter(named)) != metric:
+        raise LuthierError(
+            f"the first objective of a task is its metric, {metric!r}, which decides about the best weights: put it "
+            "in front, or give the task another metric"
+        )
+    return tuple(Objective(name, known[name]) for name in named)
+
+
+def function_objectives(asked: Asked | None, metric: str | None, direction: str | None) -> tuple[Objective, ...]:
+    """The objectives of a study of a training function: what it reports, and the time that it takes.
+
+    Raises:
+        LuthierError: no name, one twice, a direction that is missing or none; one and the same thing said twice.
+    """
+    if asked is None:
+        named: dict[str, str | None] = {metric or "value": direction or "max"}
+    elif metric is not None or direction is not None:
+        raise LuthierError("objectives name metric and direction already: leave those out")
+    else:
+        named = _named(asked)
+    for name, way in named.items():
+        if not name.isidentifier():
+            raise LuthierError(f"what a function reports needs a name such as 'accuracy', got {name!r}")
+        if name != TRAIN_TIME and way is None:
+            raise LuthierError(f"say which way {name} improves: objectives={{{name!r}: 'max', ...}}, or 'min'")
+        if way not in (None, "max", "min"):
+            raise LuthierError(f"the direction of {name} must be 'max' or 'min', got {way!r}")
+    if next(iter(named)) == TRAIN_TIME:
+        raise LuthierError(f"the first objective is what the function reports; {TRAIN_TIME} may follow it")
+    return tuple(Objective(name, way or "min") for name, way in named.items())
+
+
+def check_clock(objectives: Iterable[Objective]) -> None:
+    """Whether the objectives allow the same decisions each time.
+
+    Raises:
+        LuthierError: one is read off the clock.
+    """
+    if timed := [objective.name for objective in objectives if objective.name in _OF_THE_CLOCK]:
+        raise LuthierError(
+            f"{' and '.join(timed)} cannot steer a deterministic study, since no two calls measure the same: take "
+            "'parameters', or leave deterministic out"
+        )
+
+
+def as_readings(value: Any, names: Sequence[str], read: Any) -> dict[str, float]:
+    """What a function reports, as numbers by name.
+
+    Args:
+        value: a number where one is searched for, else a dict of numbers.
+        names: what is to be reported.
+        read: (value, what is expected, in words) -> number.
+
+    Raises:
+        LuthierError: one is missing or unknown, or no number.
+    """
+    if not isinstance(value, Mapping):
+        if len(names) > 1:
+            raise LuthierError(f"this study has several objectives: report a dict of {', '.join(names)}, got {value!r}")
+        value = {names[0]: value}
+    if wrong := [name for name in value if name not in names]:
+        raise LuthierError(f"the function reports {wrong[0]!r}, no objective of the study: {', '.join(names)}")
+    if missing := [name for name in names if name not in value]:
+        raise LuthierError(f"the function reports nothing for the objective {missing[0]!r}: add it to trial.report")
+    return {name: read(value[name], f"the report of {name} should be") for name in names}
+
+
+def _named(asked: Any) -> dict[str, str | None]:
+    names = list(asked) if isinstance(asked, (list, tuple, Mapping)) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise LuthierError(
+            "objectives must be a list of names, or a dict of names and directions such as "
+            f"{{'accuracy': 'max', 'parameters': 'min'}}, got {asked!r}"
+        )
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise LuthierError(f"the objective {twice[0]!r} is named twice: once is enough")
+    return dict(asked) if isinstance(asked, Mapping) else dict.fromkeys(names)
