@@ -48,7 +48,7 @@ WITH renewed AS (
     UPDATE luthier_jobs SET lease = {_NOW} + %s WHERE name = %s AND owner = %s RETURNING name
 ), added AS (
     INSERT INTO luthier_events (study, id, clock, kind, payload)
-    SELECT renewed.name, new.* FROM renewed, unnest(%s::bigint[], %s::float8[], %s::text[], %s::text[]) AS new
+    SELECT renewed.name, new.* FROM renewed, unnest(%b::bigint[], %b::float8[], %b::text[], %b::text[]) AS new
     ON CONFLICT (study, id) DO NOTHING
 )
 SELECT count(*) FROM renewed
