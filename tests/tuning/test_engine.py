@@ -11,6 +11,7 @@ from torch import nn
 from luthier.recipe import Recipe
 from luthier.task import Task
 from luthier.tasks import Subject
+from luthier.tuning.budgets import Time
 from luthier.tuning.engine import Engine
 from luthier.tuning.jobs import Plan
 from luthier.tuning.journal import Journal
@@ -131,9 +132,9 @@ def test_an_interrupt_pauses_and_the_next_call_goes_on_where_it_was(tmp_path: Pa
 
 def test_a_budget_too_small_is_said_and_nothing_is_lost(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"budget of 0.2 s was too small for one whole training"):
-        call(tmp_path, Scripted(lambda job: "hang"), trials=None, budget_s=0.2)
+        call(tmp_path, Scripted(lambda job: "hang"), trials=None, budget=Time(0.2))
     for_later = Study.open(tmp_path).trials
-    engine, reason = call(tmp_path, Scripted(), trials=3, budget_s=None)
+    engine, reason = call(tmp_path, Scripted(), trials=3, budget=None)
     assert reason == "finished"
     assert engine.state.trials[0].state == "finished"
     assert [trial.number for trial in for_later] in ([], [0])

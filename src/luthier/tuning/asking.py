@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError, unknown
-from luthier.tuning.budgets import seconds
-from luthier.tuning.function_search import function_search, is_function
+from luthier.tuning.budgets import Budget, Time, Work, read_budget, seconds
+from luthier.tuning.function_search import FunctionSearch, function_search, is_function
 from luthier.tuning.jobs import Plan
 from luthier.tuning.proposing import AUTO
 from luthier.tuning.samplers import SAMPLERS, sampler_label
@@ -49,6 +49,10 @@ class Asked:
 
     def __post_init__(self) -> None:
         self._check_counts()
+        if self.budget is not None:
+            read_budget(self.budget)
+        if self.trial_timeout is not None:
+            seconds(self.trial_timeout)
         if isinstance(self.sampler, str) and self.sampler not in (AUTO, *SAMPLERS):
             raise unknown("sampler", self.sampler, (AUTO, *SAMPLERS))
         if self.strategy not in STRATEGIES:
@@ -65,9 +69,6 @@ class Asked:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise LuthierError(f"{name} must be a whole number of at least {low}, got {value!r}")
-        for time in (self.budget, self.trial_timeout):
-            if time is not None:
-                seconds(time)
 
     @property
     def timeout_s(self) -> float | None:
@@ -78,32 +79,50 @@ class Asked:
         """What the study is to do.
 
         Raises:
-            StudyError: groups that do not fit.
+            LuthierError: groups or a budget that do not fit.
         """
         return Plan(
             arms=arms(searched.groups, searched.space),
             trials=DEFAULT_TRIALS if self.trials is None and self.budget is None else self.trials,
-            budget_s=None if self.budget is None else seconds(self.budget),
+            budget=None if self.budget is None else budget_of(self.budget, searched),
             workers=self.workers or n_cores(),
             seed=self.seed,
             repeats=searched.repeats if self.repeats is None else self.repeats,
             strategy=self.strategy,
             epochs=searched.epochs,
             baseline=searched.start_values is not None,
-            closing_s=searched.closing_s,
             virtual=VIRTUAL_WORKERS if self.deterministic else None,
         )
 
     def settings(self, searched: Searched, plan: Plan) -> dict[str, Any]:
         """What the ledger notes of this call."""
-        totals = {name: getattr(plan, name) for name in ("trials", "budget_s", "workers", "seed", "repeats")}
+        totals = {name: getattr(plan, name) for name in ("trials", "workers", "seed", "repeats")}
         return {
             "sampler": sampler_label(self.sampler),
             "strategy": self.strategy,
             **totals,
+            "budget": None if plan.budget is None else str(plan.budget),
+            "budget_s": plan.budget.total if isinstance(plan.budget, Time) else None,
             "reference": searched.reference,
             "constraints": [getattr(each, "__name__", repr(each)) for each in self.constraints],
         }
+
+
+def budget_of(told: str | float, searched: Searched) -> Budget:
+    """The budget of a study.
+
+    Raises:
+        LuthierError: epochs of a function.
+    """
+    amount, unit = read_budget(told)
+    if unit == "s":
+        return Time(amount, searched.closing_s)
+    if unit == "epochs" and isinstance(searched, FunctionSearch):
+        raise LuthierError(
+            "a training function reports steps, and how many make an epoch it does not tell: "
+            f"give the budget as time or steps, such as '{amount:g} steps', got {told!r}"
+        )
+    return Work(amount, unit, searched.epochs)
 
 
 def description(searched: Searched, plan: Plan) -> dict[str, Any]:

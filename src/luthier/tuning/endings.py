@@ -37,11 +37,11 @@ def check_result(state: State, plan: Plan) -> None:
     failed = [trial for trial in state.search if trial.state == "failed"]
     if failed and all(trial.state == "failed" for trial in state.search):
         raise StudyError(f"all {len(failed)} trials failed; the last one: {failed[-1].reason}")
-    if plan.budget_s is None:
+    if plan.budget is None:
         raise StudyError(f"no trial gave a finite validation value of {state.metric}: see {state.folder}")
     raise StudyError(
-        f"the budget of {plan.budget_s:g} s was too small for one whole training: everything is paused in "
-        f"{state.folder}, raise the budget (a total over all calls) and call again"
+        f"the budget of {plan.budget} was too small for one whole training: what has begun waits in {state.folder}, "
+        "raise the budget (a total over all calls) and call again"
     )
 
 

@@ -26,6 +26,7 @@ from luthier.tuning.tidying import Checkpoints
 from luthier.tuning.workers import Workers
 
 _TICK_S = 0.1
+_SPENT = 0.9
 
 
 class Engine:
@@ -56,7 +57,8 @@ class Engine:
         self.decided = plan
         self.pace: Pace = Freely(orders, intake)
         if plan.virtual is not None:  # a time budget only truncates
-            self.decided = replace(plan, budget_s=None, workers=plan.virtual)
+            follows = plan.budget if plan.budget is not None and plan.budget.exact else None
+            self.decided = replace(plan, budget=follows, workers=plan.virtual)
             self.pace = InTurn(orders, intake, plan.virtual)
         self.optuna = OptunaStore(
             journal.ledger.store, searched.name, searched.direction, searched.space, searched.metric
@@ -82,7 +84,7 @@ class Engine:
     def run(self) -> str:
         """Search, retrain winner and baseline; returns why it ended."""
         self.doing = "search"
-        journal, budget_s = self.journal, self.plan.budget_s
+        journal, budget = self.journal, self.plan.budget
         self.drive(lambda: scheduler.next_job(self.state, self.decided, self.propose, journal.clock), self.search_over)
         if not self.interrupts:
             for stop in scheduler.outranked(self.state, self.plan):
@@ -92,7 +94,8 @@ class Engine:
         if self.interrupts:
             return "interrupted"
         check_result(self.state, self.plan)
-        return "budget" if budget_s is not None and journal.clock > 0.9 * budget_s else "finished"
+        used = 0.0 if budget is None else budget.used(self.state, journal.clock) / budget.total
+        return "budget" if used > _SPENT else "finished"
 
     def drive(self, next_job: NextJob, over: Callable[[], bool]) -> None:
         """Keep the workers busy until there is no job and no training; when the time is over, pause them."""
@@ -120,13 +123,11 @@ class Engine:
 
     def search_over(self) -> bool:
         """Whether the rest of the budget belongs to the repeats."""
-        left = scheduler.search_left(self.state, self.plan, self.journal.clock)
-        baseline_open = self.plan.baseline and not any(trial.ended for trial in self.state.trials[:1])
-        return self.budget_over() or (left is not None and left <= 0 and not baseline_open)
+        return scheduler.search_over(self.state, self.plan, self.journal.clock)
 
     def budget_over(self) -> bool:
         """Whether the budget is used up."""
-        return self.plan.budget_s is not None and self.journal.clock >= self.plan.budget_s
+        return scheduler.budget_over(self.state, self.plan, self.journal.clock)
 
     def settle(self) -> None:
         """Make durable what has happened, then act on it: checkpoints of ended trials go, Optuna gets to know them."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from luthier.tuning.budgets import Budget
 from luthier.tuning.state import BASELINE as BASELINE
 from luthier.tuning.state import State
 
@@ -64,7 +65,7 @@ class Plan:
     Attributes:
         arms: name of each arm -> the fields that it varies, in dealing order.
         trials: search trials in all, the baseline included; None: as many as the budget allows.
-        budget_s: seconds in all, over all calls; None: no limit.
+        budget: of all calls together; None: no limit.
         workers: trainings at a time.
         seed: of the search trials; repeats take the seeds after it.
         repeats: further seeds that winner and baseline are trained with, for their comparison.
@@ -72,12 +73,11 @@ class Plan:
         epochs: of the longest training, to tell how much of it one epoch is.
         baseline: whether trial 0 is the starting point itself, over its full budget.
         virtual: workers of a deterministic study's virtual clock (see `virtual`); None: decisions follow the real one.
-        closing_s: seconds of the budget that are set aside for reading the test data and closing.
     """
 
     arms: dict[str, list[str]]
     trials: int | None = None
-    budget_s: float | None = None
+    budget: Budget | None = None
     workers: int = 1
     seed: int = 0
     repeats: int = 3
@@ -85,7 +85,6 @@ class Plan:
     epochs: int = 10
     baseline: bool = True
     virtual: int | None = None
-    closing_s: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -94,8 +93,8 @@ class Outlook:
 
     Attributes:
         share: of its budget that is spent, 0-1; 1 when no trial may begin any more.
-        left_s: seconds that it still has; None without a time budget.
+        left: what it still has of it; None without a budget.
     """
 
     share: float
-    left_s: float | None
+    left: float | None
