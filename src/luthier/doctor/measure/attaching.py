@@ -130,17 +130,16 @@ class Unwatched:
             del vars(model)["__getstate__"]
 
 
-class Attachment:
-    """All hooks of one watch; `remove` leaves nothing behind."""
+class Ears:
+    """What only some steps need and may rest in between: a hook before optimizer steps, and the backward passes."""
 
-    def __init__(self, observer: Observer, models: Sequence[nn.Module]) -> None:
-        self._handles: list[Any] = []
-        for model in models:
-            hook, unwatched = ModelHook(observer), Unwatched(model)
-            vars(model).setdefault("__getstate__", unwatched)
-            self._handles += [model.register_forward_pre_hook(hook, with_kwargs=True), hook, unwatched]
-        weak = weakref.ref(observer)
-        home = Home()
+    def __init__(self) -> None:
+        self._handle: Any = None
+        self._listening: Listening | None = None
+
+    def open(self, observer: Observer) -> None:
+        """Hear everything for an observer, which is held weakly."""
+        weak, home = weakref.ref(observer), Home()
 
         def before_step(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             alive = weak()
@@ -148,16 +147,59 @@ class Attachment:
                 closure = (len(args) > 1 or kwargs) and any(map(callable, (*args[1:], *kwargs.values())))
                 alive.before_step(optimizer, bool(closure))
 
+        self._before_step = before_step
+        self._handle, self._listening = register_optimizer_step_pre_hook(before_step), Listening(observer)
+        weakref.finalize(observer, self.remove).atexit = False
+
+    def rest(self, rests: bool) -> None:
+        """Hear no more than the latest loss, or everything again."""
+        if self._listening is None:
+            return
+        self._handle.remove()
+        if not rests:
+            self._handle = register_optimizer_step_pre_hook(self._before_step)
+        self._listening.rest(rests)
+
+    def take_latest(self) -> torch.Tensor | None:
+        """The loss of the latest backward pass while resting, once; None when there was none, or it is no scalar."""
+        if self._listening is None:
+            return None
+        latest, self._listening.latest = self._listening.latest, None
+        loss = latest[0] if isinstance(latest, (list, tuple)) and latest else latest
+        return loss.detach() if isinstance(loss, torch.Tensor) and loss.numel() == 1 else None
+
+    def forget_latest(self) -> None:
+        """It is known already."""
+        if self._listening is not None:
+            self._listening.latest = None
+
+    def remove(self) -> None:
+        """Hear nothing more."""
+        if self._listening is not None:
+            self._handle.remove()
+            self._listening.remove()
+            self._listening = None
+
+
+class Attachment:
+    """All hooks of one watch; `remove` leaves nothing behind."""
+
+    def __init__(self, observer: Observer, models: Sequence[nn.Module], ears: Ears) -> None:
+        self._handles: list[Any] = []
+        for model in models:
+            hook, unwatched = ModelHook(observer), Unwatched(model)
+            vars(model).setdefault("__getstate__", unwatched)
+            self._handles += [model.register_forward_pre_hook(hook, with_kwargs=True), hook, unwatched]
+        ears.open(observer)
+        weak, home = weakref.ref(observer), Home()
+
         def after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
             alive = weak()
             if alive is not None and home.is_this_process():
                 alive.after_step(optimizer)
 
-        self._handles.append(register_optimizer_step_pre_hook(before_step))
-        self._handles.append(register_optimizer_step_post_hook(after_step))
-        for handle in self._handles[-2:]:
-            weakref.finalize(observer, handle.remove)
-        self._handles.append(Listening(observer))
+        self._handles += [register_optimizer_step_post_hook(after_step), ears]
+        weakref.finalize(observer, self._handles[-2].remove)
 
     def remove(self) -> None:
         """Take all hooks away."""

@@ -30,11 +30,17 @@ class Hearer(Protocol):
 class Listening:
     """One listener's place; `remove` ends it, and so does the listener's own end.
 
+    A listener that rests is told nothing, and only the latest loss is kept for it: that costs a twentieth.
+
     Args:
         hearer: held weakly; told of backward passes of this process and thread.
+
+    Attributes:
+        latest: what the latest backward pass was called on, while resting; None when it was taken.
     """
 
     _all: tuple[Listening, ...] = ()
+    _resting: Listening | None = None  # the only listener of all, while it rests
     _wrapper: Any = None
     _original: Any = None
 
@@ -42,11 +48,23 @@ class Listening:
         self._hearer = weakref.ref(hearer)
         self._home = Home()
         self._depth = 0
+        self._rests = False
+        self.latest: Any = None
         Listening._all += (self,)
+        Listening._count()
         if Listening._wrapper is None:
             Listening._original = torch.autograd.backward
             Listening._wrapper = torch.autograd.backward = _wrapped(torch.autograd.backward)
         weakref.finalize(hearer, self.remove).atexit = False
+
+    @classmethod
+    def _count(cls) -> None:
+        cls._resting = cls._all[0] if len(cls._all) == 1 and cls._all[0]._rests else None
+
+    def rest(self, rests: bool) -> None:
+        """Hear no more than the latest loss from the next backward pass on, or everything again."""
+        self._rests = rests
+        Listening._count()
 
     def begins(self, loss: Tensor) -> None:
         """Tell that a backward pass begins."""
@@ -65,6 +83,7 @@ class Listening:
     def remove(self) -> None:
         """Hear nothing more; a wrapper that somebody else has wrapped meanwhile stays, and tells nobody."""
         Listening._all = tuple(each for each in Listening._all if each is not self)
+        Listening._count()
         wrapper = Listening._wrapper
         if not Listening._all and wrapper is torch.autograd.backward:
             Listening._wrapper = None
@@ -74,6 +93,12 @@ class Listening:
 def _wrapped(backward: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(backward)
     def told(tensors: Any, *args: Any, **kwargs: Any) -> None:
+        resting = Listening._resting
+        if resting is not None:
+            if resting._home.is_here():
+                resting.latest = tensors
+            backward(tensors, *args, **kwargs)
+            return
         loss = tensors[0] if isinstance(tensors, (list, tuple)) and tensors else tensors
         if torch.compiler.is_compiling() or not isinstance(loss, Tensor):
             backward(tensors, *args, **kwargs)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from luthier.doctor.measure.attaching import first_tensor
+from luthier.doctor.measure.attaching import Ears, first_tensor
 from luthier.doctor.measure.backwards import scale_of
 from luthier.doctor.measure.batches import ALL_TARGETS_UNTIL, EVERY, Recent
 from luthier.doctor.measure.evaluating import Evaluating
@@ -22,6 +22,7 @@ from luthier.doctor.measure.journal import Journal
 from luthier.doctor.measure.looking import ParameterLook
 from luthier.doctor.measure.pace import DENSE, Pace
 from luthier.doctor.measure.patient import Patient
+from luthier.doctor.measure.resting import Resting
 from luthier.doctor.measure.samples import Samples
 from luthier.doctor.measure.slots import Slot, learning_rate
 from luthier.doctor.measure.stats import DeadUnits
@@ -40,16 +41,24 @@ class Loop:
         patient: the models and optimizers.
         pace: when to look.
         journal: where rows go.
+        ears: what may rest at some steps.
         ended: called after every iteration with its step, if given.
         first_step: steps made before watching began (a resumed training).
     """
 
     def __init__(
-        self, patient: Patient, pace: Pace, journal: Journal, ended: Callable[[int], None] | None, first_step: int = 0
+        self,
+        patient: Patient,
+        pace: Pace,
+        journal: Journal,
+        ears: Ears,
+        ended: Callable[[int], None] | None,
+        first_step: int = 0,
     ) -> None:
         self.patient, self.pace, self.journal = patient, pace, journal
         self.samples = Samples()
         self.evaluating = Evaluating(patient, self.samples)
+        self.resting = Resting(ears, allowed=not (patient.several or patient.compiled))
         self._ended = ended
         self._dead = DeadUnits()
         self._recent = Recent()
@@ -59,6 +68,7 @@ class Loop:
         self._model_runs = self._stepped = self._gradients_inside = self._in_backward = False
         self._owed: tuple[torch.optim.Optimizer, float] | None = None
         self._told_step, self._told_in_vain = first_step, 0
+        self._known_step = first_step
         self._cost_s = 0.0
         self._typical_busy_s: float | None = None
         self.began_at = self._ended_at = time.perf_counter()
@@ -74,7 +84,10 @@ class Loop:
     def before_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """A watched model is about to run; returns whether its output matters."""
         if self._in_backward:
+            self.resting.never()
             return False
+        if self._known_step != self._now.step:
+            self._untold()
         if self._owed is not None:
             self._catch_up()
         self._model_runs = True
@@ -86,8 +99,9 @@ class Loop:
         now = self._now
         now.forwards += 1
         if now.forward_at is None:
-            now.interrupted = now.interrupted or self.evaluating.forwards > 0
-            self._close_evaluation()
+            if self.evaluating.forwards:
+                now.interrupted = True
+                self._close_evaluation()
             now.forward_at, now.training = at, model.training
         if now.kind != "look" or self.patient.compiled:
             return False
@@ -111,6 +125,8 @@ class Loop:
         if now.forwards and loss.numel() == 1:
             now.scale = scale_of(loss)
             now.loss = loss.detach() if now.scale is None else loss.detach() / now.scale
+            if now.scale is not None:
+                self.resting.never()
         if now.kind == "look" and now.look is not None and len(now.look.entries) < MOST_ENTRIES:
             now.look.backward_begins([slot.positions for slot in self.patient.slots.all])
 
@@ -154,6 +170,7 @@ class Loop:
             self._stepped = True
             if self._in_backward:
                 self._owed = optimizer, at
+                self.resting.never()
             else:
                 self._end(optimizer, at)
 
@@ -166,7 +183,8 @@ class Loop:
             self._catch_up()
         if self._told_step == self._now.step and not self._ends_untold(at):
             return
-        self._told_step = self._now.step
+        self._told_step = self._known_step = self._now.step
+        self.resting.told(loss is not None)
         if loss is not None:
             self._recent.set_loss(loss.detach() if isinstance(loss, Tensor) else loss)
         looked = self._pending is not None and self._pending.row["step"] == self._told_step - 1
@@ -195,6 +213,8 @@ class Loop:
     def settle(self) -> None:
         """Read everything that still lies on the device."""
         self._catch_up()
+        if self._known_step != self._now.step:
+            self._untold()
         self._close_evaluation()
         self._read()
         self._flush()
@@ -208,6 +228,13 @@ class Loop:
 
     # An iteration
 
+    def _untold(self) -> None:
+        """Nobody told of the latest step so far."""
+        self._known_step = self._now.step
+        loss = self.resting.untold()
+        if loss is not None:
+            self._recent.set_loss(loss)
+
     def _catch_up(self) -> None:
         """Close the iteration whose optimizer stepped inside a backward pass."""
         owed, self._owed = self._owed, None
@@ -216,6 +243,7 @@ class Loop:
 
     def _begin(self, step: int) -> Iteration:
         kind = self.pace.plan(step, time.perf_counter())
+        self.resting.plan(kind == "count")
         if kind == "count":
             return Iteration(step, kind)
         if kind == "look":
@@ -267,6 +295,29 @@ class Loop:
 
     def _end(self, optimizer: torch.optim.Optimizer | None, at: float) -> None:
         now = self._now
+        if self._merely_counts(now, at):
+            self._book(now, optimizer, at)
+            now.count_on()
+        else:
+            self._finish(now, optimizer)
+            self._now = self._begin(now.step + 1)
+            self._book(now, optimizer, at)
+        if self._ended is not None:
+            self._ended(self.step)
+        self._ended_at = time.perf_counter()
+
+    def _merely_counts(self, now: Iteration, at: float) -> bool:
+        """Whether neither this iteration nor the next is looked at, and nothing waits to be read or written."""
+        return (
+            self.resting.now
+            and now.forwards == self._usual_forwards
+            and self._pending is None
+            and not self.evaluating.forwards
+            and len(self._recent) < EVERY
+            and self.pace.counts(now.step + 1, at)
+        )
+
+    def _finish(self, now: Iteration, optimizer: torch.optim.Optimizer | None) -> None:
         if now.trace is not None:
             now.end_trace()
         if self.evaluating.forwards:
@@ -275,17 +326,12 @@ class Loop:
             self._note_extra_forwards(now)
         if self._pending is not None:
             self._read()
-        if len(self._recent.columns["step"]) >= EVERY or (now.step <= DENSE and now.step % 5 == 0):
+        if len(self._recent) >= EVERY or (now.step <= DENSE and now.step % 5 == 0):
             self._flush()
         if now.without_gradients:
             self._event("no_gradients", optimizers=now.without_gradients)
         if now.look is not None:
             self._pending = now.pending(now.look, optimizer, self._cost_s)
-        self._now = self._begin(now.step + 1)
-        self._book(now, optimizer, at)
-        if self._ended is not None:
-            self._ended(self.step)
-        self._ended_at = time.perf_counter()
 
     def _note_extra_forwards(self, now: Iteration) -> None:
         """Forwards with gradients beyond the usual number of a step were somebody's evaluation without no_grad."""

@@ -8,6 +8,7 @@ back: all other looks and norms are bought from two purses that fill with `overh
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 DENSE = 20
@@ -17,6 +18,7 @@ EXAMINATION_S = 0.4
 CREDIT_S = 0.15
 
 Kind = Literal["look", "norms", "count"]
+_PURSES: dict[Kind, float] = {"look": 0.7, "norms": 0.3}
 
 
 class Pace:
@@ -38,6 +40,7 @@ class Pace:
         self._credit_s = CREDIT_S
         self._granted = -1
         self._next_granted = DENSE
+        self._poor_until_s = 0.0
 
     def plan(self, step: int, now_s: float) -> Kind:
         """What the coming step is measured by.
@@ -55,11 +58,18 @@ class Pace:
             self._granted = step
             return "look"
         purse_s = self.overhead * (now_s - self._began_s) - self._counting_s()
-        if 0.7 * purse_s - self._used_s["look"] > self.cost_s["look"]:
-            return "look"
-        if 0.3 * purse_s - self._used_s["norms"] > self.cost_s["norms"]:
-            return "norms"
+        lacking_s = {
+            kind: (self._used_s[kind] + self.cost_s[kind]) / share - purse_s for kind, share in _PURSES.items()
+        }
+        affordable = (kind for kind, lacks_s in lacking_s.items() if lacks_s < 0)
+        if (kind := next(affordable, None)) is not None:
+            return kind
+        self._poor_until_s = now_s + min(lacking_s.values()) / self.overhead
         return "count"
+
+    def counts(self, step: int, now_s: float) -> bool:
+        """Whether the coming step surely only counts, known without planning it: nothing can be paid for yet."""
+        return now_s < self._poor_until_s and step < self._next_granted
 
     def paid(self, kind: Kind, seconds: float, step: int) -> None:
         """Book the time that a step of some kind cost."""
@@ -96,6 +106,7 @@ class StepPace(Pace):
 
     def plan(self, step: int, now_s: float) -> Kind:
         """What the coming step is measured by; the clock is not read."""
+        self._poor_until_s = math.inf
         if step < DENSE:
             return "look" if step < FIRST or step % 2 == 0 else "norms"
         return "look" if self._granted_now(step) else "count"

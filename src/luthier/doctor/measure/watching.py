@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from luthier.doctor.measure.attaching import Attachment
+from luthier.doctor.measure.attaching import Attachment, Ears
 from luthier.doctor.measure.directions import direction_of
 from luthier.doctor.measure.journal import Journal
 from luthier.doctor.measure.loop import Loop
@@ -73,8 +73,9 @@ class Watch:
         for row in patient.describe(first_step):
             self._journal.add(row)
         report = None if on_finding is None else self._after_iteration
-        self._loop = Loop(patient, self._pace, self._journal, report, first_step)
-        self._attachment = Attachment(self._loop, () if self._idle else models)
+        ears = Ears()
+        self._loop = Loop(patient, self._pace, self._journal, ears, report, first_step)
+        self._attachment = Attachment(self._loop, () if self._idle else models, ears)
         for model in models:
             _WATCHED[model] = weakref.ref(self)
 
