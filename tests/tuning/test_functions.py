@@ -45,10 +45,10 @@ class Parent:
 
 
 def run(
-    function: Callable[[Any], Any], folder: Path, parent: Any = None, until: int = 4, steps: int | None = 4
+    function: Callable[[Any], Any], folder: Path, parent: Any = None, until: int = 4, steps: int | None = 4, **more: Any
 ) -> tuple[str, dict[str, Any]]:
     order = {"number": 7, "folder": str(folder), "values": {"lr": 0.5}, "seed": 3, "until": until, "steps": steps}
-    return run_function(function, "value", order, parent or Parent())
+    return run_function(function, "value", {**order, **more}, parent or Parent())
 
 
 def test_a_function_reads_its_parameters_and_reports(tmp_path: Path) -> None:
@@ -75,10 +75,18 @@ def test_what_was_saved_is_paused_at_the_rung_and_goes_on_there(tmp_path: Path) 
     first, second = Parent(), Parent()
     state, details = run(resumable, tmp_path, first, until=2)
     assert (state, details["step"], details["reason"]) == ("paused", 2, "at step 2")
-    state, details = run(resumable, tmp_path, second, until=4)
+    state, details = run(resumable, tmp_path, second, until=4, known=2)
     assert (state, details["step"]) == ("finished", 4)
     assert [step for step, _ in first.readings + second.readings] == [1, 2, 3, 4]
     assert not first.questions + second.questions
+
+
+def test_readings_that_the_parent_never_heard_are_told_again(tmp_path: Path) -> None:
+    assert run(resumable, tmp_path, until=3)[0] == "paused"
+    assert run(resumable, tmp_path, parent := Parent(), until=3, known=1)[0] == "paused"
+    assert parent.readings == [(2, 1.0), (3, 2.0)]
+    assert run(resumable, tmp_path, parent := Parent(), known=3)[0] == "finished"
+    assert parent.readings == [(4, 3.0)]
 
 
 def forgetful(trial: LiveTrial) -> None:
@@ -190,7 +198,8 @@ def test_a_state_is_copied_when_it_is_saved_and_written_when_it_must_be(tmp_path
     assert state["w"].sum() == 0
     assert state["w"].data_ptr() == state["tied"].data_ptr()
     saves._written_at -= 2
-    saves.keep({"w": weight}, {"step": 2})
+    saves.keep({"w": weight}, {"step": 1})
+    saves.settle({"step": 2})
     assert (saves.read() or ({}, {}))[1] == {"step": 2}
 
 

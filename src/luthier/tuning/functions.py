@@ -28,7 +28,9 @@ UNTIL_IT_ENDS = 1 << 31
 
 
 class TrialPaused(Exception):
-    """The trial goes no further for now, or never: raised by `trial.report`, the only exception of an early stop.
+    """The trial goes no further for now, or never: the only exception of an early stop.
+
+    Raised by `trial.report`, after a crash also by `trial.restore`.
 
     Let it pass; `finally` blocks and `with` statements do their work. What was saved waits for the trial's return.
     """
@@ -53,6 +55,7 @@ class LiveTrial:
         self._metric, self._channel, self._path = metric, channel, Path(order["folder"])
         self._pid, self._began = os.getpid(), time.monotonic()
         self._step, self._before_s = 0, 0.0
+        self._known, self._rows = int(order.get("known", 0)), list[dict[str, Any]]()
         self._saves = Saves(self._path / "checkpoints")
         self._restores = self._saved = False
 
@@ -81,6 +84,8 @@ class LiveTrial:
         self._check_step(step)
         self._tell(as_number(value, "trial.report expects"), step)
         saved, self._saved = self._saved, False
+        if saved:
+            self._saves.settle(self._note())
         if step == self._steps:
             return
         if self._channel.pausing == self.number:
@@ -98,16 +103,25 @@ class LiveTrial:
         Raises:
             CheckpointError: the state holds something else; says where.
         """
-        self._saves.keep(state, {"step": self._step, "time_s": self._time_s()})
+        self._saves.keep(state, self._note())
         self._saved = True
 
     def restore(self) -> Any:
-        """What was last saved for this trial; None when it begins."""
+        """What was last saved for this trial; None when it begins.
+
+        Raises:
+            TrialPaused: it was killed when it had come as far as it was to go. Let it pass.
+        """
         self._restores = True
         if (found := self._saves.read()) is None:
             return None
         state, note = found
         self._step, self._before_s = note["step"], note["time_s"]
+        for row in note["rows"]:
+            if row["step"] > self._known:  # told before a kill, and never heard by the parent
+                self._say(row)
+        if self._until <= self._step and self._until < self._end_step:
+            self._end("paused", f"at step {self._step}")
         return state
 
     def watch(self, model: Any, optimizer: Any, loss_fn: Any = None, *, stop: bool = True) -> Watch:
@@ -152,8 +166,15 @@ class LiveTrial:
         self._step = step
         if not math.isfinite(value):
             self._end("failed", f"reported {str(value).replace('nan', 'NaN')} at step {step}")
-        row = {"kind": "epoch", "step": step, "time_s": round(self._time_s(), 4), f"val_{self._metric}": value}
+        self._say({"kind": "epoch", "step": step, "time_s": round(self._time_s(), 4), f"val_{self._metric}": value})
+
+    def _say(self, row: dict[str, Any]) -> None:
+        self._rows.append(row)
         self._channel.say("row", number=self.number, row=row)
+
+    def _note(self) -> dict[str, Any]:
+        """How far a saved state is, with the readings that the parent may not have stored yet."""
+        return {"step": self._step, "time_s": self._time_s(), "rows": list(self._rows)}
 
     def _stop_at_rung(self, saved: bool) -> None:
         """Pause with what was just saved; a function that cannot be paused waits to hear whether it goes on."""

@@ -30,10 +30,17 @@ class Saves:
 
     def keep(self, state: Any, note: dict[str, Any]) -> None:
         """Take a state; later changes to it do not count."""
-        at_once = time.monotonic() - self._written_at > _EVERY_S or _is_large(state)
-        self._held = (state if at_once else _copied(state), note)
-        if at_once:
+        large = _is_large(state)
+        self._held = (state if large else _copied(state), note)
+        if large:
             self.write()
+
+    def settle(self, note: dict[str, Any]) -> None:
+        """Note what has been told since of the state taken last; time to write it, once a second."""
+        if self._held is not None:
+            self._held = (self._held[0], note)
+            if time.monotonic() - self._written_at > _EVERY_S:
+                self.write()
 
     def write(self) -> None:
         """Put the latest state on the disk, if it is not there."""
