@@ -69,7 +69,8 @@ def fit(
         tensorboard: write scalars for TensorBoard into the record.
         test: measure the best weights on the test data at the end; test data can be opened once only.
         signals: on Ctrl-C and SIGTERM save and leave after the current step.
-        watch: let the doctor watch, for a small share of the time; `record.diagnose()` reads what it saw.
+        watch: let the doctor watch, for a small share of the time: `record.diagnose()` reads what it saw, findings.json
+            holds what it found at the end.
 
     Returns:
         The record: metrics, status, best weights.
@@ -187,9 +188,9 @@ def listeners(path: Path, console: bool, tensorboard: bool, watch: bool) -> list
 
         hooks.append(TensorBoardLog(path / "tensorboard"))
     if watch:
-        from luthier.doctor.probe import Probe
+        from luthier.doctor.probe import Examiner, Probe
 
-        hooks.append(Probe(path))
+        hooks += [Probe(path), Examiner(path)]
     if console:
         from luthier.show.terminal import FitConsole
 

@@ -1,6 +1,7 @@
 """A record: the folder that one training leaves. Readers need the folder only, never the model.
 
-recipe.json  task.json  environment.json  metrics.jsonl  status.json  test.json  checkpoints/  tensorboard/
+recipe.json  task.json  environment.json  metrics.jsonl  vitals.jsonl  findings.json  status.json  test.json
+checkpoints/  tensorboard/
 """
 
 from __future__ import annotations
@@ -101,6 +102,15 @@ class Record:
         return self._read("test.json") if (self.path / "test.json").exists() else None
 
     @property
+    def findings(self) -> dict[str, Any] | None:
+        """The diagnosis made when a watched training ended, as findings.json has it; `diagnose()` looks anew.
+
+        `is_healthy`, `findings` (symptom, severity, cause, evidence, where, onset, remedies, consequences, ...),
+        `healthy` (what was in order), `not_seen` (what could not be looked at, and why), `watched`, `version`.
+        """
+        return self._read("findings.json") if (self.path / "findings.json").exists() else None
+
+    @property
     def checkpoints(self) -> Path:
         """The folder of best and last checkpoint."""
         return self.path / "checkpoints"
@@ -128,6 +138,12 @@ class Record:
         if self.test is not None:
             raise LuthierError(f"{self.path} already has its test reading: {self.test}; test data is read once")
         write_atomic(self.path / "test.json", to_json(dict(values), indent=2))
+
+    def write_findings(self, diagnosis: Diagnosis) -> None:
+        """Replace findings.json."""
+        from luthier.doctor.wording import to_json
+
+        write_atomic(self.path / "findings.json", to_json(diagnosis))
 
     def remember(self, task: Task) -> None:
         """Keep the task that was trained in memory, so that findings can be proved without passing it."""

@@ -206,6 +206,9 @@ def test_ctrl_c_before_anything_was_found_says_so(moons, tmp_path, monkeypatch):
 def test_the_doctor_of_the_house_is_asked_by_default(moons, tmp_path):
     mended = mend(moons, SLOW, trials=3, folder=tmp_path / "m", console=False)
     assert mended.before.healthy or mended.before.findings
+    assert mended.first.findings["is_healthy"] == mended.before.is_healthy
+    tried = [luthier.Record(path) for path in (mended.folder / "trials").iterdir()]
+    assert sum(each.findings is not None for each in tried) < len(tried)  # candidates that were not kept do without
 
 
 # candidates

@@ -5,6 +5,8 @@ import torch
 
 import luthier
 from luthier.doctor.vitals import Vitals
+from luthier.doctor.wording import from_json, to_json
+from luthier.training.hooks import Hook
 
 RECIPE = luthier.Recipe(optimizer="adam", lr=1e-2, epochs=3, batch_size=32)
 QUIET = {"console": False, "tensorboard": False, "signals": False}
@@ -29,6 +31,44 @@ def test_watching_changes_nothing(task, tmp_path):
     assert results[0][0] == results[1][0]
     assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1], strict=True))
     assert not (tmp_path / "False" / "vitals.jsonl").exists()
+
+
+def test_what_the_doctor_found_at_the_end_is_kept(task, tmp_path):
+    record = luthier.fit(task, RECIPE, folder=tmp_path / "run", **QUIET)
+    kept = (record.path / "findings.json").read_text()
+    assert kept == to_json(record.diagnose())
+    assert record.findings["version"] == 1
+    assert from_json(kept) == record.diagnose()
+    assert luthier.fit(task, RECIPE, folder=tmp_path / "blind", watch=False, **QUIET).findings is None
+
+
+class Stop(Hook):
+    """Ends a training at a step: by an error, or as Ctrl-C does."""
+
+    def __init__(self, step, error):
+        self.step, self.error = step, error
+
+    def step_end(self, run):
+        if run.step == self.step:
+            run.interrupted = self.error is None
+            if self.error is not None:
+                raise self.error
+
+
+@pytest.mark.parametrize(("error", "raised"), [(RuntimeError("mine"), RuntimeError), (None, KeyboardInterrupt)])
+def test_it_is_kept_however_a_training_ends(task, tmp_path, error, raised):
+    with pytest.raises(raised, match="mine" if error else "interrupted"):
+        luthier.fit(task, RECIPE, folder=tmp_path / "run", hooks=[Stop(5, error)], **QUIET)
+    assert "5 steps" in luthier.Record(tmp_path / "run").findings["watched"]
+
+
+def test_a_training_without_a_number_leaves_its_own_error(task, tmp_path):
+    class Refuse(Hook):
+        def epoch_start(self, run):
+            raise RuntimeError("not today")
+
+    with pytest.raises(RuntimeError, match="not today"):
+        luthier.fit(task, RECIPE, folder=tmp_path / "run", hooks=[Refuse()], **QUIET)
 
 
 def test_a_resumed_training_goes_on_in_the_same_file(task, tmp_path):

@@ -159,6 +159,13 @@ def test_other_json_is_refused(text):
         from_json(text)
 
 
+def test_versions_of_the_json():
+    written = to_json(SICK)
+    assert from_json(written.replace('"version": 1,', "")) == SICK
+    with pytest.raises(LuthierError, match="got 7: a later Luthier wrote it"):
+        from_json(written.replace('"version": 1', '"version": 7'))
+
+
 def test_places_and_patches_in_few_words():
     assert named(["a"]) == "a"
     assert named(["encoder", "decoder", "head"], room=20) == "encoder and 2 more"

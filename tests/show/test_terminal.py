@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from luthier.fitting import fit
 from luthier.recipe import Recipe
 from luthier.record import Record
 from luthier.show.console import Throttle, is_live, open_console
-from luthier.show.terminal import FitConsole, own_choices
+from luthier.show.terminal import FitConsole, opinion, own_choices
 from luthier.task import Task
+
+WHY = "why, and what to do: luthier diagnose"
 
 
 class Net(nn.Module):
@@ -69,6 +72,24 @@ def test_start_and_end_tell_what_and_how_well(tmp_path: Path) -> None:
     assert record.best is not None
     assert f"best val accuracy {100 * record.best:.2f}% in epoch" in text
     assert str(tmp_path / "run") in text
+
+
+def test_the_end_tells_what_the_doctor_found(tmp_path: Path) -> None:
+    calm = run(tmp_path / "run", output := io.StringIO())
+    assert calm.findings is not None
+    assert "doctor: " + ("healthy" if calm.findings["is_healthy"] else "") in output.getvalue()
+    bad = {"symptom": "lr_too_high", "severity": "critical", "consequences": [{"symptom": "dead_relu"}]}
+    under = {"symptom": "dead_relu", "severity": "warning", "consequences": []}
+    for found, told in (
+        ({"findings": [bad, under], "healthy": ["nan_inf"], "not_seen": {}}, f"lr_too_high (critical); {WHY}"),
+        ({"findings": [], "healthy": ["nan_inf"], "not_seen": {}}, "healthy: 1 check in order"),
+        ({"findings": [], "healthy": [], "not_seen": {"nan_inf": "no step"}}, "nothing wrong in what could be seen"),
+    ):
+        stored = {"is_healthy": not found["findings"], **found}
+        (calm.path / "findings.json").write_text(json.dumps(stored))
+        assert f"doctor: {told}" in str(opinion(calm.path))
+    (calm.path / "findings.json").unlink()
+    assert opinion(calm.path) is None
 
 
 def test_the_first_epoch_is_the_best_so_far(tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
-"""The doctor's probe: a hook of `fit` that watches its training and leaves vitals.jsonl in the record."""
+"""The doctor's hooks of `fit`: one watches and leaves vitals.jsonl in the record, one diagnoses into findings.json."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from luthier.doctor.measure.watching import Watch
+from luthier.errors import RecordError
+from luthier.record import Record
 from luthier.training.hooks import Hook
 
 if TYPE_CHECKING:
@@ -70,3 +73,20 @@ class Probe(Hook):
         if self.watch is not None:
             self.watch.close()
             self.watch = None
+
+
+class Examiner(Hook):
+    """Diagnoses the training when it ends, however it ends; comes after the probe.
+
+    Args:
+        path: folder of the record.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def end(self, run: Run, state: str, reason: str) -> None:
+        """Write findings.json."""
+        record = Record(self.path)
+        with suppress(RecordError):  # it ended before there was a number to look at
+            record.write_findings(record.diagnose())

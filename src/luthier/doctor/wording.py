@@ -11,6 +11,8 @@ from luthier.errors import LuthierError
 from luthier.patch import Patch
 from luthier.show.diagnosis_layout import lay_out
 
+VERSION = 1  # of the JSON; files without one were written before there were versions, and read alike
+
 
 def text_of(diagnosis: Diagnosis, width: int = 100) -> str:
     """The diagnosis as plain text: one line when healthy, else root cause first with evidence and remedies.
@@ -29,6 +31,7 @@ def text_of(diagnosis: Diagnosis, width: int = 100) -> str:
 def to_json(diagnosis: Diagnosis, indent: int | None = 2) -> str:
     """The diagnosis as JSON; `from_json` reads it back."""
     content = {
+        "version": VERSION,
         "is_healthy": diagnosis.is_healthy,
         "findings": [_of_finding(finding) for finding in diagnosis.findings],
         "healthy": list(diagnosis.healthy),
@@ -42,10 +45,14 @@ def from_json(text: str | bytes) -> Diagnosis:
     """A diagnosis from the text that `to_json` wrote.
 
     Raises:
-        LuthierError: the text is no diagnosis.
+        LuthierError: the text is no diagnosis, or one of a later version.
     """
     try:
         content = files.from_json(text)
+        if content.get("version", VERSION) > VERSION:
+            raise LuthierError(
+                f"expected a diagnosis of version {VERSION}, got {content['version']}: a later Luthier wrote it, update"
+            )
         return Diagnosis(
             findings=tuple(_finding(row) for row in content["findings"]),
             healthy=tuple(content["healthy"]),

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from luthier.recipe import Recipe
+from luthier.record import Record
 from luthier.show.console import Throttle, bar, is_live, open_console, symbol
 from luthier.show.finders_terminal import print_batch_sizes, print_lr_range
 from luthier.show.tune_terminal import TuneConsole
@@ -80,6 +81,8 @@ class FitConsole(Hook):
             self.live = None
         self.console.print(Text.assemble((state, _STATE_STYLES.get(state, "bold")), f": {reason}"), soft_wrap=True)
         self.console.print(Text(result(run, self.folder)), soft_wrap=True)
+        if self.folder is not None and (told := opinion(self.folder)):
+            self.console.print(told, soft_wrap=True)
 
     def _rate(self, run: Run) -> float:
         """Training examples per second of this epoch, evaluation not counted."""
@@ -191,3 +194,21 @@ def result(run: Run, folder: Path | None) -> str:
     if folder is not None:
         told.append(str(folder))
     return " · ".join(told)
+
+
+def opinion(folder: Path) -> Text | None:
+    """What the doctor found, in one line: the roots, or how much is in order; None when it did not look."""
+    found = Record(folder).findings if Record.exists(folder) else None
+    if found is None:
+        return None
+    if found["is_healthy"]:
+        n, missing = len(found["healthy"]), len(found["not_seen"])
+        verdict = "healthy" if n >= max(missing, 1) else "nothing wrong in what could be seen"
+        told = f": {n} check{'s' * (n != 1)} in order" + (f", {missing} could not look" if missing else "")
+        return Text.assemble(("doctor: ", "dim"), (verdict, "bold green"), told)
+    caused = [child["symptom"] for finding in found["findings"] for child in finding["consequences"]]
+    roots = [each for each in found["findings"] if each["severity"] != "info" and each["symptom"] not in caused]
+    named = ", ".join(dict.fromkeys(f"{each['symptom']} ({each['severity']})" for each in roots))
+    return Text.assemble(
+        ("doctor: ", "dim"), (named, "bold yellow"), f"; why, and what to do: luthier diagnose {folder}"
+    )

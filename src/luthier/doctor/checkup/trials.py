@@ -19,11 +19,11 @@ from luthier.data.trees import named_leaves
 from luthier.doctor.diagnosing import diagnose
 from luthier.doctor.findings import Diagnosis
 from luthier.doctor.logs import read_logs
+from luthier.doctor.probe import Probe
 from luthier.doctor.vitals import Vitals
 from luthier.errors import LuthierError
 from luthier.fitting import fit, total_steps
 from luthier.recipe import Recipe
-from luthier.record import Record
 from luthier.task import Task
 from luthier.training.finders import LrRange, find_lr
 
@@ -149,9 +149,9 @@ class Trials:
     def _train(self, task: Task, recipe: Recipe, steps: int) -> tuple[Vitals, float, int]:
         with tempfile.TemporaryDirectory(prefix="luthier-check-") as folder:
             began = time.monotonic()
-            record: Record = fit(
-                task, recipe, folder=Path(folder) / "run", until=steps, console=False, tensorboard=False, signals=False
-            )
+            path = Path(folder) / "run"
+            quiet = {"console": False, "tensorboard": False, "signals": False, "watch": False}
+            record = fit(task, recipe, folder=path, until=steps, hooks=[Probe(path)], **quiet)
             return read_logs(record.path), time.monotonic() - began, steps
 
 

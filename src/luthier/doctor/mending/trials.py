@@ -91,12 +91,13 @@ class Trials:
             return math.inf
 
     def _train(self, recipe: Recipe, watch: bool) -> Trial:
+        from luthier.doctor.probe import Probe
         from luthier.fitting import fit
 
         path = self.folder / f"{len(self._done):03}-{recipe.key()[:6]}-{recipe.seed}"
-        trouble = ""
+        trouble, probes = "", [Probe(path)] if watch else []  # a diagnosis is made of few of them, by the rounds
         try:
-            fit(self.task, recipe, folder=path, console=False, tensorboard=False, watch=watch)
+            fit(self.task, recipe, folder=path, hooks=probes, console=False, tensorboard=False, watch=False)
         except NonFiniteLoss as error:
             trouble = f"diverged at step {error.step}"
         except LuthierError as error:
