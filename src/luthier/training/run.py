@@ -40,6 +40,7 @@ class Run:
         factor: the schedule's factor on the learning rate in the last step.
         best_value, best_step: the best of these, and the step that it was read at.
         interrupted: set by a signal; the loop saves and leaves after the current step.
+        kept: what hooks keep in the checkpoint, by name.
     """
 
     def __init__(self, task: Task, recipe: Recipe, hooks: Sequence[Hook] = ()) -> None:
@@ -74,6 +75,7 @@ class Run:
         self.best_step = 0
         self.best_weights: dict[str, Tensor] | None = None  # not yet on disk
         self.interrupted = False
+        self.kept: dict[str, Any] = {}
         self.factor: float | None = None
         self.lr_moves = recipe.warmup_frac > 0 or not isinstance(recipe.schedule, Constant)
 
@@ -133,6 +135,7 @@ class Run:
             "averaging": None if self.averaging is None else self.averaging.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "totals": self.totals.state_dict(),
+            "kept": self.kept,
             "position": {name: getattr(self, name) for name in _POSITION} | {"spent_s": self.time_s},
         }
 
@@ -147,6 +150,7 @@ class Run:
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         self.totals.load_state_dict(state["totals"])
+        self.kept = state.get("kept", {})
         for name in _POSITION:
             setattr(self, name, state["position"][name])
         self.spent_s, self.began = state["position"]["spent_s"], time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import Any
 
 import torch
@@ -10,17 +11,23 @@ from torch import Tensor
 
 from luthier.training.metrics import Counter, Metric
 
+LATEST = 64
+
 
 class Totals:
-    """Loss and metric of the running epoch.
+    """Loss and metric of the running epoch, and the latest losses.
 
     On the CPU a loss is read at once, which costs a microsecond and lets a non-finite one be refused before it
     reaches the weights; elsewhere losses stay on the device and are read together, once in 50 steps.
+
+    Attributes:
+        latest: (step, loss) of the last 64 (micro-)batches that were read, over the ends of epochs.
     """
 
     def __init__(self, metric: Metric, device: torch.device) -> None:
         self.metric = metric
         self.every = 1 if device.type == "cpu" else 50
+        self.latest: deque[tuple[int, float]] = deque(maxlen=LATEST)
         self.reset()
 
     def reset(self) -> None:
@@ -48,6 +55,7 @@ class Totals:
     def _sum(self, step: int, value: float, n: int) -> int | None:
         self.loss_sum += value * n
         self.n += n
+        self.latest.append((step, value))
         return None if math.isfinite(value) else step
 
     def values(self) -> dict[str, float]:
@@ -60,12 +68,13 @@ class Totals:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint in the middle of an epoch needs; call `read` first."""
         counts = [0, 0] if self.counter is None else [int(self.counter.correct), int(self.counter.n)]
-        return {"loss_sum": self.loss_sum, "n": self.n, "counts": counts}
+        return {"loss_sum": self.loss_sum, "n": self.n, "counts": counts, "latest": list(self.latest)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue the sums of a checkpoint."""
         self.reset()
         self.loss_sum, self.n = state["loss_sum"], state["n"]
+        self.latest = deque(state.get("latest", ()), LATEST)
         if self.counter is not None:
             self.counter.correct, self.counter.n = state["counts"]
 

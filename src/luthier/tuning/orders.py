@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from luthier.tuning.functions import UNTIL_IT_ENDS
-from luthier.tuning.jobs import Continue, Plan, Start
+from luthier.tuning.jobs import BASELINE, Continue, Plan, Start
 from luthier.tuning.journal import Journal
 from luthier.tuning.searched import Searched
 from luthier.tuning.state import Trial
@@ -48,7 +48,9 @@ class Orders:
         self.journal.flush()
         trial = self.journal.state.trials[number]
         examined = self.examines and trial.kind == "search" and trial.until > self._first_stop(trial)
-        more = {"examined": examined, "known": trial.step, "total_steps": trial.total_steps, **self.searched.order}
+        guarded = trial.kind == "search" and trial.arm != BASELINE  # what these are compared with comes to its end
+        told = {"examined": examined, "guarded": guarded, "known": trial.step, "total_steps": trial.total_steps}
+        more = told | self.searched.order
         self.workers.train(worker, Continue(number, trial.until), trial.values, trial.seed, **more)
 
     def _first_stop(self, trial: Trial) -> int:

@@ -12,7 +12,7 @@ train.
 
 from __future__ import annotations
 
-import contextlib
+import gc
 import os
 import queue
 import signal
@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from luthier.tuning.memory import OUT_OF_MEMORY, shortage
 from luthier.tuning.messages import Inbox, send
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def prepare(folder: Path, reference: str | None) -> Train:
 
         if "torch" in sys.modules:
             warm_up()
-        return partial(run_function, things["function"], things["metric"])
+        return partial(run_function, things["function"])
     warm_up()
     if reference is None:
         return partial(run_recipe, things["task"], things["recipe"])
@@ -151,11 +152,21 @@ def obey(order: dict[str, Any], train: Train, channel: Channel) -> None:
     except BaseException as error:  # a function's SystemExit too
         traceback.print_exc()
         state, details = "failed", {"reason": reason_of(error)}
+    if details["reason"].startswith(OUT_OF_MEMORY):
+        make_room()
     channel.say(state, number=number, **details)
+
+
+def make_room() -> None:
+    """Let go of what a training that ran out of memory held, before the next one begins."""
+    gc.collect()
+    if "torch" in sys.modules:
+        sys.modules["torch"].cuda.empty_cache()  # nothing where no accelerator is in use
 
 
 def run_recipe(task: Task, recipe: Recipe, order: dict[str, Any], channel: Channel) -> tuple[str, dict[str, Any]]:
     """Train through `fit`, from the trial's checkpoint where there is one."""
+    from luthier.doctor.guard import Guard, Hopeless
     from luthier.doctor.probe import Probe
     from luthier.fitting import Interrupted, fit
     from luthier.record import Record
@@ -163,54 +174,68 @@ def run_recipe(task: Task, recipe: Recipe, order: dict[str, Any], channel: Chann
 
     trial = recipe.replace({**order["values"], "seed": order["seed"]})
     reporter = reporter_for(order, channel)
+    guards = [Guard()] if order["guarded"] else []
     probes = [Probe(Path(order["folder"]), by_steps=True)] if order["examined"] else []
-    with contextlib.suppress(Interrupted):  # paused by the parent: everything is saved
+    try:
         fit(
             task,
             trial,
             folder=order["folder"],
             resume=True,
             until=order["until"],
-            hooks=[reporter, *probes],
+            hooks=[reporter, *guards, *probes],
             watch=False,
             console=False,
             tensorboard=False,
             signals=False,
         )
+    except Interrupted:
+        pass  # paused by the parent: everything is saved
+    except Exception as error:
+        if reporter.ending is None:  # it never began
+            raise
+        if not isinstance(error, Hopeless):
+            traceback.print_exc()
+        return "failed", {"reason": reason_of(error), **position(reporter.ending[2])}
     state, reason, run = reporter.ending
-    position = {"step": run.step, "total_steps": run.total_steps, "time_s": round(run.time_s, 3)}
     if state != "finished":
-        return "paused", {"reason": reason, **position}
+        return "paused", {"reason": reason, **position(run)}
     changes = prescriptions(Record(order["folder"]), trial) if order["examined"] else []
-    return "finished", {"reason": reason, "changes": changes, **position}
+    return "finished", {"reason": reason, "changes": changes, **position(run)}
+
+
+def position(run: Any) -> dict[str, Any]:
+    """How far a training has come."""
+    return {"step": run.step, "total_steps": run.total_steps, "time_s": round(run.time_s, 3)}
 
 
 def reporter_for(order: dict[str, Any], channel: Channel) -> Any:
     """A hook that tells the parent what happens, and lets it pause the training."""
     from luthier.record import Record
     from luthier.training.hooks import Hook
+    from luthier.tuning.measuring import measured
 
     number = order["number"]
 
     class Reporter(Hook):
-        ending: tuple[str, str, Any]
+        ending: tuple[str, str, Any] | None = None
         told_at = 0.0
 
         def start(self, run: Any) -> None:
+            self.costs = measured(run, order["measured"])
             channel.say("started", number=number, step=run.step, total_steps=run.total_steps)
             for row in Record(order["folder"]).rows:
                 if order["known"] < row["step"] <= run.step:  # read before a crash, and never heard by the parent
-                    channel.say("row", number=number, row=row)
+                    channel.say("row", number=number, row=row | self.costs)
 
         def step_end(self, run: Any) -> None:
             run.interrupted |= channel.pausing == number
             if (now := time.monotonic()) - self.told_at > _PROGRESS_EVERY_S:
                 self.told_at = now
-                position = {"step": run.step, "total_steps": run.total_steps, "time_s": round(run.time_s, 3)}
-                channel.say("progress", number=number, epoch=run.epoch, epochs=run.recipe.epochs, **position)
+                channel.say("progress", number=number, epoch=run.epoch, epochs=run.recipe.epochs, **position(run))
 
         def evaluated(self, run: Any, row: dict[str, Any]) -> None:
-            channel.say("row", number=number, row=row)
+            channel.say("row", number=number, row=row | self.costs)
 
         def end(self, run: Any, state: str, reason: str) -> None:
             self.ending = (state, reason, run)
@@ -220,9 +245,13 @@ def reporter_for(order: dict[str, Any], channel: Channel) -> Any:
 
 def reason_of(error: BaseException) -> str:
     """An error in one line."""
-    from luthier.errors import LuthierError
+    from luthier.errors import LuthierError, NonFiniteLoss
 
+    if (short := shortage(error)) is not None:
+        return short
     text = " ".join(str(error).split())
+    if isinstance(error, NonFiniteLoss):
+        return f"diverged: {text}"
     return text if isinstance(error, LuthierError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
