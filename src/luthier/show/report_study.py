@@ -10,7 +10,7 @@ from luthier.files import from_json, to_json
 from luthier.show.html import cell, chart, code, facts, section, table, text, tile, tiles
 from luthier.show.report_data import best_over_time, finite, full_values, role, winner_number
 from luthier.show.verdict import comparison_text, gain_text, headline, spread_text, verdict, winner_changes
-from luthier.show.words import duration_text, is_share, metric_text, name_text, value_text
+from luthier.show.words import budget_text, duration_text, is_share, metric_text, name_text, value_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +48,7 @@ def _meta(study: Study) -> str:
     parts = [
         f"{len(study.trials)} trials",
         duration_text(study.elapsed_s),
+        budget_text(settings),
         *(str(settings[name]) for name in ("sampler", "strategy") if settings.get(name)),
         f"{settings['workers']} workers" if settings.get("workers") else "",
         f"seed {settings['seed']}" if settings.get("seed") is not None else "",

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from luthier.show.console import Throttle, is_live, open_console, symbol
 from luthier.show.tune_result import result
-from luthier.show.words import clock_text, duration_text, metric_text, name_text, value_text
+from luthier.show.words import budget_text, clock_text, duration_text, metric_text, name_text, value_text
 
 if TYPE_CHECKING:
     from luthier.tuning.study import Study, Trial
@@ -67,7 +67,8 @@ class TuneConsole:
         """Redraw the live view when it is due.
 
         Args:
-            info: what is known besides the trials, all optional: `elapsed_s`, `doing` ("search" or "repeats").
+            info: what is known besides the trials, all optional: `elapsed_s`, `doing` ("search" or "repeats"), `spent`
+                (of a budget in steps or epochs, in words).
         """
         self.info.update(info)
         if self.live is not None and self.throttle.due():
@@ -113,6 +114,8 @@ class TuneConsole:
         if self.best is not None:
             parts.append(f"best {metric_text(self.metric, self.best.value)} (#{self.best.number})")
         parts.append(_time_left(elapsed, self.settings.get("budget_s")))
+        if self.info.get("spent"):
+            parts.append(self.info["spent"])
         if self.info.get("doing") == "repeats":
             parts.append("retraining winner and baseline on more seeds")
         running = [trial for trial in self.trials.values() if trial.state == "running"]
@@ -130,7 +133,7 @@ def introduction(study: Study) -> list[Text]:
     """What is tuned, by what, over which ranges."""
     settings = study.settings
     goal = f"{'lowest' if study.direction == 'min' else 'highest'} validation {name_text(study.metric)}"
-    limits = [f"{settings['trials']} trials" if settings.get("trials") else "", _budget(settings.get("budget_s"))]
+    limits = [f"{settings['trials']} trials" if settings.get("trials") else "", budget_text(settings)]
     means = [str(settings.get(name) or "") for name in ("sampler", "strategy")]
     workers = f"{settings['workers']} workers" if settings.get("workers") else ""
     parts = [part for part in (*limits, *means, workers) if part]
@@ -147,10 +150,6 @@ def _values(trial: Trial) -> str:
     if not trial.values:
         return "the baseline" if trial.number == 0 else ""
     return ", ".join(f"{path} {value_text(value)}" for path, value in trial.values.items())
-
-
-def _budget(budget_s: float | None) -> str:
-    return "" if budget_s is None else f"at most {duration_text(budget_s)}"
 
 
 def _time_left(elapsed: float, budget_s: float | None) -> str:

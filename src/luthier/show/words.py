@@ -96,6 +96,17 @@ def duration_text(seconds: float | None) -> str:
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
+def budget_text(settings: Mapping[str, Any]) -> str:
+    """The budget of a study by its settings; "" when it has none.
+
+    >>> budget_text({"budget_s": 90.0}), budget_text({"budget": "300 epochs", "budget_s": None}), budget_text({})
+    ('at most 1 min 30 s', 'at most 300 epochs', '')
+    """
+    if settings.get("budget_s") is not None:
+        return f"at most {duration_text(settings['budget_s'])}"
+    return f"at most {settings['budget']}" if settings.get("budget") else ""
+
+
 def clock_text(seconds: float) -> str:
     """Remaining time as a clock.
 

@@ -65,6 +65,10 @@ class Budget(ABC):
     def over(self, state: State, clock: float) -> bool:
         """Whether trainings under way must pause."""
 
+    def spent(self, state: State) -> str:
+        """What has been used of it, in words; "" where the clock says it."""
+        return ""
+
     @abstractmethod
     def together(self, costs: list[float], workers: int) -> float:
         """What several trainings take side by side, with what the study's end takes."""
@@ -151,6 +155,10 @@ class Work(Budget):
     def over(self, state: State, clock: float) -> bool:
         """When it is spent while trainings are under way whose length nobody knew."""
         return bool(self._spent(state).boundless) and self.used(state, clock) >= self.total
+
+    def spent(self, state: State) -> str:
+        """Such as "7,200 of 20,000 steps"."""
+        return f"{self.used(state, 0.0):,.0f} of {self}"
 
     def together(self, costs: list[float], workers: int) -> float:
         """All that they take."""

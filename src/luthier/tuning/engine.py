@@ -60,9 +60,7 @@ class Engine:
             follows = plan.budget if plan.budget is not None and plan.budget.exact else None
             self.decided = replace(plan, budget=follows, workers=plan.virtual)
             self.pace = InTurn(orders, intake, plan.virtual)
-        self.optuna = OptunaStore(
-            journal.ledger.store, searched.name, searched.direction, searched.space, searched.metric
-        )
+        self.optuna = OptunaStore(journal.ledger.store, searched.name, searched.objectives, searched.space)
         self.checkpoints = Checkpoints()
         self.interrupts = self._told = 0
         self.doing = ""
@@ -109,7 +107,7 @@ class Engine:
             self.settle()
             for message in self.workers.wait(_TICK_S):
                 self.pace.hear(message, pausing)
-            self.journal.progress(self.doing)
+            self.journal.progress(self.doing, self.plan.budget)
         if not self.interrupts:  # after an interrupt the next call hears again, in its turn, what was held back
             self.pace.wind_up()
         self.settle()

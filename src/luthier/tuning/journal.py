@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
+from luthier.tuning.budgets import Budget
 from luthier.tuning.ledger import Ledger
 from luthier.tuning.state import State, Trial, apply, fold
 from luthier.tuning.study import Study
@@ -23,7 +24,7 @@ class Console(Protocol):
         """A trial's state changed."""
 
     def progress(self, info: dict[str, Any]) -> None:
-        """Time passes: `elapsed_s` and `doing` in words."""
+        """Time passes: `elapsed_s`, `doing` in words, `spent` of a budget in steps or epochs in words."""
 
     def finished(self, study: Study) -> None:
         """The call is over."""
@@ -72,10 +73,11 @@ class Journal:
         if self.console is not None:
             self.console.started(Study(self.state))
 
-    def progress(self, doing: str) -> None:
+    def progress(self, doing: str, budget: Budget | None) -> None:
         """Tell the console that time passes."""
         if self.console is not None:
-            self.console.progress({"elapsed_s": self.clock, "doing": doing})
+            spent = "" if budget is None else budget.spent(self.state)
+            self.console.progress({"elapsed_s": self.clock, "doing": doing, "spent": spent})
 
     def over(self) -> Study:
         """Tell the console that the call is over; returns the study."""

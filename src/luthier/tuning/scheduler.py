@@ -167,7 +167,9 @@ def _may_start(state: State, plan: Plan, left: float | None) -> bool:
         return False
     if left is None or plan.budget is None or (typical := plan.budget.typical(state)) is None:
         return True
-    return left >= (typical if plan.strategy == "full" else min(typical, 0.35 * plan.budget.total))
+    if plan.strategy == "full":
+        return plan.budget.exact or left >= typical  # whether the very trial fits is seen when its values are known
+    return left >= min(typical, 0.35 * plan.budget.total)
 
 
 def _trials_left(state: State, plan: Plan) -> bool:

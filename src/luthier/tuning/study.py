@@ -36,7 +36,7 @@ class Study:
         trials: in order of their numbers.
         best: the best search trial over its full budget, the baseline included; None before one has finished.
         comparison: winner against baseline; None before both have finished.
-        settings: sampler, strategy, trials, budget_s, workers, seed, repeats of the last call.
+        settings: sampler, strategy, trials, budget, workers, seed, repeats of the last call.
         elapsed_s: seconds at work, over all calls.
         ended: why the last call ended: "finished", "budget", "interrupted", "" while it runs (or after a crash).
     """

@@ -1,0 +1,149 @@
+"""Budgets of time, steps and epochs: read, followed by the ledger, and kept by every strategy."""
+
+from typing import Any
+
+import pytest
+
+from luthier.errors import LuthierError
+from luthier.tuning.budgets import Time, Work, read_budget, seconds
+from luthier.tuning.jobs import BASELINE, Continue, Plan, Proposal, Start
+from luthier.tuning.scheduler import budget_left, budget_over, next_job, next_repeat, reserve
+from luthier.tuning.simulate import Curve, Simulator
+from luthier.tuning.strategies import STRATEGIES
+
+TOTAL = 90
+
+
+def simulator(plan: Plan, lengths: Any = (TOTAL,), events: Any = ()) -> Simulator:
+    """Trials of these lengths in turn, the better the higher their number; the baseline has the first one's."""
+
+    def propose(state: Any, number: int, arm: str) -> Proposal:
+        return Proposal({} if arm == BASELINE else {"lr": number / 1000}, lengths[number % len(lengths)])
+
+    def curve(number: int, values: Any) -> Curve:
+        return Curve([0.001 * number + 0.0001 * step for step in range(max(lengths))], 0.1)
+
+    return Simulator(plan, propose, curve, events=events)
+
+
+def plan(budget: Any, **changes: Any) -> Plan:
+    return Plan(**{"arms": {"all": ["lr"]}, "trials": None, "budget": budget, **changes})
+
+
+def steps_of(made: Simulator) -> int:
+    return sum(trial.step for trial in made.state.trials)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("workers", [1, 7])
+def test_a_budget_is_never_exceeded_and_nearly_used(strategy: str, workers: int) -> None:
+    for budget in (Work(3000), Work(300, "epochs", 10)):
+        made = simulator(plan(budget, strategy=strategy, workers=workers), (90, 45, 180, 90)).run().repeat()
+        assert 0.8 * budget.total < budget.used(made.state, 0.0) <= budget.total
+        repeats = [trial for trial in made.state.trials if trial.kind == "repeat"]
+        assert len(repeats) == 6 or (budget.unit == "steps" and len(repeats) in (2, 4))  # a late winner took more
+        assert all(trial.step == trial.until for trial in made.state.trials)  # nothing was cut
+
+
+@pytest.mark.parametrize("cut", [1, 5, 11, 17])
+def test_a_killed_study_decides_as_it_would_have(cut: int) -> None:
+    wish = plan(Work(200, "epochs", 10), workers=3)
+    whole = simulator(wish, (90, 30)).run()
+    part = simulator(wish, (90, 30)).run(decisions=cut)
+    resumed = simulator(wish, (90, 30), events=part.events)
+    resumed.running = part.running
+    resumed.run()
+    assert part.decisions + resumed.decisions == whole.decisions
+
+
+def test_an_epoch_counts_the_same_for_every_length() -> None:
+    made = simulator(plan(Work(30, "epochs", 10), strategy="full", repeats=0), (90, 30, 900)).run()
+    assert [trial.step for trial in made.state.trials] == [90, 30, 900]
+    made = simulator(plan(Work(130, "steps"), strategy="full", repeats=0), (90, 30, 900)).run()
+    assert [trial.step for trial in made.state.trials] == [90, 30]
+
+
+def test_epochs_that_a_trial_sets_itself_are_its_own() -> None:
+    budget = Work(100, "epochs", 10)
+    assert budget.price(Start(1, "all", {"epochs": 5}, 10, 50)) == 0.1
+    assert budget.price(Start(1, "all", {}, 10, 50)) == 0.2
+
+
+def test_a_larger_budget_goes_on() -> None:
+    first = simulator(plan(Work(1000), workers=2)).run().repeat()
+    more = simulator(plan(Work(2000), workers=2), events=first.events).run().repeat()
+    assert 800 < steps_of(first) <= 1000
+    assert 1700 < steps_of(more) <= 2000
+    assert len(more.state.search) > len(first.state.search)
+
+
+def test_what_was_cut_off_goes_on_if_it_fits() -> None:
+    made = simulator(plan(Work(400), workers=1, strategy="full", repeats=0)).run(decisions=2)
+    made.record("recovered", number=1, reason="killed", step=20)
+    made.running.clear()
+    assert next_job(made.state, made.plan, made.propose, 0.0) == Continue(1, TOTAL)
+    small = plan(Work(150), workers=1, strategy="full", repeats=0)
+    assert next_job(made.state, small, made.propose, 0.0) is None  # 110 are spent, and 70 are missing
+
+
+def test_a_budget_too_small_begins_nothing() -> None:
+    assert simulator(plan(Work(89))).run().decisions == []
+    assert len(simulator(plan(Work(90))).run().decisions) == 1
+
+
+def test_the_repeats_get_what_is_reserved_and_only_whole_pairs_begin() -> None:
+    made = simulator(plan(Work(1200), trials=4, repeats=3)).run()
+    assert reserve(made.state, made.plan) == 6 * TOTAL
+    small = plan(Work(steps_of(made) + 3 * TOTAL), trials=4, repeats=3)
+    made.plan = small
+    made.repeat()
+    assert [(trial.of, trial.seed) for trial in made.state.trials if trial.kind == "repeat"] == [(0, 1), (3, 1)]
+    assert reserve(made.state, small) == 4 * TOTAL
+    made.record("recovered", number=len(made.state.trials) - 1, reason="", step=10)
+    assert next_repeat(made.state, plan(Work(1200), trials=4)) is not None
+
+
+def test_trainings_of_unknown_length_pause_when_the_budget_is_spent() -> None:
+    budget = Work(100)
+    made = simulator(plan(budget, workers=2, baseline=False))
+    for number in (0, 1):
+        values = {"number": number, "kind": "search", "arm": "all", "values": {}, "seed": 0, "of": None}
+        made.record("proposed", total_steps=1, until=1 << 31, **values)
+        made.record("assigned", number=number, until=1 << 31)
+        made.record("row", number=number, row={"kind": "epoch", "step": 49 + number, "time_s": 1.0, "val_value": 0.5})
+    assert budget_left(made.state, made.plan, 0.0) == 1
+    assert not budget_over(made.state, made.plan, 0.0)
+    made.record("row", number=0, row={"kind": "epoch", "step": 51, "time_s": 1.0, "val_value": 0.5})
+    assert budget_over(made.state, made.plan, 0.0)
+    assert not budget_over(made.state, plan(budget, virtual=4), 0.0)
+
+
+def test_words() -> None:
+    made = simulator(plan(Work(20_000))).run(decisions=1)
+    assert made.plan.budget is not None
+    assert made.plan.budget.spent(made.state) == "90 of 20,000 steps"
+    assert [str(budget) for budget in (Time(90.0), Work(0.5, "epochs"))] == ["90 s", "0.5 epochs"]
+    assert Time(90.0).spent(made.state) == ""
+
+
+@pytest.mark.parametrize(("text", "expected"), [("5min", 300), ("90s", 90), (2.5, 2.5), ("1 h", 3600), (".5m", 30)])
+def test_times_are_read(text: Any, expected: float) -> None:
+    assert seconds(text) == expected
+    assert read_budget(text) == (expected, "s")
+
+
+@pytest.mark.parametrize(("text", "expected"), [("20_000 Steps", 20_000), ("1step", 1), ("7.5 steps", 7.5)])
+def test_steps_are_read(text: str, expected: float) -> None:
+    assert read_budget(text) == (expected, "steps")
+
+
+@pytest.mark.parametrize("text", ["0 steps", "5 parsecs", "-3 epochs", "steps", "", True, "1 2 s", "nan", "inf epochs"])
+def test_what_is_no_budget_is_refused(text: Any) -> None:
+    with pytest.raises(LuthierError, match=r"a budget is a time above zero .*, steps .* or epochs"):
+        read_budget(text)
+
+
+@pytest.mark.parametrize("text", ["3 epochs", "0s", None])
+def test_what_is_no_time_is_refused(text: Any) -> None:
+    with pytest.raises(LuthierError, match="expected a time above zero"):
+        seconds(text)
