@@ -28,7 +28,7 @@ def examine(train: Sequence[Block], evaluation: Sequence[Block]) -> dict[str, An
         examples, distinct, blocks: of the training sample. shape, features, tokens: of one example.
         nonfinite: {"inputs", "targets", "eval"}: shares of examples, and "columns" (first ten).
         inputs: see `_columns`. repeats: see `_repeats`. order: see `_order`. targets: see `labels.labels_of`.
-        learn: see `_learn`. leading: see `_leading`.
+        learn: see `_learn`. leading: see `_leading`. ahead: see `_ahead`.
         forwards, compare, carried: evaluation against training, see `comparing`.
     """
     blocks = of_common_shape(train)
@@ -46,6 +46,7 @@ def examine(train: Sequence[Block], evaluation: Sequence[Block]) -> dict[str, An
         "inputs": _columns(sample),
         "repeats": _repeats(sample),
         "order": _order(sample),
+        "ahead": _ahead(sample, blocks[0]),
     }
     labels = labels_of(sample.targets)
     if labels is not None:
@@ -135,6 +136,24 @@ def _repeats(sample: Sample) -> dict[str, Any]:
         apart = (labels.columns[left] - labels.columns[right]).square().sum(1).mean() / 2
         row["conflict"] = float(apart / total) if float(total) > 0 else None
     return row
+
+
+def _ahead(sample: Sample, block: Block) -> dict[str, float]:
+    """Is the target at every place of a sequence the input at the next one? Negative class numbers mark no target.
+
+    Returns:
+        share: of the places but the last whose target is the next input; same: of all whose target is their own input.
+    """
+    if sample.targets is None or sample.targets.dim() < 2 or block.stride > 1 or block.shape[0] < 4:
+        return {}
+    X, Y = sample.inputs, sample.targets.to(sample.inputs.dtype).flatten(1)
+    if X.shape != Y.shape:
+        return {}
+    width = X.shape[1] // block.shape[0]
+    asked = Y >= 0 if sample.tokens else torch.ones_like(Y, dtype=torch.bool)
+    later = (Y[:, :-width] == X[:, width:])[asked[:, :-width]]
+    same = (Y == X)[asked]
+    return {"share": float(later.double().mean()), "same": float(same.double().mean())} if len(later) else {}
 
 
 def _order(sample: Sample) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from luthier.doctor.measure.accounts import Accounts
 from luthier.doctor.measure.attaching import Ears, first_tensor
 from luthier.doctor.measure.backwards import scale_of
 from luthier.doctor.measure.batches import ALL_TARGETS_UNTIL, EVERY, Recent
@@ -69,9 +70,7 @@ class Loop:
         self._owed: tuple[torch.optim.Optimizer, float] | None = None
         self._told_step, self._told_in_vain = first_step, 0
         self._known_step = first_step
-        self._cost_s = 0.0
-        self._typical_busy_s: float | None = None
-        self.began_at = self._ended_at = time.perf_counter()
+        self.accounts = Accounts(pace)
         self._now = self._begin(first_step)
 
     @property
@@ -94,7 +93,7 @@ class Loop:
         at = time.perf_counter()
         if not torch.is_grad_enabled():
             self.evaluating.begin_forward(model, self.step, args, kwargs, free=self._now.trace is None)
-            self._cost_s += time.perf_counter() - at
+            self.accounts.cost_s += time.perf_counter() - at
             return True
         now = self._now
         now.forwards += 1
@@ -106,7 +105,7 @@ class Loop:
         if now.kind != "look" or self.patient.compiled:
             return False
         self._traced_forward(model, args, kwargs)
-        self._cost_s += time.perf_counter() - at
+        self.accounts.cost_s += time.perf_counter() - at
         return now.outputs is None
 
     def after_forward(self, model: nn.Module, output: Any) -> None:
@@ -154,7 +153,7 @@ class Loop:
             self._gradients_inside = closure
             if not closure:
                 self._gradients_ready(slot)
-        self._cost_s += time.perf_counter() - at
+        self.accounts.cost_s += time.perf_counter() - at
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """It stepped."""
@@ -190,7 +189,7 @@ class Loop:
         looked = self._pending is not None and self._pending.row["step"] == self._told_step - 1
         if looked or self._told_step <= ALL_TARGETS_UNTIL:
             self._tell_batch(inputs, targets, looked)
-        self._cost_s += time.perf_counter() - at
+        self.accounts.cost_s += time.perf_counter() - at
 
     def _tell_batch(self, inputs: Any, targets: Any, looked: bool) -> None:
         target = first_tensor((targets,), {})
@@ -304,7 +303,7 @@ class Loop:
             self._book(now, optimizer, at)
         if self._ended is not None:
             self._ended(self.step)
-        self._ended_at = time.perf_counter()
+        self.accounts.ended_at = time.perf_counter()
 
     def _merely_counts(self, now: Iteration, at: float) -> bool:
         """Whether neither this iteration nor the next is looked at, and nothing waits to be read or written."""
@@ -331,7 +330,7 @@ class Loop:
         if now.without_gradients:
             self._event("no_gradients", optimizers=now.without_gradients)
         if now.look is not None:
-            self._pending = now.pending(now.look, optimizer, self._cost_s)
+            self._pending = now.pending(now.look, optimizer, self.accounts.cost_s)
 
     def _note_extra_forwards(self, now: Iteration) -> None:
         """Forwards with gradients beyond the usual number of a step were somebody's evaluation without no_grad."""
@@ -344,20 +343,8 @@ class Loop:
         self._usual_forwards = now.forwards if usual is None else min(usual, now.forwards)
 
     def _book(self, now: Iteration, optimizer: torch.optim.Optimizer | None, at: float) -> None:
-        """Times of the step, and what watching it cost."""
-        began = now.forward_at if now.forward_at is not None else at
-        busy_s, wait_s = at - began, max(0.0, began - self._ended_at)
-        cost_s = self._cost_s + time.perf_counter() - at
-        if now.kind == "look" and self._typical_busy_s is not None:
-            cost_s = max(cost_s, busy_s - self._typical_busy_s + time.perf_counter() - at)
-        elif now.kind != "look":
-            own_s, known_s = max(0.0, busy_s - self._cost_s), self._typical_busy_s
-            self._typical_busy_s = own_s if known_s is None else 0.9 * known_s + 0.1 * own_s
-        self.pace.paid(now.kind, cost_s, now.step)
-        self._cost_s = 0.0
-        plain = now.kind == "count" and not now.interrupted
-        lr = NAN if optimizer is None else learning_rate(optimizer)
-        self._recent.add(now.step, lr, wait_s if plain else 0.0, busy_s if plain else 0.0)
+        wait_s, busy_s = self.accounts.book(now, at)
+        self._recent.add(now.step, NAN if optimizer is None else learning_rate(optimizer), wait_s, busy_s)
         if now.loss is not None:
             self._recent.set_loss(now.loss)
 

@@ -174,7 +174,7 @@ class Watch:
         spent = {
             "kind": "spent",
             "steps": self._loop.step,
-            "elapsed_s": time.perf_counter() - self._loop.began_at,
+            "elapsed_s": time.perf_counter() - self._loop.accounts.began_at,
             "spent_s": pace.spent_s,
             "spent_later_s": pace.spent_later_s,
             "looks": pace.looks,

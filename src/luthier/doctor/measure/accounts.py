@@ -1,0 +1,51 @@
+"""How long steps take, how long they wait for data, and what watching them costs."""
+
+from __future__ import annotations
+
+import time
+
+from luthier.doctor.measure.iteration import Iteration
+from luthier.doctor.measure.pace import Pace
+
+
+class Accounts:
+    """The clock of a loop.
+
+    Args:
+        pace: told of every cost.
+
+    Attributes:
+        cost_s: what watching the present iteration has cost so far.
+        began_at, ended_at: when watching began, and when the last iteration ended.
+    """
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._typical_busy_s: float | None = None
+        self.cost_s = 0.0
+        self.began_at = self.ended_at = time.perf_counter()
+
+    def book(self, now: Iteration, at: float) -> tuple[float, float]:
+        """Close the account of an iteration whose optimizer has stepped.
+
+        What a look costs is heard within the step too (operations that are listened to), so it is what the step took
+        beyond a usual one.
+
+        Args:
+            now: the iteration.
+            at: when the step had been made.
+
+        Returns:
+            Seconds of waiting and of work; zeros when something else came between or the step was looked at.
+        """
+        began = now.forward_at if now.forward_at is not None else at
+        busy_s, wait_s = at - began, max(0.0, began - self.ended_at)
+        cost_s = self.cost_s + time.perf_counter() - at
+        if now.kind == "look" and self._typical_busy_s is not None:
+            cost_s = max(cost_s, busy_s - self._typical_busy_s + time.perf_counter() - at)
+        elif now.kind != "look":
+            own_s, known_s = max(0.0, busy_s - self.cost_s), self._typical_busy_s
+            self._typical_busy_s = own_s if known_s is None else 0.9 * known_s + 0.1 * own_s
+        self._pace.paid(now.kind, cost_s, now.step)
+        self.cost_s = 0.0
+        return (wait_s, busy_s) if now.kind == "count" and not now.interrupted else (0.0, 0.0)
