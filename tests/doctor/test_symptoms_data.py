@@ -266,6 +266,16 @@ def test_inputs_that_the_model_normalises_first_are_fine():
     assert unnormalised_input(Vitals(looks=[Look(0, True, nodes, inputs=argument)])) == []
 
 
+def test_a_residual_sum_is_no_input():
+    fine = Argument("input:0", (32, 8), "float32", stats=Stats(n=256, mean=0.0, std=1.0, zero=0.0))
+    nodes = (
+        Node(0, "linear", "a", (fine,), {}, (32, 8), "float32"),
+        Node(1, "add", "", (fine, Argument("n0")), {}, (32, 8), "float32", stats=Stats(mean=0.0, std=500.0)),
+        Node(2, "linear", "b", (Argument("n1"),), {}, (32, 3), "float32"),
+    )
+    assert unnormalised_input(Vitals(looks=[Look(0, True, nodes, inputs=fine)])) == []
+
+
 def test_a_norm_right_behind_the_first_layer_heals_the_scale():
     raw = Stats(n=256, mean=100.0, std=50.0, zero=0.0)
     argument = Argument("input:0", (32, 3, 8, 8), "float32", stats=raw)
@@ -591,6 +601,25 @@ def test_a_feature_that_only_a_single_example_of_a_rare_class_shows_is_no_leakag
     x, y = torch.cat([x, torch.zeros(len(x), 1)], 1), y.clone()
     x[0, -1], y[0] = 1.0, 2
     assert "data_leakage" not in alarms(trained(x, y))
+
+
+@pytest.mark.parametrize(
+    ("op", "attrs", "leaks"),
+    [
+        ("multi_head_attention", {}, True),
+        ("multi_head_attention", {"causal": True}, False),
+        ("scaled_dot_product_attention", {"masked": True}, False),
+        ("lstm", {"bidirectional": True}, True),
+        ("gru", {"bidirectional": False}, False),
+    ],
+)
+def test_a_model_that_sees_the_next_element_which_it_is_to_predict(op, attrs, leaks):
+    tokens = torch.randint(2, 9, (400, 13), generator=torch.Generator().manual_seed(0))
+    x, y = tokens[:, :-1], tokens[:, 1:]
+    given = Argument("n0", (20, 12, 8))
+    look = Look(0, nodes=(Node(0, op, "net", (given, given), attrs),), inputs=Argument("inputs", (20, 12)))
+    assert bool(data_leakage(replace(trained(x, y), looks=[look]))) == leaks
+    assert data_leakage(replace(trained(x, x.flip(1)), looks=[look])) == []
 
 
 def test_recalling_the_first_element_of_a_sequence_is_a_task_not_a_leak():

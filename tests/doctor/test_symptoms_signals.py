@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from luthier.doctor.findings import Finding, NotSeen
-from luthier.doctor.symptoms import activations, gradients, growing, initial, numerics, precision
+from luthier.doctor.symptoms import activations, gradients, growing, initial, numerics, precision, trainable
 from luthier.doctor.symptoms.layers import layers, names, normalised, output_indices
 from luthier.doctor.vitals import (
     Anatomy,
@@ -199,17 +199,38 @@ def test_recurrent_gain_explodes_over_a_long_sequence():
     assert found.numbers["times"] == 40
 
 
-def test_a_recurrence_of_cells_fades_like_one_operation():
-    weight = Parameter("r.weight_hh", (32, 32), layer="r", layer_type="RNNCell", rms=0.1, fan_in=32)
-    cell = Node(0, "rnn_cell", "r", (Argument("input:0", (16, 4)), Argument("param:r.weight_hh", (32, 32))))
+@pytest.mark.parametrize("op", ["rnn_cell", "linear"])
+def test_a_recurrence_step_by_step_fades_like_one_operation(op):
+    found = the(gradients.vanishing_gradient(loop_over_time(op, 40)))
+    assert found.numbers["times"] == 40
+    assert gradients.vanishing_gradient(loop_over_time(op, 4)) == []
 
-    def of(times: int) -> Vitals:
-        nodes = tuple(replace(cell, index=i) for i in range(times))
-        looks = [Look(s, nodes=nodes, weight=(10.0,), grad=(1.0,), batch_size=16) for s in (0, 1, 2)]
-        return vitals(looks, STUCK, anatomies=[Anatomy(parameters=(weight,))])
 
-    assert the(gradients.vanishing_gradient(of(40))).numbers["times"] == 40
-    assert gradients.vanishing_gradient(of(4)) == []
+def test_what_passes_the_weight_by_does_not_fade():
+    assert gradients.vanishing_gradient(loop_over_time("linear", 40, "add")) == []  # h = h + W h
+
+
+def test_a_state_detached_at_every_step_is_cut():
+    found = the(trainable.disconnected_params(loop_over_time("gru_cell", 10, "detach")))
+    assert found.severity == "critical"
+    assert found.where == ("r",)
+    assert trainable.disconnected_params(loop_over_time("gru_cell", 10)) == []
+
+
+def loop_over_time(op: str, times: int, between: str = "tanh") -> Vitals:
+    """A loop that applies one weight to its own result; something lies between its uses."""
+    weight = Parameter("r.weight_hh", (32, 32), layer="r", layer_type="Linear", rms=0.1, fan_in=32)
+    nodes: list[Node] = []
+    source = "extern:0"
+    for i in range(0, 2 * times, 2):
+        given = (Argument(source, (16, 32)), Argument("param:r.weight_hh", (32, 32)))
+        nodes.append(Node(i, op, "r", given, shape=(16, 32), requires_grad=True))
+        carried = (Argument(f"n{i}"),) if between != "add" or i == 0 else (Argument(f"n{i}"), Argument(source))
+        nodes.append(Node(i + 1, between, "", carried, shape=(16, 32), requires_grad=between != "detach"))
+        source = f"n{i + 1}"
+    ends = {"nodes": tuple(nodes), "outputs": (2 * times - 2,), "roots": (2 * times - 2,)}
+    looks = [Look(s, n_backward=1, weight=(10.0,), grad=(1.0,), update=(0.03,), batch_size=16, **ends) for s in STEPS]
+    return vitals(looks, STUCK, anatomies=[Anatomy(parameters=(weight,))])
 
 
 # --- activations -----------------------------------------------------------------------------------------------------

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from statistics import median
 
 from luthier.doctor.findings import Finding, NotSeen
+from luthier.doctor.symptoms import recurrences
 from luthier.doctor.symptoms.facts import known, middle, progress, progress_at
 from luthier.doctor.symptoms.harm import FITTED, harm
 from luthier.doctor.symptoms.layers import SQUASHING, Layer, biases, layers, names, normalised, total
 from luthier.doctor.vitals import Look, Vitals
 
-PLAIN_RECURRENT = frozenset({"rnn", "rnn_tanh", "rnn_relu", "rnn_cell", "rnn_tanh_cell", "rnn_relu_cell"})
 ATTENTION = frozenset({"softmax", "scaled_dot_product_attention", "multi_head_attention"})
 _GLOROT = "Glorot and Bengio, Understanding the difficulty of training deep feedforward neural networks, 2010"
 _PASCANU = "Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, 2013"
@@ -60,7 +60,12 @@ def vanishing_gradient(vitals: Vitals) -> list[Finding] | NotSeen:
     depths = [depth for look in unfitted if (depth := _depth(vitals, look)) is not None and depth.late > 0]
     if len(depths) > 2:
         depths = [depth for depth in depths if depth.step > 0]  # layers that start at zero hide the rest at step 0
-    for found in (_over_depth(vitals, depths), _behind_biases(vitals, unfitted), _over_time(vitals), _fitted(vitals)):
+    for found in (
+        _over_depth(vitals, depths),
+        _behind_biases(vitals, unfitted),
+        recurrences.fading(vitals),
+        _fitted(vitals),
+    ):
         if found is not None:
             return [found]
     return []
@@ -138,74 +143,6 @@ def _behind_biases(vitals: Vitals, looks: Sequence[Look]) -> Finding | None:
     )
 
 
-def _recurrent_gain(vitals: Vitals) -> tuple[str, float, int] | None:
-    """Place, gain per time step and time steps of the first plain recurrent layer.
-
-    The Jacobian of h -> tanh(W h) has a spectral radius of at most about rms(W) * sqrt(hidden) for random W.
-    """
-    look = vitals.looks[0] if vitals.looks else None
-    for layer in layers(vitals, look) if look is not None else ():
-        times = _times(layer, look) if look is not None else 0
-        if times > 1:
-            return layer.place, (layer.parameter.rms or 1.0) * math.sqrt(layer.parameter.shape[-1]), times
-    return None
-
-
-def _times(layer: Layer, look: Look) -> int:
-    """How often a plain recurrence multiplies by this weight: over the sequence in one operation, or cell by cell."""
-    node = layer.node
-    if node is None or node.op not in PLAIN_RECURRENT or "weight_hh" not in layer.name:
-        return 0
-    if node.op.endswith("_cell"):
-        weight = f"param:{layer.name}"
-        return sum(any(item.source == weight for item in other.arguments) for other in look.nodes)
-    shape = node.arguments[0].shape if node.arguments else ()
-    return max([size for size in shape[:2] if size != look.batch_size], default=0)
-
-
-def _over_time(vitals: Vitals) -> Finding | None:
-    """A plain recurrent layer over a long sequence that has learnt nothing: its Jacobian shrinks with every step."""
-    learnt, recurrent = progress(vitals), _recurrent_gain(vitals)
-    if learnt is None or learnt > 0.05 or vitals.n_steps < 100 or recurrent is None:
-        return None
-    place, gain, times = recurrent
-    if not 0 < gain < 1 or times * math.log10(gain) > -6:
-        return None
-    return Finding(
-        "vanishing_gradient",
-        "warning",
-        f"{place} is a plain recurrent layer over {times} time steps, each of which multiplies the gradient by about "
-        f"{gain:.2g}: nothing is left of it for the early ones.",
-        (f"{gain:.2g} to the power {times} is {gain**times:.0e}; the loss has not left the constant answer",),
-        (place,),
-        0,
-        0.5,
-        {"gain": gain, "times": times},
-        source=_PASCANU,
-    )
-
-
-def _recurring(vitals: Vitals, hurt: str) -> Finding | None:
-    """A plain recurrent layer whose Jacobian grows with every step of a long sequence."""
-    recurrent = _recurrent_gain(vitals)
-    if recurrent is None or not hurt:
-        return None
-    place, gain, times = recurrent
-    if gain <= 1.2 or times * math.log10(gain) < 3:
-        return None
-    return Finding(
-        "exploding_gradient",
-        "critical" if "finite" in hurt else "warning",
-        f"{place} multiplies what it carries by up to {gain:.2g} in each of {times} time steps, and {hurt}.",
-        (f"rms of the recurrent weights times sqrt(hidden) is {gain:.3g}; to the power {times} {gain**times:.0e}",),
-        (place,),
-        0,
-        0.85,
-        {"gain": gain, "times": times},
-        source=_PASCANU,
-    )
-
-
 def _fitted(vitals: Vitals) -> Finding | None:
     """Small gradients of a loss that is fitted: worth knowing, no fault."""
     learnt = progress(vitals)
@@ -232,7 +169,12 @@ def exploding_gradient(vitals: Vitals) -> list[Finding] | NotSeen:
     if not series:
         return NotSeen("no gradients were seen: watch the model while it trains")
     hurt = harm(vitals)
-    for found in (_recurring(vitals, hurt), _growing(series, hurt), _deep(vitals, hurt), _outweighing(vitals, hurt)):
+    for found in (
+        recurrences.growing(vitals, hurt),
+        _growing(series, hurt),
+        _deep(vitals, hurt),
+        _outweighing(vitals, hurt),
+    ):
         if found is not None:
             return [found]
     return []

@@ -180,18 +180,21 @@ def _is_layer(node: Node) -> bool:
 
 
 def _first_consumers(look: Look) -> list[Node]:
-    """Layers with weights whose input comes from the model's input with no other such layer between."""
+    """Layers with weights whose input comes from the model's input with no other such layer on any way between."""
     open_sources = {
         argument.source for node in look.nodes for argument in node.arguments if argument.source.startswith("input:")
     }
-    found = []
+    found: list[Node] = []
+    behind: set[str] = set()
     for node in look.nodes:
-        if not any(argument.source in open_sources for argument in node.arguments[:1]):
-            continue
-        if _is_layer(node):
-            found.append(node)
-        elif node.op not in ("embedding", "one_hot", "shape", "detach"):
-            open_sources.add(f"n{node.index}")
+        name, given = f"n{node.index}", {argument.source for argument in node.arguments}
+        from_input = any(argument.source in open_sources for argument in node.arguments[:1])
+        if _is_layer(node) or given & behind:
+            behind.add(name)  # a residual sum depends on a layer too: it is no input
+            if _is_layer(node) and from_input:
+                found.append(node)
+        elif from_input and node.op not in ("embedding", "one_hot", "shape", "detach"):
+            open_sources.add(name)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from luthier.doctor.findings import Finding, NotSeen
+from luthier.doctor.symptoms import recurrences
 from luthier.doctor.symptoms.freshness import is_fresh, is_trained_norm
 from luthier.doctor.symptoms.paths import PRODUCTS, Graph, graphs, is_dense
 from luthier.doctor.vitals import Anatomy, Look, Node, Parameter, Vitals
@@ -32,7 +33,10 @@ def disconnected_params(vitals: Vitals) -> list[Finding] | NotSeen:
         return NotSeen("no backward pass was seen")
     stepped = [p for p, item in enumerate(anatomy.parameters) if item.requires_grad and item.in_optimizer]
     cut = [p for p in stepped if not _reached(vitals, looks, p)]
-    if not cut or (len(cut) == len(stepped) and not _cut_by_graph(vitals)):
+    if not cut:
+        between_steps = recurrences.cut(vitals)
+        return [] if between_steps is None else [between_steps]
+    if len(cut) == len(stepped) and not _cut_by_graph(vitals):
         return []
     return [_cut_off(vitals, anatomy, looks, [anatomy.parameters[p] for p in cut])]
 
