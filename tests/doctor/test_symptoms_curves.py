@@ -198,6 +198,12 @@ def test_loss_curve_numbers():
     assert facts.loss_curve(vitals([1.0] * 4)) is None
 
 
+def test_a_straight_fall_in_few_steps_is_no_noise():
+    curve = facts.loss_curve(vitals([2.3 - 0.06 * i for i in range(16)]))
+    assert curve.noise == pytest.approx(0.0, abs=1e-9)
+    assert curve.falls
+
+
 def test_a_remembered_number_follows_the_vitals():
     watched = vitals([1.0] * 50)
     assert facts.loss_curve(watched).end == 1.0
@@ -320,6 +326,29 @@ def test_too_few_epochs():
     assert the(curves.too_few_epochs(vitals(noisy(higher, 0.01))))
 
 
+LEARNERS = {"learn": {"n": 512, "z": 20.0, "accuracy": 0.95}}
+
+
+def accurate(value: float) -> list[Metrics]:
+    return [Metrics(30 * i, {"val_accuracy": value}) for i in range(1, 5)]
+
+
+def test_what_small_learners_find_in_the_data_is_not_yet_learnt():
+    steady = vitals(noisy([LN10 - 1.6 * i / 300 for i in range(300)], 0.02), data=LEARNERS)
+    settled = vitals(noisy(falling(end=0.8, speed=15), 0.03), data=LEARNERS)
+    for rule, sick in ((curves.too_few_epochs, steady), (curves.underfitting, settled)):
+        assert the(rule(replace(sick, metrics=accurate(0.82))))
+        assert rule(replace(sick, metrics=accurate(0.93))) == []
+
+
+def test_a_linear_model_that_small_learners_outdo_underfits():
+    learners = {"learn": {"n": 512, "z": 20.0, "r2": 0.97, "tail": 3.0}}
+    looks = [look(s, nodes=(look(0).nodes[0], node("mse_loss", 1))) for s in LOOKS]
+    rows = [BatchTargets(step, 30, None, 0.0, 1.0) for step in range(5)]
+    sick = vitals(noisy([1.0] * 300), looks, targets=rows, data=learners)
+    assert the(curves.underfitting(sick)).numbers["narrow"] == 1
+
+
 def test_oscillation_beyond_the_noise_of_batches():
     swinging = [1.5 + 0.9 * (-1) ** i for i in range(300)]
     assert the(curves.oscillating_loss(vitals(swinging))).numbers["swing"] > 0.5
@@ -359,6 +388,14 @@ def test_weight_decay_that_crushes_the_weights():
     assert found.numbers["weight_decay"] == 0.4
     sick.optimizers = [Optimizer(0, 0, "SGD", groups=({"lr": 0.1, "weight_decay": 5e-4},))]
     assert regularising.too_much_regularisation(sick) == []
+
+
+def test_weight_decay_that_keeps_the_net_behind_small_learners():
+    looks = [replace(look(s), weight=(2.0 * max(0.7, 1 - s / 100),), grad=(1.0,)) for s in LOOKS]
+    held = vitals(noisy(falling(end=1.1, speed=15)), looks, metrics=(), data=LEARNERS)
+    held = replace(held, metrics=accurate(0.8), optimizers=[Optimizer(0, 0, "SGD", groups=({"weight_decay": 0.2},))])
+    assert the(regularising.too_much_regularisation(held)).numbers["weight_decay"] == 0.2
+    assert regularising.too_much_regularisation(replace(held, data={})) == []
 
 
 def test_a_penalty_that_outweighs_the_task():

@@ -26,7 +26,7 @@ from luthier.doctor.symptoms.facts import (
 )
 from luthier.doctor.symptoms.harm import several_models
 from luthier.doctor.symptoms.layers import first_look, layers, names, total
-from luthier.doctor.symptoms.outcomes import data_allow_no_more
+from luthier.doctor.symptoms.outcomes import data_allow_more, data_allow_no_more
 from luthier.doctor.vitals import Vitals
 
 _FEW = NotSeen("fewer than 30 training losses were seen: pass the loss to watch.step and train longer")
@@ -79,6 +79,11 @@ def _accurate(vitals: Vitals, limit: float = 0.8) -> bool:
     return any(value is not None and value > limit for value in accuracies(vitals))
 
 
+def _good_enough(vitals: Vitals, limit: float = 0.8) -> bool:
+    """Accurate, and small learners do not find much more in the data."""
+    return _accurate(vitals, limit) and not data_allow_more(vitals)
+
+
 # --- too little learnt -----------------------------------------------------------------------------------------------
 
 
@@ -98,13 +103,12 @@ def underfitting(vitals: Vitals) -> list[Finding] | NotSeen:
     starved = _starved(vitals, course)
     if starved is not None:
         return [starved]
-    limit = _limit(vitals)
-    poor = course.end < limit and not _accurate(vitals, 0.75)
+    poor = course.end < _limit(vitals) and not _good_enough(vitals, 0.75)
     if course.base.assumed or not poor or not course.flat or not course.stable:
         return []
     if course.end < -0.1 or not _validation_follows(vitals, course.base):
         return []
-    narrow = _narrow(vitals)
+    narrow = _narrow(vitals) or _linear(vitals)
     return [
         Finding(
             "underfitting",
@@ -113,7 +117,8 @@ def underfitting(vitals: Vitals) -> list[Finding] | NotSeen:
             f"constant answer ({course.base.value:.3g}) to {course.base.floor:.2g}.",
             (
                 f"the last third of the {vitals.n_steps} steps brought {course.curve.drop:.2g}",
-                *([f"layers with few units: {names(narrow)}"] if narrow else []),
+                *([f"layers that limit it: {names(narrow)}"] if narrow else []),
+                *(["small learners predict clearly better from the same data"] if data_allow_more(vitals) else []),
             ),
             tuple(narrow),
             certainty=0.6 if narrow else 0.5 if course.end > 0.04 else 0.4,
@@ -158,6 +163,8 @@ def _bottleneck(vitals: Vitals) -> list[tuple[str, int]]:
 
 def _limit(vitals: Vitals) -> float:
     """Progress below which a settled loss is poor: targets of regressions and of sequences hold noise of their own."""
+    if data_allow_more(vitals):
+        return 0.9
     if data_allow_no_more(vitals):
         return 0.0
     if not is_classification(vitals):
@@ -182,6 +189,14 @@ def _narrow(vitals: Vitals) -> list[str]:
         for layer in chain[:-1]
         if layer.parameter.shape[0] < max(min(outputs, 16), 4)
     ]
+
+
+def _linear(vitals: Vitals) -> list[str]:
+    """The only layer of a linear model, when small learners find more in the data than it does."""
+    look = first_look(vitals) or (vitals.looks[0] if vitals.looks else None)
+    chain = layers(vitals, look) if look is not None else []
+    alone = len(chain) == 1 and chain[0].parameter.layer_type == "Linear" and data_allow_more(vitals)
+    return [f"{chain[0].place} (a linear model)"] if alone else []
 
 
 def no_learning(vitals: Vitals) -> list[Finding] | NotSeen:
@@ -240,7 +255,7 @@ def plateau(vitals: Vitals) -> list[Finding] | NotSeen:
         return [cut_off]
     limit = _limit(vitals)
     moved = max(course.end - course.begin, 0.0)
-    if base.assumed or not course.flat or moved < 0.05 or not 0.02 < course.end < limit or _accurate(vitals, 0.75):
+    if base.assumed or not course.flat or moved < 0.05 or not 0.02 < course.end < limit or _good_enough(vitals, 0.75):
         return []
     since = next(i for i, value in enumerate(curve.smooth) if base.progress(value) > course.end - 0.1 * moved - 0.02)
     early = since < 0.4 * len(curve.smooth) and not _narrow(vitals)
@@ -356,7 +371,8 @@ def too_few_epochs(vitals: Vitals) -> list[Finding] | NotSeen:
     curve, base = course.curve, course.base
     span = base.value - base.floor
     steep = (course.steady and curve.drop > 0.03 * span) or _brief(vitals, base)
-    if not steep or course.end > 0.6 or _accurate(vitals) or _decayed(vitals) or not course.stable:
+    far = course.end < (0.9 if data_allow_more(vitals) else 0.6)
+    if not steep or not far or _good_enough(vitals) or _decayed(vitals) or not course.stable:
         return []
     if not _validation_falls(vitals):
         return []
@@ -380,7 +396,8 @@ def _brief(vitals: Vitals, base: Baseline) -> bool:
     """Two to four epochs, each of which brought the validation loss down by more than a twentieth of the way."""
     values = [value for _, value in metric(vitals, "val", "loss")]
     falls = [a - b for a, b in itertools.pairwise(values)]
-    return 2 <= len(values) <= 4 and min(falls) > 0.05 * (base.value - base.floor) and vitals.n_steps <= 200
+    few = 2 <= len(values) <= 4 and (vitals.n_steps <= 200 or data_allow_more(vitals))
+    return few and min(falls) > 0.05 * (base.value - base.floor)
 
 
 def _decayed(vitals: Vitals) -> bool:

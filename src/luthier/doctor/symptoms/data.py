@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from luthier.doctor.findings import Finding, NotSeen, Severity
 from luthier.doctor.symptoms import facts
+from luthier.doctor.symptoms.causality import next_among_inputs
 from luthier.doctor.symptoms.outcomes import (
     read,
     series,
@@ -128,10 +129,10 @@ def _ordered_inputs(vitals: Vitals) -> list[Finding] | NotSeen:
 
 
 def data_leakage(vitals: Vitals) -> list[Finding] | NotSeen:
-    """Validation examples that are trained on, or a feature that is the target."""
+    """Validation examples that are trained on, or inputs that show the target."""
     if not vitals.data:
         return NotSeen("no examples were seen: pass inputs= and targets= to watch.step")
-    found = [_target_among_inputs(vitals), _validation_in_training(vitals)]
+    found = [_target_among_inputs(vitals), next_among_inputs(vitals), _validation_in_training(vitals)]
     return [finding for finding in found if finding is not None][:1]
 
 

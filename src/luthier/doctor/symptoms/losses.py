@@ -113,8 +113,12 @@ def _running_median(values: Sequence[float]) -> list[float]:
 
 
 def _noise(values: Sequence[float]) -> float:
-    """Standard deviation around the trend, from the median of differences of neighbours (0.954 = 1.349/sqrt(2))."""
-    differences = [abs(later - earlier) for earlier, later in itertools.pairwise(values)]
+    """Standard deviation around the trend, from the median of differences of neighbours (0.954 = 1.349/sqrt(2)).
+
+    What the trend itself puts between neighbours is taken off: it counts where steps are few.
+    """
+    trend = slope(values)
+    differences = [abs(later - earlier - trend) for earlier, later in itertools.pairwise(values)]
     return 1.4826 * median(differences) / math.sqrt(2) if differences else 0.0
 
 

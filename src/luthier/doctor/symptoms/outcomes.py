@@ -13,6 +13,7 @@ from luthier.doctor.vitals import Vitals
 
 FEWEST_PAIRS = 20
 DISCRETE = 0.005
+AHEAD = 0.1
 
 
 def from_start(
@@ -164,3 +165,22 @@ def data_allow_no_more(vitals: Vitals) -> bool:
     if r2 is None or base is None or base.assumed or not losses:
         return False
     return base.progress(facts.middle(losses)) >= r2 - 1 / math.sqrt(n)
+
+
+def data_allow_more(vitals: Vitals) -> bool:
+    """Small learners, cross-validated, predict clearly better than the network does in training and in validation."""
+    _, z, n = agreement(vitals)
+    accuracy, r2 = read(vitals.data, "learn", "accuracy"), read(vitals.data, "learn", "r2")
+    if z < 5 or n < 120:
+        return False
+    if accuracy is not None:
+        reached = [value for value in (*facts.accuracies(vitals), best_val_accuracy(vitals)) if value is not None]
+        return bool(reached) and max(reached) < accuracy - AHEAD
+    base, came = facts.baseline(vitals), facts.progress(vitals)
+    single = read(vitals.data, "learn", "tail") is not None
+    if r2 is None or base is None or base.assumed or came is None or not single:
+        return False
+    losses = late([value for _, value in facts.metric(vitals, "val", "loss")])
+    reached = [came, *([base.progress(min(losses))] if losses else [])]
+    possible = r2 if base.loss == "mse_loss" else 1 - math.sqrt(max(1 - r2, 0.0))
+    return max(reached) < possible - AHEAD

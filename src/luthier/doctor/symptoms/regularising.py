@@ -8,6 +8,7 @@ from operator import itemgetter
 from luthier.doctor.findings import Finding, NotSeen
 from luthier.doctor.symptoms.facts import added_to, baseline, known, loss_curve, loss_node, middle, progress
 from luthier.doctor.symptoms.layers import is_matrix, layers, names, total
+from luthier.doctor.symptoms.outcomes import data_allow_more
 from luthier.doctor.vitals import Look, Node, Vitals
 
 _DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
@@ -106,7 +107,9 @@ def _weight_decay(vitals: Vitals, learnt: float) -> Finding | None:
     decoupled = any(row.type.lower() in ("adamw", "nadamw", "lion") for row in vitals.optimizers)
     pulls = [pull for look in vitals.looks[len(vitals.looks) // 3 :] if (pull := _pull(vitals, look, decay, decoupled))]
     pull, left = middle(pulls), _left(vitals)
-    if not (pull > 0.5 and left < 0.75) and not (left < 0.4 and pull > 0.2):
+    crushed = (left < 0.75 and pull > 0.5) or (left < 0.4 and pull > 0.2)
+    held_back = left < 0.9 and pull > 0.2 and data_allow_more(vitals)  # batch noise hides a part of the pull
+    if not crushed and not held_back:
         return None
     return _finding(
         f"Weight decay of {decay:.3g} pulls the weights towards zero as strongly as the loss moves them "
