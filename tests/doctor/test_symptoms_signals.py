@@ -412,6 +412,15 @@ def test_gates_that_nobody_sees_are_judged_by_the_sums_they_are_given():
     assert initial.bad_init(gru(STUCK, mean=0.0, rms=0.3, absmax=0.9)) == []
 
 
+def test_biases_that_shut_every_gate():
+    sick = gru(STUCK, mean=0.0, rms=0.1, absmax=0.3)
+    shut = Parameter("r.bias_hh_l0", (48,), layer="r", layer_type="GRU", mean=-8.0, rms=8.0, absmax=8.0)
+    sick.anatomies[:] = [replace(sick.anatomies[0], parameters=(*sick.anatomies[0].parameters, shut))]
+    found = the(initial.bad_init(sick))
+    assert "r" in found.where
+    assert found.numbers["direction"] == "shifted"
+
+
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 

@@ -138,15 +138,18 @@ def _stuck_at_start(vitals: Vitals) -> str:
 def _gates_at_start(vitals: Vitals, look: Look) -> str:
     """Gates that nothing shows (they are computed within one operation), judged by the sums that they are given.
 
-    Of normal sums of size s the fraction erfc(4 / (s sqrt(2))) is beyond 4, where a sigmoid is flat.
+    Of normal sums of size s around c the part beyond 4 on either side, where a sigmoid is flat.
     """
+    held = {item.name: item.mean or 0.0 for item in vitals.anatomies[0].parameters} if vitals.anatomies else {}
     for layer in layers(vitals, look):
         if layer.node is None or layer.node.op not in GATED or "weight_ih" not in layer.name:
             continue
         source = node_of(look, layer.node.arguments[0].source) if layer.node.arguments else None
         stats = source.stats if source is not None else look.inputs.stats if look.inputs is not None else None
         size = math.hypot(stats.mean or 0.0, stats.std or 0.0) if stats is not None else 0.0
-        share = math.erfc(4 / (sums * math.sqrt(2))) if (sums := size * (_gain(layer) or 0.0)) > 0 else 0.0
+        sums = max(size * (_gain(layer) or 0.0), 1e-9)
+        about = sum(held.get(layer.name.replace("weight_ih", kind), 0.0) for kind in ("bias_ih", "bias_hh"))
+        share = sum(math.erfc((4 + side * about) / (sums * math.sqrt(2))) for side in (-1, 1)) / 2
         if share > 0.5:
             return f"step 0: about {share:.0%} of the gates of {layer.place} lie on the flat part"
     return ""
@@ -192,7 +195,9 @@ def _shifted(vitals: Vitals, look: Look) -> Finding | None:
     learnt = progress(vitals)
     if learnt is not None and learnt > FITTED:
         return None
-    effects = [told for told in (_dead_at_start(vitals), _stuck_at_start(vitals)) if told]
+    effects = [
+        told for told in (_dead_at_start(vitals), _stuck_at_start(vitals), _gates_at_start(vitals, look)) if told
+    ]
     if not effects:
         return None
     found = layers(vitals, look)
