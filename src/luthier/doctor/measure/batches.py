@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.doctor.measure.journal import COLUMNS
+from luthier.doctor.measure.journal import COLUMNS, Journal
 from luthier.doctor.measure.looking import transfer
 
 EVERY = 64
@@ -51,6 +51,13 @@ class Recent:
         self.columns, self._targets = _empty(), []
         columns["loss"] = _numbers(columns["loss"])
         return columns, _target_rows(targets)
+
+    def flush(self, journal: Journal) -> None:
+        """Write them to the journal."""
+        columns, targets = self.take()
+        journal.add_steps(columns)
+        for row in targets:
+            journal.add(row)
 
 
 def _empty() -> dict[str, list[Any]]:

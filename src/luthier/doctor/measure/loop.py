@@ -18,8 +18,9 @@ from luthier.doctor.measure.attaching import Ears, first_tensor
 from luthier.doctor.measure.backwards import scale_of
 from luthier.doctor.measure.batches import ALL_TARGETS_UNTIL, EVERY, Recent
 from luthier.doctor.measure.evaluating import Evaluating
-from luthier.doctor.measure.iteration import Iteration, Pending
+from luthier.doctor.measure.iteration import Iteration
 from luthier.doctor.measure.journal import Journal
+from luthier.doctor.measure.late import Late
 from luthier.doctor.measure.looking import ParameterLook
 from luthier.doctor.measure.pace import DENSE, Pace
 from luthier.doctor.measure.patient import Patient
@@ -29,7 +30,6 @@ from luthier.doctor.measure.slots import Slot, learning_rate
 from luthier.doctor.measure.stats import DeadUnits
 from luthier.doctor.measure.tracing import Trace
 
-MOST_GRAPHS = 64
 MOST_ENTRIES = 4
 PATIENCE = 10
 NAN = float("nan")
@@ -63,8 +63,7 @@ class Loop:
         self._ended = ended
         self._dead = DeadUnits()
         self._recent = Recent()
-        self._graphs: dict[int, int] = {}
-        self._pending: Pending | None = None
+        self._late = Late(journal, self.samples)
         self._usual_forwards: int | None = None
         self._model_runs = self._stepped = self._gradients_inside = self._in_backward = False
         self._owed: tuple[torch.optim.Optimizer, float] | None = None
@@ -186,7 +185,7 @@ class Loop:
         self.resting.told(loss is not None)
         if loss is not None:
             self._recent.set_loss(loss.detach() if isinstance(loss, Tensor) else loss)
-        looked = self._pending is not None and self._pending.row["step"] == self._told_step - 1
+        looked = self._late.of_step(self._told_step - 1)
         if looked or self._told_step <= ALL_TARGETS_UNTIL:
             self._tell_batch(inputs, targets, looked)
         self.accounts.cost_s += time.perf_counter() - at
@@ -195,8 +194,8 @@ class Loop:
         target = first_tensor((targets,), {})
         if target is not None:
             self._recent.add_targets(self.step - 1, target)
-        if looked and self._pending is not None:
-            self._pending.tell(inputs, targets)
+        if looked:
+            self._late.tell(inputs, targets)
 
     def evaluated(self) -> None:
         """Whatever ran since the last step was an evaluation."""
@@ -215,8 +214,8 @@ class Loop:
         if self._known_step != self._now.step:
             self._untold()
         self._close_evaluation()
-        self._read()
-        self._flush()
+        self._late.read()
+        self._recent.flush(self.journal)
 
     def stop(self) -> None:
         """End all traces and read the rest."""
@@ -310,7 +309,7 @@ class Loop:
         return (
             self.resting.now
             and now.forwards == self._usual_forwards
-            and self._pending is None
+            and self._late.pending is None
             and not self.evaluating.forwards
             and len(self._recent) < EVERY
             and self.pace.counts(now.step + 1, at)
@@ -323,14 +322,13 @@ class Loop:
             self._close_evaluation()
         if now.forwards != self._usual_forwards and not self.patient.several:
             self._note_extra_forwards(now)
-        if self._pending is not None:
-            self._read()
+        self._late.read()
         if len(self._recent) >= EVERY or (now.step <= DENSE and now.step % 5 == 0):
-            self._flush()
+            self._recent.flush(self.journal)
         if now.without_gradients:
             self._event("no_gradients", optimizers=now.without_gradients)
         if now.look is not None:
-            self._pending = now.pending(now.look, optimizer, self.accounts.cost_s)
+            self._late.pending = now.pending(now.look, optimizer, self.accounts.cost_s)
 
     def _note_extra_forwards(self, now: Iteration) -> None:
         """Forwards with gradients beyond the usual number of a step were somebody's evaluation without no_grad."""
@@ -348,38 +346,9 @@ class Loop:
         if now.loss is not None:
             self._recent.set_loss(now.loss)
 
-    # Reading
-
     def _close_evaluation(self) -> None:
         for row in self.evaluating.end():
             self.journal.add(row)
-
-    def _flush(self) -> None:
-        columns, targets = self._recent.take()
-        self.journal.add_steps(columns)
-        for row in targets:
-            self.journal.add(row)
-
-    def _read(self) -> None:
-        """Read the last look: one transfer, a step late."""
-        pending, self._pending = self._pending, None
-        if pending is None:
-            return
-        row, graph = pending.read()
-        if graph is not None:
-            row["graph"] = self._graph(graph)
-        if pending.inputs is not None and row["kind"] == "look":
-            targets = first_tensor((pending.targets,), {})
-            self.samples.add_train(row["step"], pending.inputs, targets, pending.outputs)
-        self.journal.add(row)
-
-    def _graph(self, graph: dict[str, Any]) -> int | None:
-        """The number of a structure; a new one is written."""
-        key = hash((repr(graph["nodes"]), repr(graph["outputs"]), repr(graph["roots"])))
-        if key not in self._graphs and len(self._graphs) < MOST_GRAPHS:
-            self._graphs[key] = len(self._graphs)
-            self.journal.add({**graph, "kind": "graph", "id": self._graphs[key]})
-        return self._graphs.get(key)
 
     def _event(self, name: str, **details: Any) -> None:
         self.journal.add({"kind": "event", "step": self.step, "name": name, "details": details})
