@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import math
 import shutil
 import signal
@@ -98,6 +100,7 @@ def signals(engine: Engine) -> Iterator[list[int]]:
         return
 
     def take(number: int, _: FrameType | None) -> None:
+        atexit.register(gc.freeze)  # else the interpreter takes a second at its end to look through all of torch
         received.append(number)
         engine.interrupts += 1
         if len(received) > 1:
