@@ -16,6 +16,7 @@ from luthier.tuning.engine import Engine
 from luthier.tuning.jobs import Plan
 from luthier.tuning.journal import Journal
 from luthier.tuning.ledger import Ledger, StudyError, read_events
+from luthier.tuning.objectives import Objective
 from luthier.tuning.searched import RecipeSearch
 from luthier.tuning.space import loguniform, space_to_json
 from luthier.tuning.state import fold
@@ -81,7 +82,7 @@ def call(folder: Path, worker: Any, before: Any = None, **plan: Any) -> tuple[En
     ledger = Ledger(folder)
     settings = Plan(**{"arms": {"all": ["lr"]}, "trials": 5, **plan})
     what = task()
-    searched = RecipeSearch(Subject(what), RECIPE, SPACE, None)
+    searched = RecipeSearch(Subject(what), RECIPE, SPACE, None, (Objective("accuracy", "max"),))
     engine = Engine(Journal(ledger, folder, None, time.monotonic()), searched, settings, "random", worker)
     described = {"recipe": RECIPE.to_json(), "space": space_to_json(SPACE), "groups": None, "seed": 0}
     if before is not None:

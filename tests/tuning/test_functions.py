@@ -48,7 +48,7 @@ def run(
     function: Callable[[Any], Any], folder: Path, parent: Any = None, until: int = 4, steps: int | None = 4, **more: Any
 ) -> tuple[str, dict[str, Any]]:
     order = {"number": 7, "folder": str(folder), "values": {"lr": 0.5}, "seed": 3, "until": until, "steps": steps}
-    return run_function(function, "value", {**order, **more}, parent or Parent())
+    return run_function(function, {"reported": {"value": "val_value"}, **order, **more}, parent or Parent())
 
 
 def test_a_function_reads_its_parameters_and_reports(tmp_path: Path) -> None:

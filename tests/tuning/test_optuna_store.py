@@ -7,6 +7,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from luthier.tuning.objectives import Objective
 from luthier.tuning.optuna_store import Opened
 
 RANGES = {
@@ -37,14 +38,33 @@ def read(path: Path) -> list[Any]:
 def test_the_rows_are_those_of_add_trial(tmp_path: Path) -> None:
     ours, theirs = tmp_path / "ours.db", tmp_path / "theirs.db"
     trials = [trial(number) for number in range(7)]
-    opened = Opened(f"sqlite:///{ours}", "both", "max")
+    opened = Opened(f"sqlite:///{ours}", "both", [Objective("value", "max")])
     opened.add(trials[:5])
     opened.add(trials[5:])
     opened.add([])
-    assert opened.numbers() == set(range(7))
+    assert set(opened.keys) == set(range(7))
     opened.close()
-    other = Opened(f"sqlite:///{theirs}", "both", "max")
+    other = Opened(f"sqlite:///{theirs}", "both", [Objective("value", "max")])
     for each in trials:
         other.study.add_trial(each)
     other.close()
     assert read(ours) == read(theirs)
+
+
+def test_a_trial_that_ended_again_keeps_its_place(tmp_path: Path) -> None:
+    def stored(*trials: FrozenTrial) -> dict[int, str]:
+        opened = Opened(f"sqlite:///{tmp_path / 'study.db'}", "both", [Objective("value", "max")])
+        opened.add(trials)
+        opened.close()
+        return opened.reasons
+
+    assert stored(*(trial(number) for number in (4, 5, 2))) == {}
+    again = create_trial(
+        state=TrialState.COMPLETE, value=0.9, user_attrs={"luthier_number": 5, "reason": "went on"}, params={}
+    )
+    assert stored(again, trial(7)) == dict.fromkeys((4, 5, 2), "")
+    assert stored() == {4: "", 5: "went on", 2: "", 7: ""}
+    found = optuna.load_study(study_name="both", storage=f"sqlite:///{tmp_path / 'study.db'}").trials
+    assert [(each.number, each.user_attrs["luthier_number"]) for each in found] == [(0, 4), (1, 5), (2, 2), (3, 7)]
+    assert (found[1].state, found[1].values, found[1].intermediate_values) == (TrialState.COMPLETE, [0.9], {})
+    assert found[2].intermediate_values.keys() == {0, 10, 20}

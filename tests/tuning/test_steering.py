@@ -93,7 +93,7 @@ def test_a_range_is_left_alone_without_enough_to_go_by() -> None:
 def test_optuna_takes_trials_from_beyond_the_space() -> None:
     space = {"lr": loguniform(1e-4, 0.1), "schedule": choice("cosine", "constant")}
     state = study(({"lr": 0.4, "schedule": "one-cycle", "dropout": 0.2}, 0.9))
-    trial = as_optuna(state.trials[0], space, "value")
+    trial = as_optuna(state.trials[0], space, state.objectives)
     assert trial.params == {"lr": 0.4}
     assert trial.user_attrs["also"] == '{"schedule": "one-cycle", "dropout": 0.2}'
     assert stretched(space["lr"], 0.4) == loguniform(1e-4, 0.4)

@@ -11,8 +11,9 @@ from luthier.errors import LuthierError, unknown
 from luthier.tuning.budgets import Budget, Time, Work, read_budget, seconds
 from luthier.tuning.function_search import FunctionSearch, function_search, is_function
 from luthier.tuning.jobs import Plan
+from luthier.tuning.objectives import Objectives, check_clock
 from luthier.tuning.proposing import AUTO
-from luthier.tuning.samplers import SAMPLERS, sampler_label
+from luthier.tuning.samplers import SAMPLERS, check_sampler, sampler_label
 from luthier.tuning.searched import Searched, recipe_search
 from luthier.tuning.space import space_to_json
 from luthier.tuning.strategies import STRATEGIES
@@ -79,8 +80,11 @@ class Asked:
         """What the study is to do.
 
         Raises:
-            LuthierError: groups or a budget that do not fit.
+            LuthierError: groups, a budget or several objectives that do not fit.
         """
+        check_sampler(self.sampler, len(searched.objectives))
+        if self.deterministic:
+            check_clock(searched.objectives)
         return Plan(
             arms=arms(searched.groups, searched.space),
             trials=DEFAULT_TRIALS if self.trials is None and self.budget is None else self.trials,
@@ -147,16 +151,17 @@ def searched_for(
     metric: str | None,
     direction: str | None,
     start: Mapping[str, Any] | None,
+    objectives: Objectives | None = None,
 ) -> Searched:
     """What is searched over: recipes for a task, or the parameters of a function; see `tune`."""
     if not is_function(task):
         of_function = {"steps": steps, "metric": metric, "direction": direction, "start": start}
         if given := [name for name, value in of_function.items() if value is not None]:
             raise LuthierError(f"{', '.join(given)}: for a training function only; task and recipe say this already")
-        return recipe_search(task, recipe, space, groups, seed)
+        return recipe_search(task, recipe, space, groups, seed, objectives)
     if recipe is not None:
         raise LuthierError("a training function takes no recipe: name its parameters in space={...}")
-    return function_search(task, space, groups, steps, metric, direction, start)
+    return function_search(task, space, groups, steps, metric, direction, start, objectives)
 
 
 def n_cores() -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from luthier.errors import LuthierError, close_matches
 from luthier.hashing import source_hash
+from luthier.tuning.objectives import TRAIN_TIME, Objective, Objectives, described, function_objectives
 from luthier.tuning.ranges import Range, Space
 from luthier.tuning.space import as_space, check_ranges
 from luthier.tuning.state import State, Trial
@@ -30,9 +31,8 @@ class FunctionSearch:
 
     function: Callable[..., Any]
     space: dict[str, Range]
+    objectives: tuple[Objective, ...]
     steps: int | None = None
-    metric: str = "value"
-    direction: str = "max"
     start_values: dict[str, Any] | None = None
     groups: Mapping[str, Any] | None = None
     repeats: int = 0
@@ -45,10 +45,17 @@ class FunctionSearch:
         self.name = re.sub(r"\W", "", getattr(plain, "__name__", "")) or "function"
         self.start = Values(self.start_values or {})
         self.epochs = self.steps or _LIKELY_EPOCHS
-        self.order: dict[str, Any] = {"steps": self.steps}
-        told = {"metric": self.metric, "direction": self.direction, "steps": self.steps}
+        reported = {each.name: each.column for each in self.objectives if each.name != TRAIN_TIME}
+        self.order: dict[str, Any] = {"steps": self.steps, "reported": reported}
+        first = self.objectives[0]
+        told = {"metric": first.name, "direction": first.direction, "steps": self.steps}
         task = {"name": self.name, "function": source_hash(plain), **told}
-        self.description: dict[str, Any] = {"task": task, "recipe": None, "start": self.start_values}
+        self.description: dict[str, Any] = {
+            "task": task,
+            "recipe": None,
+            "start": self.start_values,
+            "objectives": described(self.objectives),
+        }
 
     def total_steps(self, values: Mapping[str, Any], state: State) -> int | None:
         """As told, else as the first trial to finish showed."""
@@ -69,8 +76,8 @@ class FunctionSearch:
         return []
 
     def things(self) -> dict[str, Any]:
-        """The function, and the name of what it reports."""
-        return {"function": self.function, "metric": self.metric}
+        """The function."""
+        return {"function": self.function}
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,7 @@ def function_search(
     metric: str | None,
     direction: str | None,
     start: Mapping[str, Any] | None,
+    objectives: Objectives | None = None,
 ) -> FunctionSearch:
     """A search over a function's parameters; see `tune` for the arguments.
 
@@ -116,10 +124,9 @@ def function_search(
     ranges = as_space(space)
     check_ranges(ranges)
     values = None if start is None else dict(start)
-    direction, metric = direction or "max", metric or "value"
-    search = FunctionSearch(function, ranges, steps, metric, direction, values, groups)
+    search = FunctionSearch(function, ranges, function_objectives(objectives, metric, direction), steps, values, groups)
     _check_signature(search)
-    _check_settings(search)
+    _check_steps(steps)
     if values is not None:
         _check_start(values, ranges)
     return search
@@ -139,12 +146,7 @@ def _check_signature(search: FunctionSearch) -> None:
         ) from None
 
 
-def _check_settings(search: FunctionSearch) -> None:
-    if search.direction not in ("max", "min"):
-        raise LuthierError(f"direction must be 'max' or 'min', got {search.direction!r}")
-    if not isinstance(search.metric, str) or not search.metric.isidentifier():
-        raise LuthierError(f"metric must be a name such as 'accuracy', got {search.metric!r}")
-    steps = search.steps
+def _check_steps(steps: Any) -> None:
     if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
         raise LuthierError(f"steps must be a whole number of at least 1, the last step reported, got {steps!r}")
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError
 from luthier.files import to_json, write_atomic
+from luthier.tuning.objectives import as_readings
 from luthier.tuning.saves import Saves
 
 if TYPE_CHECKING:
@@ -45,14 +46,15 @@ class LiveTrial:
         seed: for weights and data order; the same for all trials of a search, so that they differ in `params` only.
     """
 
-    def __init__(self, order: dict[str, Any], metric: str, channel: Channel) -> None:
+    def __init__(self, order: dict[str, Any], channel: Channel) -> None:
         self.params: dict[str, Any] = order["values"]
         self.number: int = order["number"]
         self.seed: int = order["seed"]
         self.ending: tuple[str, str] | None = None
         self._until, self._steps = int(order["until"]), order["steps"]
         self._end_step = int(order.get("total_steps") or UNTIL_IT_ENDS)
-        self._metric, self._channel, self._path = metric, channel, Path(order["folder"])
+        self._columns: dict[str, str] = order["reported"]
+        self._channel, self._path = channel, Path(order["folder"])
         self._pid, self._began = os.getpid(), time.monotonic()
         self._step, self._before_s = 0, 0.0
         self._known, self._rows = int(order.get("known", 0)), list[dict[str, Any]]()
@@ -66,23 +68,25 @@ class LiveTrial:
             write_atomic(self._path / "params.json", to_json({"seed": self.seed, "params": self.params}, indent=1))
         return self._path
 
-    def report(self, value: float, step: int) -> None:
+    def report(self, value: float | Mapping[str, float], step: int) -> None:
         """Tell a reading of what is searched for, such as the validation accuracy after an epoch.
 
         Args:
-            value: number, or a tensor or array with a single one. NaN and infinity end the trial as failed.
+            value: number, or a tensor or array with a single one. NaN and infinity end the trial as failed. In a study
+                with several objectives a dict of them, such as {"accuracy": 0.9, "latency": 3.1}.
             step: how far the training has come, from 1, rising; usually the epochs trained.
 
         Raises:
             TrialPaused: the trial pauses or ends here. Let it pass.
-            LuthierError: no number, or a step that does not rise or lies beyond the last one.
+            LuthierError: no number, an objective that is missing or unknown, or a step that does not rise or lies
+                beyond the last one.
         """
         if os.getpid() != self._pid:
             raise LuthierError("report was called in a forked process: report from the one that runs the function")
         if self.ending is not None:
             raise TrialPaused(self.ending[1])
         self._check_step(step)
-        self._tell(as_number(value, "trial.report expects"), step)
+        self._tell(as_readings(value, list(self._columns), "trial.report expects"), step)
         saved, self._saved = self._saved, False
         if saved:
             self._saves.settle(self._note())
@@ -144,10 +148,10 @@ class LiveTrial:
         return watch(model, optimizer, loss_fn, on_finding=end if stop else None, path=path)
 
     def finish(self, result: Any) -> None:
-        """Take what the function returned: nothing, or a number, which is the reading of the last step."""
+        """Take what the function returned: nothing, or what it might report, which is the reading of the last step."""
         if result is not None:
-            number = as_number(result, "the function should return None or")
-            self._tell(number, self._step or self._steps or 1)
+            readings = as_readings(result, list(self._columns), "the function should return None or")
+            self._tell(readings, self._step or self._steps or 1)
         if not self._step:
             raise LuthierError(
                 "the function returned without a report: call trial.report(value, step), or return the value"
@@ -162,11 +166,14 @@ class LiveTrial:
         known = {} if total is None else {"total_steps": total}
         return {"step": self._step, "time_s": round(self._time_s(), 4), **known}
 
-    def _tell(self, value: float, step: int) -> None:
+    def _tell(self, readings: dict[str, float], step: int) -> None:
         self._step = step
-        if not math.isfinite(value):
-            self._end("failed", f"reported {str(value).replace('nan', 'NaN')} at step {step}")
-        self._say({"kind": "epoch", "step": step, "time_s": round(self._time_s(), 4), f"val_{self._metric}": value})
+        for name, value in readings.items():
+            if not math.isfinite(value):
+                whose = f" for {name}" if len(readings) > 1 else ""
+                self._end("failed", f"reported {str(value).replace('nan', 'NaN')}{whose} at step {step}")
+        columns = {self._columns[name]: value for name, value in readings.items()}
+        self._say({"kind": "epoch", "step": step, "time_s": round(self._time_s(), 4), **columns})
 
     def _say(self, row: dict[str, Any]) -> None:
         self._rows.append(row)
@@ -204,10 +211,10 @@ class LiveTrial:
 
 
 def run_function(
-    function: Callable[[LiveTrial], Any], metric: str, order: dict[str, Any], channel: Channel
+    function: Callable[[LiveTrial], Any], order: dict[str, Any], channel: Channel
 ) -> tuple[str, dict[str, Any]]:
     """Call the function for one trial; returns how it ended."""
-    trial = LiveTrial(order, metric, channel)
+    trial = LiveTrial(order, channel)
     try:
         result = function(trial)
         if trial.ending is None:
@@ -217,19 +224,3 @@ def run_function(
             raise
     state, reason = trial.ending or ("failed", "")
     return state, {"reason": reason, **trial.position()}
-
-
-def as_number(value: Any, expects: str) -> float:
-    """A reading as a float.
-
-    Raises:
-        LuthierError: it is none.
-    """
-    if hasattr(value, "item") and getattr(value, "size", 1) != 0:
-        try:
-            value = value.item()
-        except (RuntimeError, ValueError):
-            raise LuthierError(f"{expects} one number, got {type(value).__name__} of shape {value.shape}") from None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise LuthierError(f"{expects} a number, got {value!r} of type {type(value).__name__}")
-    return float(value)

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from luthier.errors import LuthierError, close_matches
 
-Asked: TypeAlias = Sequence[str] | Mapping[str, str]
+Objectives: TypeAlias = Sequence[str] | Mapping[str, str]
 """Objectives as a user names them: names, or names with their directions; the first leads."""
 
 MEASURED = ("parameters", "latency_ms")
@@ -74,7 +74,7 @@ def losses(scores: Iterable[float], objectives: Iterable[Objective]) -> tuple[fl
     return tuple([objective.sign * score for objective, score in zip(objectives, scores, strict=True)])
 
 
-def task_objectives(asked: Asked | None, metric: str, direction: str) -> tuple[Objective, ...]:
+def task_objectives(asked: Objectives | None, metric: str, direction: str) -> tuple[Objective, ...]:
     """The objectives of a study of a task: its metric first, then its loss and what its network costs.
 
     Raises:
@@ -97,7 +97,7 @@ def task_objectives(asked: Asked | None, metric: str, direction: str) -> tuple[O
     return tuple(Objective(name, known[name]) for name in named)
 
 
-def function_objectives(asked: Asked | None, metric: str | None, direction: str | None) -> tuple[Objective, ...]:
+def function_objectives(asked: Objectives | None, metric: str | None, direction: str | None) -> tuple[Objective, ...]:
     """The objectives of a study of a training function: what it reports, and the time that it takes.
 
     Raises:
@@ -121,6 +121,11 @@ def function_objectives(asked: Asked | None, metric: str | None, direction: str 
     return tuple(Objective(name, way or "min") for name, way in named.items())
 
 
+def described(objectives: Sequence[Objective]) -> dict[str, str] | None:
+    """What a ledger notes of several objectives; one is described with its task."""
+    return {each.name: each.direction for each in objectives} if len(objectives) > 1 else None
+
+
 def check_clock(objectives: Iterable[Objective]) -> None:
     """Whether the objectives allow the same decisions each time.
 
@@ -134,26 +139,40 @@ def check_clock(objectives: Iterable[Objective]) -> None:
         )
 
 
-def as_readings(value: Any, names: Sequence[str], read: Any) -> dict[str, float]:
-    """What a function reports, as numbers by name.
+def as_readings(value: Any, names: Sequence[str], expects: str) -> dict[str, float]:
+    """What a function told, as numbers by name.
 
     Args:
-        value: a number where one is searched for, else a dict of numbers.
-        names: what is to be reported.
-        read: (value, what is expected, in words) -> number.
+        value: a number where there is one objective, else a dict of numbers.
+        names: of what it is to tell.
+        expects: how a complaint begins.
 
     Raises:
         LuthierError: one is missing or unknown, or no number.
     """
     if not isinstance(value, Mapping):
         if len(names) > 1:
-            raise LuthierError(f"this study has several objectives: report a dict of {', '.join(names)}, got {value!r}")
-        value = {names[0]: value}
-    if wrong := [name for name in value if name not in names]:
-        raise LuthierError(f"the function reports {wrong[0]!r}, no objective of the study: {', '.join(names)}")
-    if missing := [name for name in names if name not in value]:
-        raise LuthierError(f"the function reports nothing for the objective {missing[0]!r}: add it to trial.report")
-    return {name: read(value[name], f"the report of {name} should be") for name in names}
+            raise LuthierError(f"{expects} a dict with {', '.join(names)}, the objectives of the study, got {value!r}")
+        return {names[0]: as_number(value, expects)}
+    if sorted(map(str, value)) != sorted(names):
+        raise LuthierError(f"{expects} a dict with {', '.join(names)}, no less and no more, got {dict(value)!r}")
+    return {name: as_number(value[name], f"{expects} for {name}") for name in names}
+
+
+def as_number(value: Any, expects: str) -> float:
+    """A reading as a float.
+
+    Raises:
+        LuthierError: it is none.
+    """
+    if hasattr(value, "item") and getattr(value, "size", 1) != 0:
+        try:
+            value = value.item()
+        except (RuntimeError, ValueError):
+            raise LuthierError(f"{expects} one number, got {type(value).__name__} of shape {value.shape}") from None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise LuthierError(f"{expects} a number, got {value!r} of type {type(value).__name__}")
+    return float(value)
 
 
 def _named(asked: Any) -> dict[str, str | None]:

@@ -52,7 +52,7 @@ def differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             before, after = known[part].get(name), now[part].get(name)
             if before != after:
                 changes.append(f"{part} {name}: {_short(before)} there, {_short(after)} now")
-    for part in ("groups", "seed", "start", "virtual"):
+    for part in ("groups", "seed", "start", "virtual", "objectives"):
         if known.get(part) != now.get(part) and not any(change.startswith(f"recipe {part}") for change in changes):
             changes.append(f"{part}: {known.get(part)!r} there, {now.get(part)!r} now")
     return changes

@@ -1,12 +1,14 @@
 """Ended trials as Optuna trials in the study's own database, so that Optuna's dashboard and plots open it.
 
 A trial is written when it has ended, never before: nothing is left RUNNING there. The trial's number in the
-study is a user attribute, which makes writing idempotent: what a crash left out is added when the study is opened.
+study is a user attribute, which makes writing idempotent: what a crash left out is added when the study is opened. One
+that a later call went on with is written anew, in its place, when it has ended again, for another reason.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import queue
 import threading
@@ -19,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.files import to_json
 from luthier.tuning.ledger import StudyError, address, database
-from luthier.tuning.optuna_view import frozen_trial, quiet
+from luthier.tuning.objectives import Objective
+from luthier.tuning.optuna_view import DIRECTIONS, frozen_trial, quiet
 from luthier.tuning.ranges import Choice, Range, plain
 from luthier.tuning.space import Space
 from luthier.tuning.state import Trial
@@ -28,8 +31,10 @@ from luthier.tuning.store_postgres import optuna_url, setting_up
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
+    from sqlalchemy import Connection
 
 NUMBER = "luthier_number"
+_BELONGING = ("TrialValueModel", "TrialParamModel", "TrialIntermediateValueModel", "TrialUserAttributeModel")
 _PATIENCE_S = 60.0
 _FIRST_S = 3.0
 
@@ -44,14 +49,13 @@ class OptunaStore:
     Args:
         store: of the study.
         name: of the Optuna study where the study is alone; in a shared database it has the study's own name.
-        direction: "max" or "min".
+        objectives: of the study.
         space: ranges by path.
-        metric: name of the metric.
     """
 
-    def __init__(self, store: Store, name: str, direction: str, space: Space, metric: str) -> None:
-        self.url, self.where, self.name, self.direction = store.optuna_url, store.where, store.study or name, direction
-        self.space, self.metric = space, metric
+    def __init__(self, store: Store, name: str, objectives: Sequence[Objective], space: Space) -> None:
+        self.url, self.where, self.name = store.optuna_url, store.where, store.study or name
+        self.objectives, self.space = objectives, space
         self._waiting: queue.SimpleQueue[Trial | None] = queue.SimpleQueue()
         self._told: set[int] = set()
         self._error: Exception | None = None
@@ -101,11 +105,12 @@ class OptunaStore:
     def _write(self) -> None:
         self._closing.wait(_FIRST_S)
         try:
-            with contextlib.closing(Opened(self.url, self.name, self.direction)) as optuna:
-                there = optuna.numbers()
+            with contextlib.closing(Opened(self.url, self.name, self.objectives)) as optuna:
                 while fresh := self._next_batch():
-                    batch = [trial for trial in fresh if trial is not None and trial.number not in there]
-                    optuna.add([as_optuna(trial, self.space, self.metric) for trial in batch])
+                    batch = [
+                        each for each in fresh if each is not None and optuna.reasons.get(each.number) != each.reason
+                    ]
+                    optuna.add([as_optuna(trial, self.space, self.objectives) for trial in batch])
                     if fresh[-1] is None:
                         break
         except Exception as error:  # told by the next `add` or `close`
@@ -125,54 +130,82 @@ class Opened:
     Args:
         url: address of the database as SQLAlchemy takes it.
         name: of the study.
-        direction: "max" or "min".
+        objectives: several are named there too.
+
+    Attributes:
+        keys: of our trials there, by number.
+        reasons: why those ended that were there when it was opened.
     """
 
-    def __init__(self, url: str, name: str, direction: str) -> None:
+    def __init__(self, url: str, name: str, objectives: Sequence[Objective]) -> None:
         import optuna
 
         alone = url.startswith("sqlite")
         options = {"timeout": 30} if alone else {"connect_timeout": 5, "tcp_user_timeout": 10_000}
-        direction = "maximize" if direction == "max" else "minimize"
+        directions = [DIRECTIONS[objective.direction] for objective in objectives]
         with contextlib.nullcontext() if alone else setting_up(url), quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": options})
             self.study = optuna.create_study(
-                storage=self.storage, study_name=name, direction=direction, load_if_exists=True
+                storage=self.storage, study_name=name, directions=directions, load_if_exists=True
             )
+            if len(objectives) > 1:
+                self.study.set_metric_names([objective.name for objective in objectives])
+        noted = self._noted("reason")
+        self.keys: dict[int, int] = {number: key for key, number in self._noted(NUMBER).items()}
+        self.reasons: dict[int, str] = {number: noted[key] for number, key in self.keys.items()}
 
-    def numbers(self) -> set[int]:
-        """Numbers of the trials that Optuna has."""
+    def _noted(self, name: str) -> dict[int, Any]:
+        """A user attribute of all trials, by their keys."""
         from sqlalchemy import text
 
         query = (
-            "SELECT value_json FROM trial_user_attributes JOIN trials USING (trial_id) "
+            "SELECT trial_id, value_json FROM trial_user_attributes JOIN trials USING (trial_id) "
             "WHERE key = :key AND study_id = :study"
         )
         with self.storage.engine.connect() as connection:
-            rows = connection.execute(text(query), {"key": NUMBER, "study": self.study._study_id})
-            return {int(value) for (value,) in rows}
+            rows = connection.execute(text(query), {"key": name, "study": self.study._study_id})
+            return {key: json.loads(value) for key, value in rows}
 
     def add(self, trials: Sequence[FrozenTrial]) -> None:
         """Store ended trials in one transaction: a hundredth of what as many `Study.add_trial` cost.
 
-        The rows are those that it writes, in Optuna's own tables.
+        The rows are those that it writes, in Optuna's own tables; a trial that is there already keeps its place.
         """
         from optuna.storages._rdb.models import TrialModel
         from sqlalchemy import func, insert, select
 
-        mine = self.study._study_id
         rows: defaultdict[Any, list[dict[str, Any]]] = defaultdict(list)
         with self.storage.engine.begin() as connection:
-            count = select(func.count()).select_from(TrialModel).where(TrialModel.study_id == mine)
-            for number, trial in enumerate(trials, start=connection.execute(count).scalar_one()):
-                row = {"number": number, "study_id": mine, "state": trial.state}
-                row |= {"datetime_start": trial.datetime_start, "datetime_complete": trial.datetime_complete}
-                made = connection.execute(insert(TrialModel).values(**row)).inserted_primary_key
+            there = select(func.count()).select_from(TrialModel).where(TrialModel.study_id == self.study._study_id)
+            fresh = itertools.count(connection.execute(there).scalar_one())
+            for trial in trials:
+                key = self._place(connection, trial, fresh)
                 for table, content in rows_of(trial):
-                    rows[table].append({"trial_id": made[0], **content})
+                    rows[table].append({"trial_id": key, **content})
             for table, contents in rows.items():
                 connection.execute(insert(table), contents)
+
+    def _place(self, connection: Connection, trial: FrozenTrial, fresh: Iterator[int]) -> int:
+        """Write a trial's own row, without those that belong to it; returns its key."""
+        from optuna.storages._rdb import models
+        from sqlalchemy import delete, insert, update
+
+        table, number = models.TrialModel, trial.user_attrs[NUMBER]
+        row = {
+            "state": trial.state,
+            "datetime_start": trial.datetime_start,
+            "datetime_complete": trial.datetime_complete,
+        }
+        if (known := self.keys.get(number)) is not None:
+            connection.execute(update(table).where(table.trial_id == known).values(**row))
+            for name in _BELONGING:
+                part = getattr(models, name)
+                connection.execute(delete(part).where(part.trial_id == known))
+            return known
+        row |= {"number": next(fresh), "study_id": self.study._study_id}
+        made: Any = connection.execute(insert(table).values(**row)).inserted_primary_key
+        return self.keys.setdefault(number, made[0])
 
     def close(self) -> None:
         """Leave the database."""
@@ -206,14 +239,18 @@ def url(folder: Path, storage: str | None = None) -> str:
     return f"sqlite:///{database(folder).absolute()}" if shared is None else optuna_url(shared)
 
 
-def as_optuna(trial: Trial, space: Space, metric: str) -> Any:
-    """A finished trial as COMPLETE, an outranked one as PRUNED, a failed one as FAIL; readings by optimizer step."""
+def as_optuna(trial: Trial, space: Space, objectives: Sequence[Objective]) -> Any:
+    """A finished trial as COMPLETE, an outranked one as PRUNED, a failed one as FAIL.
+
+    Its intermediate values are the readings of the first objective by optimizer step.
+    """
     from optuna.trial import TrialState
 
     kinds = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
-    readings = {row["step"]: row[f"val_{metric}"] for row in trial.rows if f"val_{metric}" in row}
+    column = objectives[0].column
+    readings = {row["step"]: row[column] for row in trial.rows if column in row}
     notes = {NUMBER: trial.number, "arm": trial.arm, "reason": trial.reason, "time_s": trial.time_s}
-    scores = (trial.value,) if trial.value is not None and trial.state in ("finished", "stopped") else None
+    scores = (tuple(trial.scores.values()) or None) if trial.state in ("finished", "stopped") else None
     held = {path: stretched(space[path], value) for path, value in trial.values.items() if path in space}
     values = {path: trial.values[path] for path, range_ in held.items() if range_ is not None}
     if others := {path: value for path, value in trial.values.items() if path not in values}:

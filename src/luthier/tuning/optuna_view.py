@@ -21,7 +21,7 @@ from luthier.tuning.views import Seen, View
 if TYPE_CHECKING:
     import optuna
 
-_DIRECTIONS = {"max": "maximize", "min": "minimize"}
+DIRECTIONS = {"max": "maximize", "min": "minimize"}
 
 
 def to_distribution(range_: Range) -> Any:
@@ -53,7 +53,7 @@ def ask(view: View, sampler: optuna.samplers.BaseSampler, trials: list[optuna.tr
 
     with quiet():
         storage = optuna.storages.InMemoryStorage()
-        directions = [_DIRECTIONS[direction] for direction in view.directions]
+        directions = [DIRECTIONS[direction] for direction in view.directions]
         study = optuna.create_study(storage=storage, sampler=sampler, directions=directions)
         for trial in trials:
             storage.create_new_trial(study._study_id, template_trial=trial)

@@ -37,6 +37,8 @@ SAMPLERS: dict[str, Sampler] = {
     "prior": prior,
 }
 
+_FOR_ONE = ("cmaes",)
+
 _ASKS = 3  # of the sampler; then random draws, then all configurations in order
 _DRAWS = 20
 _CONSTRAINED_ASKS = 8
@@ -64,6 +66,17 @@ def as_sampler(sampler: str | Sampler | BaseSampler) -> Sampler:
         f"sampler must be a name ({', '.join(SAMPLERS)}), one of Optuna's sampler objects, or a function from a View "
         f"to values, got {sampler!r}"
     )
+
+
+def check_sampler(sampler: str | Sampler | BaseSampler, n_objectives: int) -> None:
+    """Whether the sampler knows what to do with so many objectives.
+
+    Raises:
+        LuthierError: there are several, and it searches for one optimum.
+    """
+    if n_objectives > 1 and sampler in _FOR_ONE:
+        others = ", ".join(name for name in SAMPLERS if name not in _FOR_ONE)
+        raise LuthierError(f"the sampler {sampler!r} searches for one objective, for several take auto, {others}")
 
 
 def sampler_label(sampler: str | Sampler | BaseSampler) -> str:
@@ -108,7 +121,7 @@ def arm_view(state: State, ranges: Space, baseline: Baseline, arm: str, number: 
     return View(
         space=space,
         seen=seen,
-        directions=(state.direction,),
+        directions=tuple(objective.direction for objective in state.objectives),
         seed=derived_seed(f"{seed} {number}"),
         stream=derived_seed(f"{seed} {arm}"),
         index=len(seen),
@@ -150,7 +163,7 @@ def inside(ranges: Space, baseline: Baseline) -> dict[str, Any] | None:
 
 
 def _seen(trial: Trial, values: dict[str, Any]) -> Seen:
-    scores = None if trial.value is None else (trial.value,)
+    scores = tuple(trial.scores.values()) or None
     return Seen(values, trial.state, scores, min(1.0, trial.step / trial.total_steps))
 
 

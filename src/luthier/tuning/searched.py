@@ -10,6 +10,7 @@ from luthier.errors import LuthierError
 from luthier.files import to_json
 from luthier.tuning.conditions import Baseline
 from luthier.tuning.derived import derive_space
+from luthier.tuning.objectives import MEASURED, Objective, Objectives, described, task_objectives
 from luthier.tuning.ranges import Range, Space
 from luthier.tuning.space import as_space, check_space
 from luthier.tuning.starts import known_good
@@ -27,7 +28,7 @@ class Searched(Protocol):
 
     Attributes:
         name: of the task or function.
-        metric, direction: what is searched for, and which way it improves: "max" or "min".
+        objectives: what is searched for; the first leads.
         start: where the search begins.
         start_values: what the ledger notes as the values of the baseline; None: there is no baseline.
         space: ranges by name.
@@ -42,8 +43,7 @@ class Searched(Protocol):
     """
 
     name: str
-    metric: str
-    direction: str
+    objectives: tuple[Objective, ...]
     start_values: dict[str, Any] | None
     space: dict[str, Range]
     groups: Mapping[str, Any] | None
@@ -83,19 +83,23 @@ class RecipeSearch:
     start: Recipe
     space: dict[str, Range]
     groups: Mapping[str, Any] | None
+    objectives: tuple[Objective, ...]
     repeats: int = 3
     closing_s: float = 5.0
     widens: bool = False
     start_values: dict[str, Any] | None = field(default_factory=dict)  # values say what differs from the recipe
-    order: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         task = self.subject.task
-        self.name, self.metric = task.name, task.metric.name
-        self.direction: str = task.metric.direction
+        self.name = task.name
+        self.order: dict[str, Any] = {"measured": [each.name for each in self.objectives if each.name in MEASURED]}
         self._sizes: dict[str, int] = {}
         self.reference, self.epochs = self.subject.reference, self.start.epochs
-        self.description: dict[str, Any] = {"task": task.describe(), "recipe": self.start.to_json()}
+        self.description: dict[str, Any] = {
+            "task": task.describe(),
+            "recipe": self.start.to_json(),
+            "objectives": described(self.objectives),
+        }
 
     def total_steps(self, values: Mapping[str, Any], state: State) -> int | None:
         """Steps of the recipe with these values."""
@@ -143,7 +147,12 @@ class RecipeSearch:
 
 
 def recipe_search(
-    task: Any, recipe: Recipe | None, space: Space | None, groups: Mapping[str, Any] | None, seed: int
+    task: Any,
+    recipe: Recipe | None,
+    space: Space | None,
+    groups: Mapping[str, Any] | None,
+    seed: int,
+    objectives: Objectives | None = None,
 ) -> RecipeSearch:
     """A search for recipes; see `tune` for the arguments.
 
@@ -154,7 +163,8 @@ def recipe_search(
     baseline = (recipe or subject.recipe).replace({"seed": seed})
     own_groups = subject.groups if groups is None and space is None else groups
     derived = space is None and subject.space is None
-    return RecipeSearch(subject, baseline, chosen_space(subject, baseline, space), own_groups, widens=derived)
+    sought = task_objectives(objectives, subject.task.metric.name, subject.task.metric.direction)
+    return RecipeSearch(subject, baseline, chosen_space(subject, baseline, space), own_groups, sought, widens=derived)
 
 
 def as_subject(task: Task | Subject | str) -> Subject:

@@ -132,11 +132,11 @@ class Standings(Follower):
 
     def _rank(self, state: State, trial: Trial) -> None:
         if trial.value is not None and trial.state == "paused" and trial.step >= trial.until:
-            self.paused.put(trial.number, -round(9 * trial.step / trial.total_steps), state.sign * trial.value)
+            self.paused.put(trial.number, -round(9 * trial.step / trial.total_steps), *state.losses(trial))
         else:
             self.paused.drop(trial.number)
         if trial.value is not None and trial.state == "finished" and trial.arm != BASELINE:
-            self.finished.put(trial.number, state.sign * trial.value)
+            self.finished.put(trial.number, *state.losses(trial))
 
 
 def standings(state: State) -> Standings:

@@ -9,12 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from luthier.tuning.objectives import Objective, best_scores
+from luthier.tuning.objectives import Objective, best_scores, losses
 from luthier.tuning.pareto import pareto_front
 
 BASELINE = "baseline"
 OPEN = ("waiting", "running", "paused")
 ENDED = ("finished", "stopped", "failed")
+_TOTALS = ("trials", "budget", "strategy")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Trial:
         until: the step that it was last told to train to.
         crashes: how often its worker died.
         ends: in a deterministic study: when its present training ends on the virtual clock.
+        may_return: whether it was stopped because its call ended, so that a later call may go on with it.
         scores: readings of all objectives by name, where the first of them was best; empty before there are any.
         source: who asked for it, when it was not the sampler: known-good settings, or the doctor and what for.
     """
@@ -80,11 +82,12 @@ class Trial:
     crashes: int = 0
     source: str = ""
     ends: float = 0.0
+    may_return: bool = False
     scores: dict[str, float] = field(default_factory=dict)
 
     @property
     def ended(self) -> bool:
-        """Whether it will never be trained further."""
+        """Whether it is trained no further, at least in this call."""
         return self.state in ENDED
 
     @property
@@ -170,12 +173,13 @@ class State:
         return sorted((trial for trial in self.trials if trial.of == of), key=lambda trial: trial.seed)
 
     def rank(self, trials: Iterable[Trial]) -> list[Trial]:
-        """Trials with a value, best first in the first objective; equal ones in the order of their numbers."""
-        sign = self.sign
-        return sorted(
-            (trial for trial in trials if trial.value is not None),
-            key=lambda trial: (sign * (trial.value or 0.0), trial.number),
-        )
+        """Trials with a value, best first in the first objective, then in the next ones, then by their numbers."""
+        valued = (trial for trial in trials if trial.value is not None)
+        return sorted(valued, key=lambda trial: (*self.losses(trial), trial.number))
+
+    def losses(self, trial: Trial) -> tuple[float, ...]:
+        """A trial's scores, smaller is better."""
+        return losses(trial.scores.values(), self.objectives)
 
     @property
     def front(self) -> list[Trial]:
@@ -227,6 +231,8 @@ def apply(state: State, event: Event) -> None:
     if event.kind == "created":
         state.description = payload
     elif event.kind == "opened":
+        if any(payload.get(name) != state.settings.get(name) for name in _TOTALS):
+            _take_up(state)
         state.settings, state.ended = payload, ""
     elif event.kind == "closed":
         state.ended = payload["reason"]
@@ -322,7 +328,16 @@ def _finished(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
 
 
 def _stopped(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
-    return replace(trial, state="stopped", ended_s=state.clock, reason=payload["reason"])
+    may_return = payload.get("may_return", False)
+    return replace(trial, state="stopped", ended_s=state.clock, reason=payload["reason"], may_return=may_return)
+
+
+def _take_up(state: State) -> None:
+    """A call with other totals: trials that were outranked when the last call ended wait at their rungs again."""
+    for trial in [trial for trial in state.trials if trial.may_return]:
+        reason = f"so far {trial.reason}"
+        state.trials[trial.number] = replace(trial, state="paused", reason=reason, ended_s=None, may_return=False)
+        state.changed.append(trial.number)
 
 
 def _failed(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:

@@ -27,7 +27,8 @@ class Study:
     Attributes:
         folder: its folder.
         name: of the task.
-        metric, direction: what is searched for.
+        metric, direction: what is searched for, of several objectives the first.
+        objectives: which way each improves, "max" or "min", by name; the first leads.
         task: as `Task.describe()` gives it.
         baseline: the recipe that the search started from; None for a training function.
         start: values by name that the search started from: the recipe, or those given for a function.
@@ -48,6 +49,7 @@ class Study:
         self.state = state
         self.name: str = state.description["name"]
         self.metric, self.direction = state.metric, state.direction
+        self.objectives = {objective.name: objective.direction for objective in state.objectives}
         self.task: dict[str, Any] = state.description["task"]
         recipe = state.description["recipe"]
         self.baseline = None if recipe is None else _recipe(recipe, callables)
@@ -83,6 +85,14 @@ class Study:
     def best(self) -> Trial | None:
         """The best search trial over its full budget."""
         return next(iter(self.state.rank(t for t in self.trials if t.kind == "search" and t.state == "finished")), None)
+
+    @property
+    def front(self) -> list[Trial]:
+        """The search trials over their full budget that no other one beats in all objectives: the Pareto front.
+
+        Best first in the first objective, so that its first trial is `best`; `trial.scores` has all objectives.
+        """
+        return self.state.front
 
     @property
     def comparison(self) -> Comparison | None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from luthier.recipe import Recipe
     from luthier.task import Task
     from luthier.tasks import Subject
+    from luthier.tuning.objectives import Objectives
     from luthier.tuning.ranges import Space
     from luthier.tuning.views import Sampler
 
@@ -43,6 +44,7 @@ def tune(
     steps: int | None = None,
     direction: str | None = None,
     metric: str | None = None,
+    objectives: Objectives | None = None,
     start: Mapping[str, Any] | None = None,
     trial_timeout: float | None = None,
     deterministic: bool = False,
@@ -74,7 +76,10 @@ def tune(
             function by any names.
         trials: trials of the search in all, the baseline and those of earlier calls included; 30 when there is no
             budget either.
-        budget: time in all, earlier calls included: seconds, or text such as "90s", "5min", "1h".
+        budget: in all, earlier calls and the repeats included: a time (seconds, or text such as "90s", "5min", "1h"),
+            optimizer steps ("20000 steps"; for a function the steps that it reports) or, for a task, epochs ("300
+            epochs": examples seen over training examples). When the time is over, what is under way pauses, and a
+            larger budget goes on with it; in steps or epochs nothing begins that does not fit.
         sampler: "auto" (known-good settings, what the doctor asks for, "tpe"), "tpe", "gp", "cmaes", "nsgaii", "prior"
             (around the baseline), "sobol", "halton", "random" or "grid"; one of Optuna's sampler objects; or a
             function from a `View` to values.
@@ -97,14 +102,20 @@ def tune(
             shows how long they are; only then can others be cut short.
         direction: for a function: "max" (when None) or "min".
         metric: for a function: name of what it reports; "value" when None.
+        objectives: several at once, the first of which leads: it decides which trial is the best, what winner and
+            baseline are compared in, and which weights are kept. Early stops rank by all (front by front), and
+            `study.front` holds the finished trials that no other one beats in all. For a task its metric first, then
+            any of "loss", "parameters" (trainable ones), "latency_ms" (of one example) and "train_time_s":
+            ["accuracy", "parameters"]. For a function with directions, {"accuracy": "max", "latency": "min"}, and it
+            reports a dict of them; "train_time_s" is known without.
         start: for a function: values for trial 0, which then runs over all steps as the baseline.
         trial_timeout: seconds that a trial may be silent (a function: without a report) before its worker is killed
             and the trial counts as failed.
         constraints: functions of a trial's values by path or name (fields that it leaves alone included): True, or a
             number of at most 0, where they may be trained. Checked before a trial begins.
         deterministic: the same trials and decisions with the same seed, on any number of workers of any speed and
-            after any interruption: they follow a virtual clock, and faster workers wait for their turn. A budget only
-            cuts the study off.
+            after any interruption: they follow a virtual clock, and faster workers wait for their turn. A budget of
+            time only cuts the study off; one of steps or epochs decides the same each time.
         on: "ray" or "ray://host:10001": workers are actors on a Ray cluster, as many as it holds when `workers` is
             None; all its nodes must see the folder. None: processes on this machine.
         resources: of each worker on Ray: num_cpus (1 unless told), num_gpus, memory, resources.
@@ -132,6 +143,6 @@ def tune(
         on=on,
         resources=resources,
     )
-    searched = searched_for(task, recipe, space, groups, seed, steps, metric, direction, start)
+    searched = searched_for(task, recipe, space, groups, seed, steps, metric, direction, start, objectives)
     path = Path(folder) if folder is not None else Path("studies") / searched.name
     return Call(asked, searched, path, storage, resume, console, test, origin).run()

@@ -75,18 +75,25 @@ class View:
     def ranked(self) -> list[int]:
         """Indices of the trials that do not run, best first; failed and unread ones last, in their order.
 
-        One objective: those trained further first (a scheduler gave the better ones more), then by value. Several: by
+        Those trained further first (a scheduler gave the better ones more), then by value; with several objectives by
         front, then by crowding.
         """
         read = [(index, each) for index, each in enumerate(self.seen) if not each.open]
         good = [(index, each) for index, each in read if each.scores is not None and not each.violated]
         rest = [index for index, each in read if each.scores is None or each.violated]
         if len(self.directions) > 1:
-            order = by_front([self.losses(each) for _, each in good])
-            return [good[place][0] for place in order] + rest
+            return self._by_front(good) + rest
         sign = self.signs[0]
         keys = [(-each.share, sign * each.scores[0], index) for index, each in good if each.scores is not None]
         return [index for _, _, index in sorted(keys)] + rest
+
+    def _by_front(self, good: list[tuple[int, Seen]]) -> list[int]:
+        """Indices of trials with scores, those of one share ranked among each other."""
+        order = []
+        for share in sorted({each.share for _, each in good}, reverse=True):
+            peers = [(index, each) for index, each in good if each.share == share]
+            order += [peers[place][0] for place in by_front([self.losses(each) for _, each in peers])]
+        return order
 
     def worst(self) -> tuple[float, ...] | None:
         """The worst score of each objective among the trials that did not fail; None without any."""
