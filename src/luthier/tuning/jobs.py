@@ -36,7 +36,7 @@ class Continue:
 
 @dataclass(frozen=True)
 class Stop:
-    """End a paused trial for good."""
+    """End a paused trial."""
 
     number: int
     reason: str

@@ -97,7 +97,10 @@ def _repeat(state: State, trial: Trial, seed: int) -> Start:
 
 
 def outranked(state: State, plan: Plan) -> list[Stop]:
-    """Ends for the trials that wait at a rung when the search is over; those that were cut off may still go on."""
+    """Ends for the trials that wait at a rung when the search is over; those that were cut off may still go on.
+
+    A later call with larger totals takes them up again: among more trials they may be promoted.
+    """
     ladders = ladders_of(state, strategy_for(plan))
     waiting = [trial for trial in state.search if trial.state == "paused" and trial.step >= trial.until]
     return [Stop(trial.number, _outranked_reason(trial, ladders.of(trial))) for trial in waiting]
