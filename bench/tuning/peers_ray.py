@@ -1,4 +1,4 @@
-"""Ray Tune with ASHA; runs in an environment of its own (`environment.py`)."""
+"""Ray Tune with ASHA."""
 
 from __future__ import annotations
 
