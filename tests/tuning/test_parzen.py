@@ -94,3 +94,10 @@ def test_recent_trials_weigh_most() -> None:
     assert len(weights) == 100
     assert weights[0] == pytest.approx(0.01)
     assert (weights[-25:] == 1).all()
+
+
+def test_a_trial_that_violated_a_constraint_is_never_good() -> None:
+    space = {"x": uniform(0.0, 1.0)}
+    bad = [Seen({"x": 0.9}, "failed", (9.0,))] * 20
+    view = View(space, (*bad, Seen({"x": 0.1}, "finished", (1.0,))), ("max",), 0)
+    assert split(view)[0] == [view.seen[-1]]

@@ -7,6 +7,7 @@ from itertools import islice
 from luthier.tuning.jobs import Plan
 from luthier.tuning.journal import Journal
 from luthier.tuning.ledger import StudyError
+from luthier.tuning.memory import OUT_OF_MEMORY
 from luthier.tuning.searched import Searched
 from luthier.tuning.state import State
 
@@ -14,13 +15,14 @@ _SAME_FAILURES = 3
 
 
 def check_failures(state: State) -> None:
-    """Whether the first trials all failed: then so would the rest.
+    """Whether the first trials all failed: then so would the rest. Others may need less memory than these.
 
     Raises:
         StudyError: with the last reason.
     """
     ended = list(islice((trial for trial in state.trials if trial.ended), _SAME_FAILURES + 1))
-    if len(ended) == _SAME_FAILURES and all(trial.state == "failed" for trial in ended):
+    failed = [trial for trial in ended if trial.state == "failed" and not trial.reason.startswith(OUT_OF_MEMORY)]
+    if len(ended) == len(failed) == _SAME_FAILURES:
         raise StudyError(
             f"the first {len(ended)} trials all failed, so the study stops; the last one: {ended[-1].reason}"
         )

@@ -43,10 +43,10 @@ def _is_shortage(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _REFUSALS)
 
 
-def oom_kills(root: Path = Path("/")) -> int:
+def oom_kills(root: Path = Path("/")) -> int | None:
     """How many processes the kernel has killed for want of memory so far, in this control group where it counts them.
 
-    Linux only; elsewhere the count stays 0, and such a death is a crash like another.
+    Linux only; None elsewhere: there such a death is a crash like another.
     """
     for path in _counters(root):
         try:
@@ -54,7 +54,7 @@ def oom_kills(root: Path = Path("/")) -> int:
             return int(numbers["oom_kill"])
         except (OSError, ValueError, KeyError):
             continue
-    return 0
+    return None
 
 
 def _counters(root: Path) -> Iterator[Path]:
@@ -62,7 +62,7 @@ def _counters(root: Path) -> Iterator[Path]:
     try:
         groups = [line.split(":", 2)[1:] for line in (root / "proc/self/cgroup").read_text().splitlines()]
     except OSError:
-        return
+        groups = []
     base = root / "sys/fs/cgroup"
     for names, group in groups:
         inner = group.lstrip("/")

@@ -48,7 +48,7 @@ class RayWorker(Place):
         self.log.touch()
         self.actor = actors.remote(posting, str(self.log))
         self._waiting: list[dict[str, Any]] = []
-        self._cause = ""
+        self._cause, self.starved = "", False
         end, beginning = os.pipe()
         self.messages = os.fdopen(end, "rb", buffering=0)
         self._passing_on = threading.Thread(target=self._pass_on, args=(beginning,), daemon=True)
@@ -105,6 +105,7 @@ class RayWorker(Place):
                     messages.flush()
         except Exception as error:  # whatever it is, this worker is lost
             self._cause = _shortly(error)
+            self.starved = isinstance(error, ray.exceptions.OutOfMemoryError) or "OUT_OF_MEMORY" in str(error)
 
 
 class RayWorkers(Workers):

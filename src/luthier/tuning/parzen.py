@@ -57,7 +57,7 @@ def tpe(view: View) -> dict[str, Any]:
 
 def pure_tpe(view: View) -> dict[str, Any]:
     """`tpe` without the random share."""
-    if sum(seen.scores is not None and not seen.open for seen in view.seen) < STARTUP:
+    if sum(map(_has_worked, view.seen)) < STARTUP:
         return uniform_random(view)
     good, others = split(view)
     rng = np.random.default_rng(view.seed)
@@ -72,12 +72,19 @@ def pure_tpe(view: View) -> dict[str, Any]:
 
 
 def split(view: View) -> tuple[list[Seen], list[Seen]]:
-    """The good trials and the most recent of the others, both in the order of their numbers."""
+    """The good trials and the most recent of the others, both in the order of their numbers.
+
+    A trial that violated a constraint (out of memory, a crash, divergence) is never good, however few others there are.
+    """
     ranked = view.ranked()
-    n_good = min(math.ceil(GOOD_SHARE * len(ranked)), MOST_GOOD)
+    n_good = min(math.ceil(GOOD_SHARE * len(ranked)), MOST_GOOD, sum(map(_has_worked, view.seen)))
     good = set(ranked[:n_good])
     others = [seen for index, seen in enumerate(view.seen) if index not in good]
     return [view.seen[index] for index in sorted(good)], others[-MOST_OTHERS:]
+
+
+def _has_worked(seen: Seen) -> bool:
+    return seen.scores is not None and not seen.open and not seen.violated
 
 
 class Density:

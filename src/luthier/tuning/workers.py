@@ -20,6 +20,7 @@ from typing import Any
 
 from luthier.tuning.jobs import Continue, Start
 from luthier.tuning.ledger import StudyError
+from luthier.tuning.memory import OUT_OF_MEMORY, oom_kills
 from luthier.tuning.messages import Inbox, send
 from luthier.tuning.state import trial_folder
 
@@ -35,6 +36,7 @@ class Place:
         trial: number of the trial that it trains.
         ready, recalled: whether it has told so; whether its trial was called back before.
         heard, pause_by: when it last told something or was ordered to; when it must have paused, `time.monotonic()`.
+        oom_kills: how many processes the kernel had killed for want of memory when the trial began.
         inbox, log: its messages; where its trainings print to.
     """
 
@@ -43,6 +45,7 @@ class Place:
         self.trial: int | None = None
         self.ready = self.recalled = False
         self.heard, self.pause_by = time.monotonic(), math.inf
+        self.oom_kills: int | None = None
         self.inbox = Inbox()
         self.log = folder / "workers" / f"worker-{index}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -97,9 +100,13 @@ class Worker(Place):
         code = self.process.wait()
         if code >= 0:
             return f"the worker process exited with code {code}; see {self.log}"
-        name = signal.Signals(-code).name
-        cause = " (usually: out of memory)" if name == "SIGKILL" else ""
-        return f"the worker process was killed by {name}{cause}; see {self.log}"
+        return f"the worker process was killed by {signal.Signals(-code).name}; see {self.log}"
+
+    @property
+    def starved(self) -> bool:
+        """Whether the kernel killed the process for want of memory: it counts such kills, those from outside not."""
+        now = oom_kills() if self.process.returncode == -signal.SIGKILL else None
+        return now is not None and self.oom_kills is not None and now > self.oom_kills
 
     def close(self, at_once: bool) -> None:
         """End the process: by the end of its input, or by force."""
@@ -153,7 +160,7 @@ class Workers:
 
     def train(self, worker: Worker, job: Start | Continue, values: dict[str, Any], seed: int, **more: Any) -> None:
         """Order a training; `more` is for what is trained to know."""
-        worker.trial, worker.pause_by = job.number, math.inf
+        worker.trial, worker.pause_by, worker.oom_kills = job.number, math.inf, oom_kills()
         folder = str(trial_folder(self.folder, job.number).absolute())
         order = {"number": job.number, "folder": folder, "values": values, "seed": seed, "until": job.until_step}
         worker.order(order="train", **order, **more)
@@ -242,6 +249,9 @@ class Workers:
         self._selector.unregister(worker.messages)
         worker.kill()
         reason, number = worker.why_dead(), worker.trial
+        at_work = number is not None and worker.ready and not worker.recalled
+        if at_work and worker.starved:
+            failed = failed or f"{OUT_OF_MEMORY}: the operating system killed its worker process"
         worker.close(at_once=True)
         self._deaths += not worker.ready and not worker.recalled
         if self._deaths >= _TRIES:
@@ -251,7 +261,7 @@ class Workers:
             )
         if failed:
             yield {"event": "failed", "number": number, "reason": f"{failed}; see {worker.log}"}
-        elif number is not None and worker.ready and not worker.recalled:
+        elif at_work:
             yield {"event": "crashed", "number": number, "reason": reason}
         elif number is not None:
             why = "recalled" if worker.recalled else "its worker died before the training began"
