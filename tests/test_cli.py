@@ -132,6 +132,7 @@ def test_fit_resumes(capsys, task_file, tmp_path):
         (["tune", "mine.py:task", "--space", "lr=0..0.1 log", "--trials", "1"], "above zero, got 0"),
         (["tune", "mine.py:task", "--sampler", "tpee", "--trials", "1"], "did you mean 'tpe'"),
         (["tune", "mine.py:task", "--workers", "0", "--trials", "1"], "workers"),
+        (["tune", "mine.py:task", "--budget", "5 parsecs"], "a budget is a time above zero"),
         (["report", "."], "."),
         (["fetch", "mnits"], "mnits"),
     ],

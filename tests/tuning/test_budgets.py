@@ -1,15 +1,22 @@
 """Budgets of time, steps and epochs: read, followed by the ledger, and kept by every strategy."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from luthier.errors import LuthierError
+from luthier.recipe import Recipe
+from luthier.task import Task
 from luthier.tuning.budgets import Time, Work, read_budget, seconds
 from luthier.tuning.jobs import BASELINE, Continue, Plan, Proposal, Start
 from luthier.tuning.scheduler import budget_left, budget_over, next_job, next_repeat, reserve
 from luthier.tuning.simulate import Curve, Simulator
+from luthier.tuning.space import choice, loguniform, uniform
 from luthier.tuning.strategies import STRATEGIES
+from luthier.tuning.tune import tune
 
 TOTAL = 90
 
@@ -147,3 +154,57 @@ def test_what_is_no_budget_is_refused(text: Any) -> None:
 def test_what_is_no_time_is_refused(text: Any) -> None:
     with pytest.raises(LuthierError, match="expected a time above zero"):
         seconds(text)
+
+
+def climb(trial: Any) -> None:
+    for step in range((trial.restore() or 0) + 1, 11):
+        trial.save(step)
+        trial.report(trial.params["x"] * step, step=step)
+
+
+def endless(trial: Any) -> None:
+    trial.restore()
+    for step in range(1, 1_000_000):
+        trial.report(step, step=step)
+
+
+def test_a_deterministic_study_follows_a_budget_of_steps_exactly(tmp_path: Path) -> None:
+    def call(folder: str, budget: str, workers: int) -> list[Any]:
+        space = {"x": uniform(0, 1)}
+        study = tune(
+            climb, space=space, steps=10, budget=budget, workers=workers, folder=tmp_path / folder, deterministic=True
+        )
+        assert study.settings["budget"] == budget
+        assert study.ended == "budget"
+        return [(trial.values, trial.step, trial.state, trial.reason) for trial in study.trials]
+
+    one, two = [(call(f"{n}", "60 steps", n), call(f"{n}", "150 steps", n)) for n in (1, 2)]
+    assert one == two
+    assert [50 <= sum(step for _, step, *_ in one[0]) <= 60, 130 <= sum(step for _, step, *_ in one[1]) <= 150] == [
+        True
+    ] * 2
+    assert [values for values, *_ in one[1]][: len(one[0])] == [values for values, *_ in one[0]]
+
+
+def test_a_function_of_unknown_length_is_paused_soon_after_the_budget(tmp_path: Path) -> None:
+    with pytest.raises(LuthierError, match="budget of 50 steps was too small for one whole training"):
+        tune(endless, space={"x": uniform(0, 1)}, budget="50 steps", workers=1, folder=tmp_path)
+
+
+def test_epochs_of_a_function_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(LuthierError, match="give the budget as time or steps, such as '300 steps'"):
+        tune(climb, space={"x": uniform(0, 1)}, budget="300 epochs", folder=tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+def test_epochs_of_a_task_are_counted_over_search_and_repeats(tmp_path: Path) -> None:
+    x = torch.randn(96, 4, generator=torch.Generator().manual_seed(0))
+    data = (x, x[:, :3].argmax(1))
+    task, recipe = Task(lambda: nn.Linear(4, 3), data, val=data, name="tiny"), Recipe(epochs=3, batch_size=32)
+    space: Any = {"lr": loguniform(1e-3, 1.0), "batch_size": choice(16, 32, 48)}
+    study = tune(task, recipe, space, budget="30 epochs", workers=1, folder=tmp_path, repeats=1)
+    epochs = [3 * trial.step / trial.total_steps for trial in study.trials]
+    assert {trial.total_steps for trial in study.trials} > {9}
+    assert 24 <= sum(epochs) <= 30 + 1e-9
+    assert [trial.kind for trial in study.trials].count("repeat") == 2
+    assert study.comparison is not None
