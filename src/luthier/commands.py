@@ -85,10 +85,10 @@ def tune(
     /,
     *,
     trials: Annotated[
-        int | None, Parameter(help="trials in all, resumed ones counted; default: until the budget ends")
+        int | None, Parameter(help="trials in all, resumed ones counted; default: until the budget ends, else 30")
     ] = None,
     budget: Annotated[
-        str | None, Parameter(help="time in all, such as 90s, 5min, 1h; default 5min without --trials")
+        str | None, Parameter(help="time, steps or epochs of all trials together: 5min, 20000steps, 300epochs")
     ] = None,
     space: Annotated[
         list[str], Parameter(negative=(), help="FIELD=RANGE, repeatable: lr=1e-4..1e-1 log, batch_size=16,32,64")
