@@ -79,7 +79,7 @@ def _accurate(vitals: Vitals, limit: float = 0.8) -> bool:
     return any(value is not None and value > limit for value in accuracies(vitals))
 
 
-def _good_enough(vitals: Vitals, limit: float = 0.8) -> bool:
+def _good_enough(vitals: Vitals, limit: float) -> bool:
     """Accurate, and small learners do not find much more in the data."""
     return _accurate(vitals, limit) and not data_allow_more(vitals)
 
@@ -371,8 +371,9 @@ def too_few_epochs(vitals: Vitals) -> list[Finding] | NotSeen:
     curve, base = course.curve, course.base
     span = base.value - base.floor
     steep = (course.steady and curve.drop > 0.03 * span) or _brief(vitals, base)
-    far = course.end < (0.9 if data_allow_more(vitals) else 0.6)
-    if not steep or not far or _good_enough(vitals) or _decayed(vitals) or not course.stable:
+    behind = data_allow_more(vitals) and not _accurate(vitals, 0.75)
+    far = course.end < (0.9 if behind else 0.6)
+    if not steep or not far or _accurate(vitals) or _decayed(vitals) or not course.stable:
         return []
     if not _validation_falls(vitals):
         return []

@@ -19,7 +19,7 @@ def too_much_regularisation(vitals: Vitals) -> list[Finding] | NotSeen:
     learnt = _learnt(vitals)
     if learnt is None or not vitals.looks:
         return NotSeen("no training loss was seen: pass the loss to watch.step")
-    for look_for in (_dropout, _penalty, _weight_decay, _smoothing):
+    for look_for in (_dropout, _penalty, _weight_decay, _smoothing, _collapse):
         found = look_for(vitals, learnt)
         if found is not None:
             return [found]
@@ -146,6 +146,20 @@ def _left(vitals: Vitals) -> float:
     ]
     finite = [size for _, size in sizes if size]
     return finite[-1] / finite[0] if len(finite) > 1 else 1.0
+
+
+def _collapse(vitals: Vitals, learnt: float) -> Finding | None:
+    """The weights of several layers shrink to a fraction though the data hold more than was learnt, whatever pulls."""
+    left = _left(vitals)
+    if left > 0.4 or learnt > 0.7 or not data_allow_more(vitals) or len(layers(vitals, vitals.looks[0])) < 2:
+        return None
+    return _finding(
+        f"The weights shrank to {left:.0%} of their size at the start: some penalty or decay pulls harder than the loss.",
+        (_poor(learnt), "small learners predict clearly better from the same data"),
+        (),
+        0.55,
+        left=left,
+    )
 
 
 def _smoothing(vitals: Vitals, learnt: float) -> Finding | None:
