@@ -41,6 +41,7 @@ class FakeStudy:
         self.task = {"name": name}
         self.baseline = self.start = Recipe(lr=0.3)
         self.space = {"lr": loguniform(1e-4, 0.1), "dropout": uniform(0, 0.5), "schedule": choice("cosine", "step")}
+        self.widened: dict[str, Any] = {}
         self.groups, self.trials, self.comparison = groups, trials, comparison
         self.settings = {
             "sampler": "tpe",
@@ -160,6 +161,16 @@ def test_numbers_that_are_none_are_left_out_of_charts(tmp_path: Path) -> None:
     assert curve(rows([0.5, math.nan]), "accuracy", 100)["val_accuracy"] == [0.5, None]
 
 
+def test_every_ended_trial_says_why_and_what_was_widened(tmp_path: Path) -> None:
+    study = full_study()
+    study.widened = {"lr": loguniform(1e-4, 0.4)}
+    study.trials[1] = replace(study.trials[1], reason="all 2 epochs trained", source="known-good settings")
+    told = Page(page_of(study, tmp_path)).text
+    for words in ("finished: all 2 epochs trained", "stopped: outranked at step 10", "(known-good settings)"):
+        assert words in told
+    assert "Widened during the search, where the best trials lay at the end of a range: lr" in told
+
+
 def test_texts_cannot_break_out(tmp_path: Path) -> None:
     html = page_of(full_study(name=HOSTILE), tmp_path)
     page = Page(html)
@@ -239,6 +250,9 @@ def test_a_pipe_gets_one_line_per_ended_trial(monkeypatch: pytest.MonkeyPatch) -
     assert [line.split()[0] for line in lines] == ["#0", "#1", "#2", "#3", "#4"]
     assert [line.endswith("best so far") for line in lines] == [True, True, False, False, False]
     assert HOSTILE in lines[3]
+    assert "(outranked at step 10)" in lines[2]
+    console.widened({"lr": loguniform(1e-4, 0.4)})
+    assert "range widened: lr 0.0001..0.4 log" in output.getvalue()
 
 
 def test_the_result_is_told() -> None:

@@ -57,6 +57,9 @@ class Log:
     def progress(self, info: dict[str, Any]) -> None:
         assert info["elapsed_s"] >= 0
 
+    def widened(self, ranges: Any) -> None:
+        self.said.append(("widened", ranges))
+
     def finished(self, study: Study) -> None:
         self.said.append(("finished", len(study.trials)))
 

@@ -147,10 +147,15 @@ def _parameters(study: Study) -> str:
         "Values against result",
         chart("parallel", f"values of each trial against {name}", "tall parallel"),
         note="One line per trial; drag along an axis to keep only the trials that pass there. "
-        "None, and zero on a log scale, stand at the lower end.",
+        f"None, and zero on a log scale, stand at the lower end.{_widened(study)}",
     )
     charts = "".join(chart(f"scatter:{path}", f"{path} against {name}", "small") for path in study.space)
     return parallel + section("Each parameter against the result", f'<div class="grid">{charts}</div>')
+
+
+def _widened(study: Study) -> str:
+    wider = "; ".join(f"{path} {range_}" for path, range_ in study.widened.items())
+    return f" Widened during the search, where the best trials lay at the end of a range: {wider}." if wider else ""
 
 
 def _arms(study: Study) -> str:
@@ -192,6 +197,7 @@ def _trials(study: Study) -> str:
 
 def _trial_row(study: Study, trial: Trial) -> list[str]:
     arm = trial.arm if trial.kind == "search" else f"trial {trial.of} again, seed {trial.seed}"
+    arm += f" ({trial.source})" if trial.source else ""
     values = full_values(study, trial) if trial.kind == "search" else {}
     return [
         cell(f"#{trial.number}", "number", trial.number),
@@ -205,7 +211,7 @@ def _trial_row(study: Study, trial: Trial) -> list[str]:
 
 
 def _state_cell(trial: Trial) -> str:
-    told = trial.state + (f": {trial.reason}" if trial.reason and trial.state != "finished" else "")
+    told = trial.state + (f": {trial.reason}" if trial.reason else "")
     mark = f'<i class="{text(trial.state)}"></i>'
     return f'<td class="state" title="{text(told)}" data-sort="{text(trial.state)}">{mark}{text(told)}</td>'
 

@@ -16,6 +16,7 @@ from luthier.show.tune_result import result
 from luthier.show.words import budget_text, clock_text, duration_text, metric_text, name_text, value_text
 
 if TYPE_CHECKING:
+    from luthier.tuning.ranges import Range
     from luthier.tuning.study import Study, Trial
 
 _ENDED = {"finished", "stopped", "failed"}
@@ -63,6 +64,11 @@ class TuneConsole:
             self.console.print(self._line(trial, improved), soft_wrap=True)
         self.progress({})
 
+    def widened(self, ranges: Mapping[str, Range]) -> None:
+        """Say that the search goes on over wider ranges."""
+        told = "; ".join(f"{path} {range_}" for path, range_ in ranges.items())
+        self.console.print(Text(f"range widened: {told} (the best trials lie at its end)", "bold"), soft_wrap=True)
+
     def progress(self, info: Mapping[str, Any]) -> None:
         """Redraw the live view when it is due.
 
@@ -101,7 +107,11 @@ class TuneConsole:
             f"{'#' + str(trial.number):>5}  ",
             (f"{trial.state:<8}", _STATE_STYLES.get(trial.state, "")),
             f"  {metric_text(self.metric, trial.value):>9}  {duration_text(trial.time_s):>9}  {what}",
-            f"  ({trial.reason})" if trial.state == "failed" and trial.reason else "",
+            (
+                f"  ({trial.reason})" if trial.reason and _cut_short(trial) else "",
+                "" if trial.state == "failed" else "dim",
+            ),
+            (f"  [{trial.source}]" if trial.source else "", "dim"),
             (f"  {symbol(self.console, '★', '*')} best so far", "bold green") if improved else "",
         )
 
@@ -144,6 +154,11 @@ def introduction(study: Study) -> list[Text]:
     if study.trials:
         lines.append(Text(f"resumed: {len(study.trials)} trials are there already"))
     return lines
+
+
+def _cut_short(trial: Trial) -> bool:
+    """Whether it ended before all of its steps were taken: that wants a reason."""
+    return trial.state != "finished" or trial.step < trial.total_steps
 
 
 def _values(trial: Trial) -> str:

@@ -157,7 +157,7 @@ class LiveTrial:
                 "the function returned without a report: call trial.report(value, step), or return the value"
             )
         self._saves.write()
-        self.ending = ("finished", "")
+        self.ending = ("finished", f"trained to its end, step {self._step}")
 
     def position(self) -> dict[str, Any]:
         """How far it came; a training that has finished shows how long it is."""

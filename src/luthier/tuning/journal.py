@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from luthier.tuning.budgets import Budget
 from luthier.tuning.ledger import Ledger
+from luthier.tuning.ranges import Range
+from luthier.tuning.space import space_from_json
 from luthier.tuning.state import State, Trial, apply, fold
 from luthier.tuning.study import Study
 
@@ -25,6 +27,9 @@ class Console(Protocol):
 
     def progress(self, info: dict[str, Any]) -> None:
         """Time passes: `elapsed_s`, `doing` in words, `spent` of a budget in steps or epochs in words."""
+
+    def widened(self, ranges: dict[str, Range]) -> None:
+        """The search goes on over wider ranges, by path."""
 
     def finished(self, study: Study) -> None:
         """The call is over."""
@@ -57,6 +62,8 @@ class Journal:
         self._urgent |= event != "row"
         if "number" in payload and event != "proposed" and self.console is not None:
             self.console.trial(self.state.trials[payload["number"]])
+        if event == "widened" and self.console is not None:
+            self.console.widened(space_from_json(payload["ranges"]))
 
     def flush(self) -> None:
         """Make durable what was written: before anything is done that follows from it."""

@@ -33,6 +33,7 @@ class Study:
         baseline: the recipe that the search started from; None for a training function.
         start: values by name that the search started from: the recipe, or those given for a function.
         space: ranges by dotted path.
+        widened: ranges that were widened during the search, as they are now.
         groups: arms of the search and their fields; None: one arm over the whole space.
         trials: in order of their numbers.
         best: the best search trial over its full budget, the baseline included; None before one has finished.
@@ -55,6 +56,7 @@ class Study:
         self.baseline = None if recipe is None else _recipe(recipe, callables)
         self.start: Baseline = self.baseline or Values(state.description.get("start") or {})
         self.space: dict[str, Range] = space_from_json(state.description["space"])
+        self.widened: dict[str, Range] = space_from_json(state.ranges)
         self.groups: dict[str, list[str]] | None = state.description["groups"]
         self.settings = state.settings
         self.trials = list(state.trials)
