@@ -1,4 +1,4 @@
-"""Known-good settings to begin a search with: what experience says works for most networks, before anything is seen."""
+"""The first trials of a search: known-good settings, where the space holds them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError
+from luthier.training.known_good import ADAPTIVE, FOR_ADAPTIVE, FOR_SGD
 from luthier.tuning.conditions import ordered, present, resolved
 from luthier.tuning.ranges import Choice
 
@@ -13,29 +14,15 @@ if TYPE_CHECKING:
     from luthier.recipe import Recipe
     from luthier.tuning.space import Range
 
-_ADAPTIVE = ("adam", "adamw", "nadam", "radam", "adamax", "lamb", "lion", "rmsprop")
-_FOR_ADAPTIVE: tuple[dict[str, Any], ...] = (
-    {"schedule": "one-cycle", "lr": 3e-3, "batch_size": 64},
-    {"schedule": "one-cycle", "lr": 1e-2, "batch_size": 128},
-    {"schedule": "cosine", "lr": 1e-3, "batch_size": 32},
-)
-_FOR_SGD: tuple[dict[str, Any], ...] = (
-    {"schedule": "one-cycle", "lr": 0.1, "batch_size": 64},
-    {"schedule": "cosine", "lr": 0.03, "batch_size": 32},
-)
-
 
 def known_good(ranges: Mapping[str, Range], baseline: Recipe) -> Iterator[dict[str, Any]]:
     """Values for the first trials: known-good ones where the ranges hold them, the baseline's own elsewhere.
 
     A value of the baseline outside its range (no weight decay, where the range begins at 1e-6) is moved to its edge. A
     range whose condition does not hold has no value.
-
-    Sources: Smith & Topin 2019, Super-Convergence (one-cycle); Loshchilov & Hutter 2017, SGDR (cosine); Karpathy 2015,
-    "3e-4" and its multiples for Adam.
     """
     space = resolved(ranges, baseline)
-    for start in _FOR_ADAPTIVE if getattr(baseline.optimizer, "name", "") in _ADAPTIVE else _FOR_SGD:
+    for start in FOR_ADAPTIVE if getattr(baseline.optimizer, "name", "") in ADAPTIVE else FOR_SGD:
         fitting = {path: value for path, value in start.items() if path in space and space[path].contains(value)}
         values = _completed(fitting, space, baseline)
         if fitting.keys() & values.keys() and all(space[path].contains(value) for path, value in values.items()):
