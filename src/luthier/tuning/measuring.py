@@ -15,7 +15,7 @@ from luthier.training.run import Run
 
 _WARM_UP = 3
 _PASSES = 30
-_MOST_S = 1.0
+_LEAST_S, _MOST_S = 0.1, 1.0
 
 
 def measured(run: Run, names: Sequence[str]) -> dict[str, float]:
@@ -31,9 +31,9 @@ def n_trainable(run: Run) -> float:
 def latency_ms(run: Run) -> float:
     """Milliseconds of a forward pass over one validation example, in evaluation mode; the training is left as it was.
 
-    The median of 30 passes, of fewer when they are slow, as the recipe trains (device, precision, threads of a
-    worker). A data loader gives a batch of its own size; a task with a step of its own is timed with it. Other
-    workers train at the same time, so differences of some tens of per cent may be noise.
+    The median of the passes of a tenth of a second, of at least 30 if these take no more than a second, as the recipe
+    trains (device, precision, threads of a worker). A data loader gives a batch of its own size; a task with a step of
+    its own is timed with it. Other workers train at the same time, so the same network may read twice as slow.
     """
     source = as_batches(run.task.val, 1, shuffle=False, seed=0, name="val")
     batch = run.inputs.for_evaluation(next(iter(source.epoch(0))))
@@ -53,13 +53,11 @@ COSTS: dict[str, Callable[[Run], float]] = {"parameters": n_trainable, "latency_
 def _timed(forward: Callable[[], Any], device: torch.device) -> list[float]:
     """Seconds of each pass, after some to warm up."""
     times: list[float] = []
-    until = time.perf_counter() + _MOST_S
-    for _ in range(_WARM_UP + _PASSES):
+    first = time.perf_counter()
+    while (spent := time.perf_counter() - first) < _LEAST_S or (len(times) < _PASSES and spent < _MOST_S):
         began = time.perf_counter()
         forward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - began)
-        if len(times) > _WARM_UP and time.perf_counter() > until:
-            break
-    return times[_WARM_UP:]
+    return times[_WARM_UP:] or times

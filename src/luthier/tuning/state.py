@@ -183,12 +183,14 @@ class State:
 
     @property
     def front(self) -> list[Trial]:
-        """The finished search trials that no other one beats in all objectives, best first in the first of them."""
-        finished = [trial for trial in self.search if trial.state == "finished"]
-        scores = [tuple(trial.scores.values()) for trial in finished]
-        return self.rank(
-            finished[index] for index in pareto_front(scores, [each.direction for each in self.objectives])
-        )
+        """The finished search trials that no other one beats in all objectives; see `undominated`."""
+        return self.undominated(trial for trial in self.search if trial.state == "finished")
+
+    def undominated(self, trials: Iterable[Trial]) -> list[Trial]:
+        """Those with scores that no other one beats in all objectives, in the order of `rank`."""
+        ranked = self.rank(trials)
+        directions = [objective.direction for objective in self.objectives]
+        return [ranked[index] for index in pareto_front([tuple(each.scores.values()) for each in ranked], directions)]
 
     @property
     def baseline(self) -> Trial | None:

@@ -1,4 +1,4 @@
-"""Checkpoints of ended trials go, except those of the best three, the next three in line and the baseline."""
+"""Checkpoints of ended trials go, but for the best three, the front, the next three in line and the baseline."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Checkpoints(Follower):
             self._there.add(trial.number)
 
     def tidy(self, state: State) -> None:
-        """Remove those of trials that are neither among the best three nor the first three to be taken up again.
+        """Remove those of trials that are not among the best three, nor on the front, nor the next three in line.
 
         One that a later call takes up without its checkpoint begins anew.
         """
@@ -33,6 +33,8 @@ class Checkpoints(Follower):
         waiting = state.rank(state.trials[number] for number in self._there if state.trials[number].may_return)
         waiting.sort(key=lambda trial: -trial.step / trial.total_steps)  # the furthest first, of these the best
         kept = {*islice(standings(state).finished, KEPT), *(trial.number for trial in waiting[:KEPT])}
+        if len(state.objectives) > 1:
+            kept.update(trial.number for trial in state.front)
         for number in self._there - kept:
             shutil.rmtree(state.trials[number].folder / "checkpoints", ignore_errors=True)
             self._there.remove(number)
