@@ -12,7 +12,7 @@ from luthier.recipe import Recipe
 from luthier.task import Task
 from luthier.tuning.budgets import Time, Work, read_budget, seconds
 from luthier.tuning.jobs import BASELINE, Continue, Plan, Proposal, Start
-from luthier.tuning.scheduler import budget_left, budget_over, next_job, next_repeat, reserve
+from luthier.tuning.scheduler import budget_left, budget_over, next_job, next_repeat, outranked, reserve
 from luthier.tuning.simulate import Curve, Simulator
 from luthier.tuning.space import choice, loguniform, uniform
 from luthier.tuning.strategies import STRATEGIES
@@ -208,3 +208,22 @@ def test_epochs_of_a_task_are_counted_over_search_and_repeats(tmp_path: Path) ->
     assert 24 <= sum(epochs) <= 30 + 1e-9
     assert [trial.kind for trial in study.trials].count("repeat") == 2
     assert study.comparison is not None
+
+
+def unpausable(trial: Any) -> None:
+    for step in range(1, 11):
+        trial.report(trial.params["x"] * step, step=step)
+
+
+def test_a_function_that_cannot_pause_keeps_its_budget(tmp_path: Path) -> None:
+    study = tune(unpausable, space={"x": uniform(0, 1)}, steps=10, budget="33 steps", workers=2, folder=tmp_path)
+    assert 25 <= sum(trial.step for trial in study.trials) <= 33
+    assert all(trial.ended for trial in study.trials)
+
+
+def test_what_had_earned_more_when_the_budget_ended_is_not_called_outranked() -> None:
+    made = simulator(plan(Work(1000), strategy="halving")).run(decisions=4)
+    made._end_first()
+    told = {stop.number: (stop.reason, stop.may_return) for stop in outranked(made.state, made.plan)}
+    assert told[3] == ("out of budget: place 1 of 3 after 11% of its steps", True)
+    assert told[2] == ("outranked: place 2 of 3 after 11% of its steps", True)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 _SECONDS = {"": 1.0, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _WORK = {"step": "steps", "steps": "steps", "epoch": "epochs", "epochs": "epochs"}
 _LATEST = 101
-_MARGIN = 1.15  # repeats take longer than the trials that they repeat, as often as not
+_MARGIN = 1.15  # repeats may take longer than the trials that they repeat
+_GRAIN = 1e-6  # parts of epochs add up to whole ones up to rounding
 
 
 @dataclass(frozen=True)
@@ -139,9 +140,9 @@ class Work(Budget):
         """Its steps to there."""
         return start.until_step * self.price(start)
 
-    def rest(self, trial: Trial, until: int) -> float:
-        """Its steps from here to there."""
-        return (until - trial.step) * self.price(trial)
+    def rest(self, trial: Trial, until: int) -> float | None:
+        """Its steps from here to there; None for a training that nobody knows the length of."""
+        return None if until > trial.total_steps else (until - trial.step) * self.price(trial)
 
     def whole(self, trial: Trial) -> float:
         """All of its steps."""
@@ -211,6 +212,11 @@ class _Spent(Follower):
     def total(self) -> float:
         """In the budget's unit."""
         return fsum(count * (units / steps) for (units, steps), count in self._steps.items())
+
+
+def fits(cost: float | None, left: float | None) -> bool:
+    """Whether what something takes is within what is left; either may be unknown or without limit: None."""
+    return cost is None or left is None or cost <= left + _GRAIN
 
 
 def read_budget(told: str | float) -> tuple[float, str]:

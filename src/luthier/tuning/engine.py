@@ -86,7 +86,7 @@ class Engine:
         self.drive(lambda: scheduler.next_job(self.state, self.decided, self.propose, journal.clock), self.search_over)
         if not self.interrupts:
             for stop in scheduler.outranked(self.state, self.plan):
-                journal.record("stopped", number=stop.number, reason=stop.reason, may_return=True)
+                journal.record("stopped", number=stop.number, reason=stop.reason, may_return=stop.may_return)
             self.doing = "repeats"
             self.drive(lambda: scheduler.next_repeat(self.state, self.decided), self.budget_over)
         if self.interrupts:

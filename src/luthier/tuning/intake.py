@@ -54,7 +54,8 @@ class Intake:
             self.journal.record("assigned", number=number, until=decision.until_step)
             answer: dict[str, Any] = {"order": "go", "until": decision.until_step}
         else:
-            self.journal.record("stopped", number=number, reason=decision.reason)
+            told = {"reason": decision.reason, "may_return": decision.may_return}
+            self.journal.record("stopped", number=number, **told)
             answer = {"order": "stop", "reason": decision.reason}
         self.journal.flush()
         self.workers.answer(number, **answer)

@@ -36,10 +36,15 @@ class Continue:
 
 @dataclass(frozen=True)
 class Stop:
-    """End a paused trial."""
+    """End a paused trial.
+
+    Attributes:
+        may_return: whether a later call may go on with it.
+    """
 
     number: int
     reason: str
+    may_return: bool = False
 
 
 Job: TypeAlias = Start | Continue | Stop

@@ -6,7 +6,9 @@ clock run the very same code, and a resumed study decides as it would have befor
 
 from __future__ import annotations
 
-from luthier.tuning.budgets import Budget
+import math
+
+from luthier.tuning.budgets import Budget, fits
 from luthier.tuning.jobs import BASELINE, Continue, Outlook, Plan, Propose, Start, Stop
 from luthier.tuning.ladders import Ladder, ladders_of
 from luthier.tuning.standings import standings
@@ -27,7 +29,7 @@ def next_job(state: State, plan: Plan, propose: Propose, clock: float) -> Start 
         clock: seconds that the study has been at work.
     """
     rest, left = budget_left(state, plan, clock), search_left(state, plan, clock)
-    if rest is not None and rest <= 0:
+    if rest is not None and fits(rest, 0.0):
         return None
     if not state.trials and plan.baseline:
         return _start(state, plan, BASELINE, propose, rest)
@@ -79,10 +81,8 @@ def next_repeat(state: State, plan: Plan) -> Start | Continue | None:
         both.sort(key=lambda trial: -trial.time_s)  # the longest first: all end early
     for seed in range(plan.seed + 1, plan.seed + 1 + plan.repeats):
         missing = [_repeat(state, trial, seed) for trial in both if seed not in _seeds(state, trial)]
-        if missing and plan.budget is not None and left is not None:
-            return missing[0] if sum(plan.budget.beginning(start) or 0.0 for start in missing) <= left else None
         if missing:
-            return missing[0]
+            return missing[0] if fits(sum(_cost(plan, start) or 0.0 for start in missing), left) else None
     return None
 
 
@@ -101,9 +101,10 @@ def outranked(state: State, plan: Plan) -> list[Stop]:
 
     A later call with larger totals takes them up again: among more trials they may be promoted.
     """
-    ladders = ladders_of(state, strategy_for(plan))
+    strategy = strategy_for(plan)
+    ladders, eta = ladders_of(state, strategy), getattr(strategy, "eta", math.inf)
     waiting = [trial for trial in state.search if trial.state == "paused" and trial.step >= trial.until]
-    return [Stop(trial.number, _outranked_reason(trial, ladders.of(trial))) for trial in waiting]
+    return [Stop(trial.number, _why(trial, ladders.of(trial), eta), may_return=True) for trial in waiting]
 
 
 def reserve(state: State, plan: Plan) -> float:
@@ -196,8 +197,11 @@ def _start(state: State, plan: Plan, arm: str, propose: Propose, left: float | N
     total = proposal.total_steps
     until = total if arm == BASELINE else strategy_for(plan).first_stop(number, total)
     start = Start(number, arm, proposal.values, until, total, seed=plan.seed, source=proposal.source)
-    cost = None if plan.budget is None else plan.budget.beginning(start)
-    return start if cost is None or left is None or cost <= left else None
+    return start if fits(_cost(plan, start), left) else None
+
+
+def _cost(plan: Plan, start: Start) -> float | None:
+    return None if plan.budget is None else plan.budget.beginning(start)
 
 
 def _last_bets(state: State, plan: Plan, left: float) -> Continue | None:
@@ -208,13 +212,14 @@ def _last_bets(state: State, plan: Plan, left: float) -> Continue | None:
 
 def _fits(state: State, plan: Plan, job: Continue, left: float | None) -> bool:
     """Whether a training comes to the job's step with what is left."""
-    cost = None if plan.budget is None else plan.budget.rest(state.trials[job.number], job.until_step)
-    return cost is None or left is None or cost <= left
+    return plan.budget is None or fits(plan.budget.rest(state.trials[job.number], job.until_step), left)
 
 
-def _outranked_reason(trial: Trial, ladder: Ladder) -> str:
+def _why(trial: Trial, ladder: Ladder, eta: float) -> str:
     share = f"after {trial.step / trial.total_steps:.0%} of its steps"
     rung = next((rung for rung in reversed(ladder.rungs) if trial.number in rung.reached), None)
     if rung is None:
         return f"outranked: no finite reading {share}"
-    return f"outranked: place {1 + rung.reached.place(trial.number)} of {len(rung.reached)} {share}"
+    place, count = rung.reached.place(trial.number), len(rung.reached)
+    earned = place < int(count / eta)  # it was to go on, but for the budget
+    return f"{'out of budget' if earned else 'outranked'}: place {1 + place} of {count} {share}"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+from luthier.tuning.budgets import fits
 from luthier.tuning.jobs import Continue, Plan, Stop
 from luthier.tuning.ladders import ladders_of
+from luthier.tuning.scheduler import search_left
 from luthier.tuning.state import State
 from luthier.tuning.strategies import strategy_for
 
@@ -23,11 +25,15 @@ def at_rung(state: State, plan: Plan, number: int) -> Continue | Stop:
     strategy, trial = strategy_for(plan), state.trials[number]
     ladder = ladders_of(state, strategy).of(trial)
     rung = next((rung for rung in reversed(ladder.rungs) if number in rung.reached), None)
+    on = Continue(number, strategy.next_stop(trial))
+    exact = plan.budget if plan.budget is not None and plan.budget.exact else None
+    if exact is not None and not fits(exact.rest(trial, on.until_step), search_left(state, plan, clock=0.0)):
+        return Stop(number, f"out of budget at step {trial.step} of {trial.total_steps}", may_return=True)
     if rung is None:
-        return Continue(number, strategy.next_stop(trial))
+        return on
     place, count = rung.reached.place(number), len(rung.reached)
     if place < math.ceil(count / getattr(strategy, "eta", _ETA)):
-        return Continue(number, strategy.next_stop(trial))
+        return on
     share = f"{trial.step / trial.total_steps:.0%}"
     return Stop(
         number,
