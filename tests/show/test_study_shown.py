@@ -255,6 +255,18 @@ def test_a_pipe_gets_one_line_per_ended_trial(monkeypatch: pytest.MonkeyPatch) -
     assert "range widened: lr 0.0001..0.4 log" in output.getvalue()
 
 
+def test_a_budget_in_epochs_is_told(tmp_path: Path) -> None:
+    output, study = io.StringIO(), full_study()
+    study.settings |= {"budget": "300 epochs", "budget_s": None}
+    console = TuneConsole(Console(file=output, width=160))
+    console.started(study)
+    assert "9 trials, at most 300 epochs" in output.getvalue()
+    console.progress({"spent": "120 of 300 epochs"})
+    console.console.print(console._view())
+    assert "120 of 300 epochs" in output.getvalue()
+    assert "at most 300 epochs" in write_report(study, tmp_path / "report.html").read_text()
+
+
 def test_the_result_is_told() -> None:
     output = io.StringIO()
     study = full_study()

@@ -2,7 +2,7 @@
 
 A budget of time is followed by the clock: what a training takes can only be guessed, and what is under way when the
 time is over pauses. One of steps or epochs follows from the ledger alone: what a training takes is known before it
-begins, so nothing begins that does not fit. A training that a crash makes repeat steps has taken them once.
+begins, so nothing begins that does not fit. Steps that are repeated, after a crash or without a checkpoint, count once.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Work(Budget):
 
     def used(self, state: State, clock: float) -> float:
         """What has been trained, with all that trainings under way were ordered to."""
-        return self._spent(state).total
+        return self._tally(state).total
 
     def beginning(self, start: Start) -> float:
         """Its steps to there."""
@@ -155,7 +155,7 @@ class Work(Budget):
 
     def over(self, state: State, clock: float) -> bool:
         """When it is spent while trainings are under way whose length nobody knew."""
-        return bool(self._spent(state).boundless) and self.used(state, clock) >= self.total
+        return bool(self._tally(state).boundless) and self.used(state, clock) >= self.total
 
     def spent(self, state: State) -> str:
         """Such as "7,200 of 20,000 steps"."""
@@ -176,15 +176,15 @@ class Work(Budget):
             return 1, 1
         return float(trial.values.get("epochs", self.epochs)), trial.total_steps
 
-    def _spent(self, state: State) -> _Spent:
-        spent: _Spent = follow(state, self, lambda: _Spent(self))
-        return spent
+    def _tally(self, state: State) -> _Tally:
+        tally: _Tally = follow(state, self, lambda: _Tally(self))
+        return tally
 
     def __str__(self) -> str:
         return f"{self.total:,.12g} {self.unit}"
 
 
-class _Spent(Follower):
+class _Tally(Follower):
     """What a study's trainings have taken: the same sum in whatever order they are looked at.
 
     Attributes:
@@ -200,13 +200,16 @@ class _Spent(Follower):
 
     def take(self, state: State, trial: Trial) -> None:
         """Take in how a trial stands now."""
-        running, known = trial.state == "running", trial.until <= trial.total_steps
-        (self.boundless.add if running and not known else self.boundless.discard)(trial.number)
+        length, steps = self._work.length(trial), trial.step
+        self.boundless.discard(trial.number)
+        if trial.state == "running" and trial.until <= trial.total_steps:
+            steps = max(steps, trial.until)
+        elif trial.state == "running":
+            self.boundless.add(trial.number)
         if (before := self._by_trial.get(trial.number)) is not None:
             self._steps[before[0]] -= before[1]
-        steps = max(trial.step, trial.until) if running and known else trial.step
-        self._by_trial[trial.number] = self._work.length(trial), steps
-        self._steps[self._work.length(trial)] += steps
+        self._by_trial[trial.number] = length, steps
+        self._steps[length] += steps
 
     @property
     def total(self) -> float:
