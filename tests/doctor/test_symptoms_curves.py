@@ -445,6 +445,15 @@ def test_lr_too_high_needs_large_updates_and_harm():
     assert steps.lr_too_high(vitals(jumping)) == []
 
 
+def test_first_steps_that_blow_the_weights_up_count_when_the_data_allow_more():
+    stuck = noisy(falling(end=0.7))
+    blown = [look(s, update=0.3, weight=(20.0 if s >= 5 else 2.0,)) for s in LOOKS]
+    learn = {"learn": {"n": 512, "correlation": 0.9, "chance": 0.0, "spread": 0.04, "z": 20.0, "accuracy": 0.95}}
+    said = [Metrics(290, {"val_accuracy": 0.75}, {"val_accuracy": "max"})]
+    assert the(steps.lr_too_high(replace(vitals(stuck, blown, data=learn), metrics=said))).onset <= 2
+    assert steps.lr_too_high(vitals(stuck, blown)) == []
+
+
 def test_a_loss_that_grows_geometrically_is_divergence():
     assert the(steps.lr_too_high(vitals([1.0 * 1.5**i for i in range(40)]))).onset <= 2
 

@@ -500,6 +500,11 @@ def test_noisy_labels_everywhere():
     assert alarms(vitals).keys() == {"label_noise"}
 
 
+def test_a_network_that_learnt_nothing_is_no_witness_of_noise():
+    x, y = blobs()
+    assert "label_noise" not in alarms(trained(x, noisy(y, 0.4), accuracy=0.34, val_accuracy=0.34, end=math.log(3)))
+
+
 def test_a_third_of_two_classes_wrong_everywhere():
     x, y = blobs(classes=2, n=1600)
     wrong = torch.rand(len(y), generator=torch.Generator().manual_seed(0)) < 0.3

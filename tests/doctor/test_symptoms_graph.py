@@ -136,18 +136,31 @@ class Attention(nn.Module):
         return self.head(x.mean(1))
 
 
+class LearntQuery(nn.Module):
+    """Scores of keys by a query that is a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.key, self.query = nn.Linear(8, 8), nn.Parameter(torch.randn(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.key(x) @ self.query).unsqueeze(-1)
+
+
 class Pooling(nn.Module):
-    """Attention that pools over time, in three spellings."""
+    """Attention that pools over time, in four spellings."""
 
     def __init__(self, spelling: str, dim: int = 1) -> None:
         super().__init__()
         self.rnn, self.score, self.head = nn.GRU(3, 8, batch_first=True), nn.Linear(8, 1), nn.Linear(8, 4)
+        if spelling == "query":
+            self.score = LearntQuery()
         self.spelling, self.dim = spelling, dim
 
     def forward(self, x: Tensor) -> Tensor:
         states, _ = self.rnn(x)
         weights = F.softmax(self.score(states), dim=self.dim)
-        if self.spelling == "sum":
+        if self.spelling in ("sum", "query"):
             return self.head((weights * states).sum(1))
         if self.spelling == "bmm":
             return self.head(torch.bmm(weights.transpose(1, 2), states).squeeze(1))
@@ -630,7 +643,7 @@ HEALTHY: dict[str, Program] = {
     "attention by hand, batch as long as heads": sequences(Attention(), n=16),
     "transformer encoder": sequences(Encoder()),
     "MultiheadAttention": sequences(BatchFirst(right=True)),
-    **{f"pooling by {spelling}": sequences(Pooling(spelling)) for spelling in ("sum", "bmm", "@")},
+    **{f"pooling by {spelling}": sequences(Pooling(spelling)) for spelling in ("sum", "bmm", "@", "query")},
     "mixture of experts": lambda: watched(Mixture(), cross_entropy, features(), classes()),
     "two heads": lambda: two_heads(1.0),
     "variational autoencoder": variational,

@@ -15,6 +15,7 @@ from luthier.doctor.symptoms.paths import (
     NORMS,
     PRODUCTS,
     SAME_VALUES,
+    SOFTMAXES,
     Graph,
     graphs,
     gravest,
@@ -130,7 +131,9 @@ def _is_factorised(pair: Pair) -> bool:
 
 def _projects_attention(graph: Graph, pair: Pair) -> bool:
     """The second makes queries, keys or values, or the first follows the weighted sum of attention."""
-    if any(_mixes(graph, node) for node in _after(graph, pair.second)):
+    after = _after(graph, pair.second)
+    weights = [use for node in after if node.op in SOFTMAXES for use in _after(graph, node)]  # of a learnt query
+    if any(_mixes(graph, node) for node in (*after, *weights)):
         return True
     before = graph.origin(graph.main(pair.first).source, SAME_VALUES | DROPOUTS | LINEAR_POOLS)
     return before is not None and _mixes(graph, before)

@@ -9,7 +9,6 @@ from luthier.doctor.findings import Finding, NotSeen
 from luthier.doctor.symptoms import facts
 from luthier.doctor.symptoms.ahead import ahead_in_validation, lower_loss_in_validation
 from luthier.doctor.symptoms.outcomes import (
-    FEWEST_PAIRS,
     agreement,
     best_val_accuracy,
     conflict,
@@ -25,6 +24,7 @@ from luthier.doctor.vitals import Vitals
 
 NOTHING = "too few pairs of inputs and targets were seen: pass inputs= and targets= to watch.step"
 FEWEST = 120
+UNCHANGED = 5  # inputs that come again just as they were: no augmentation is at work
 
 
 def label_noise(vitals: Vitals) -> list[Finding] | NotSeen:
@@ -111,6 +111,8 @@ def _network_agrees(vitals: Vitals, quarters: list[float], accuracy: float) -> t
         return (0.6, f"the network gets no further in training ({train:.2f})") if stuck else (0.3, "no validation seen")
     reached = late_val_accuracy(vitals) or best
     error = math.sqrt(0.25 / n_validation(vitals) + 0.25 / max(read(vitals.data, "learn", "n") or 1, 1))
+    if (facts.progress(vitals) or 0.0) < 0.02 and reached <= most + 2 * error:
+        return 0.3, "the network learnt nothing, so that it is no witness"
     if reached <= accuracy + 0.08 + 1.5 * error and (even or reached >= accuracy - 0.1):
         return 0.65, f"the network itself gets no further: accuracy {reached:.2f} in validation, {accuracy:.2f} there"
     if best > accuracy and len(values) >= 4 and best - values[-1] >= 0.04:
@@ -129,7 +131,7 @@ def _predictable(vitals: Vitals, ahead: float) -> bool:
 def _outdone(vitals: Vitals) -> Finding | None:
     """Validation is much better than training on the very examples (no augmentation, no dropout)."""
     pairs = read(vitals.data, "repeats", "pairs")
-    if pairs is None or pairs < FEWEST_PAIRS:
+    if pairs is None or pairs < UNCHANGED:
         return None
     if facts.is_classification(vitals):
         ahead = ahead_in_validation(vitals, 0.12) or lower_loss_in_validation(vitals, 0.7)

@@ -21,8 +21,9 @@ from luthier.doctor.symptoms.facts import (
     steps_per_epoch,
 )
 from luthier.doctor.symptoms.growing import compounding
-from luthier.doctor.symptoms.harm import harm
+from luthier.doctor.symptoms.harm import FITTED, harm
 from luthier.doctor.symptoms.layers import RECTIFIERS, RECURRENT, SQUASHING, layers, ratios, total, update_ratio
+from luthier.doctor.symptoms.outcomes import data_allow_more
 from luthier.doctor.vitals import Optimizer, Vitals
 
 _RATIO = "Karpathy, CS231n notes, ratio of weights:updates, usually about 1e-3"
@@ -117,7 +118,8 @@ def _hurt(vitals: Vitals, curve: LossCurve, high: float) -> str:
         return told
     if told and high > 0.05 and grown > 3:
         return f"the weights grew {grown:.1f} times within 20 steps, and {told}"
-    if learnt is not None and learnt < 0.6 and high > 0.1 and grown > 3:
+    poor = learnt is not None and (learnt < 0.6 or (learnt < FITTED and data_allow_more(vitals)))
+    if learnt is not None and poor and high > 0.1 and grown > 3:
         return f"the weights grew {grown:.1f} times within 20 steps, with the loss {learnt:.0%} of the way to perfect"
     if learnt is not None and learnt < 0.8 and high > 0.3 and _late_ratio(vitals) > 0.1:
         return f"steps stay that large to the end, with the loss {learnt:.0%} of the way to a perfect answer"
