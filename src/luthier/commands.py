@@ -96,6 +96,14 @@ def tune(
     sampler: Annotated[
         str, Parameter(help="auto, grid, random, sobol, halton, tpe, gp, cmaes, nsgaii or prior")
     ] = "auto",
+    objective: Annotated[
+        list[str],
+        Parameter(
+            negative=(),
+            help="repeatable, the metric first, then loss, parameters, latency_ms or train_time_s: search for all, and "
+            "show the front",
+        ),
+    ] = [],  # noqa: B006 - cyclopts never mutates it
     strategy: Annotated[str, Parameter(help="auto, full, halving, hyperband or one-epoch-top-k")] = "auto",
     workers: Annotated[int | None, Parameter(help="worker processes; default: one per core")] = None,
     on: Annotated[str | None, Parameter(help="ray or ray://host:10001: workers on a Ray cluster")] = None,
@@ -131,6 +139,7 @@ def tune(
         budget=budget,
         sampler=sampler,
         strategy=strategy,
+        objectives=objective or None,
         deterministic=recipe.deterministic,
         workers=workers,
         on=on,

@@ -38,6 +38,7 @@ class FakeStudy:
         name: str = "toy",
     ) -> None:
         self.folder, self.name, self.metric, self.direction = Path("studies/toy"), name, "accuracy", "max"
+        self.objectives = {"accuracy": "max"}
         self.task = {"name": name}
         self.baseline = self.start = Recipe(lr=0.3)
         self.space = {"lr": loguniform(1e-4, 0.1), "dropout": uniform(0, 0.5), "schedule": choice("cosine", "step")}
@@ -57,6 +58,10 @@ class FakeStudy:
     def best(self) -> Trial | None:
         finished = [trial for trial in self.trials if trial.state == "finished" and trial.kind == "search"]
         return max(finished, key=lambda trial: trial.value or 0.0, default=None)
+
+    @property
+    def front(self) -> list[Trial]:
+        return [] if self.best is None else [self.best]
 
     def recipe(self, number: int) -> Recipe:
         return self.baseline.replace(self.trials[number].values)

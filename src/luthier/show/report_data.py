@@ -24,6 +24,8 @@ def study_data(study: Study) -> dict[str, Any]:
     return {
         "kind": "study",
         "metric": _metric(study.metric, study.direction),
+        "costs": [_metric(name, way) for name, way in study.objectives.items() if name != study.metric],
+        "front": [trial.number for trial in study.front],
         "trials": [_trial(study, trial, winner, longest) for trial in search],
         "best": best_over_time(study),
         "space": [_axis(path, range_) for path, range_ in study.space.items()],
@@ -123,6 +125,7 @@ def _trial(study: Study, trial: Trial, winner: int | None, longest: int) -> dict
         "arm": trial.arm,
         "state": trial.state,
         "value": finite(trial.value),
+        "scores": {name: finite(value) for name, value in trial.scores.items()},
         "when": finite(ended_s(trial)),
         "values": {
             path: finite(value) if path in numeric else value_text(value)

@@ -24,6 +24,7 @@ def study_sections(study: Study) -> str:
         (
             _opening(study),
             _changes(study),
+            _front(study),
             _search(study),
             _parameters(study),
             _arms(study),
@@ -104,6 +105,9 @@ def _seeds(comparison: Comparison) -> str:
         rows.append([cell("mean"), *_values(metric, means), _gain(metric, comparison.difference)])
     head = [f"validation {name_text(metric)}", ">baseline", ">winner", ">points" if is_share(metric) else ">gain"]
     css = [""] * len(pairs) + ["total"]
+    rows += [
+        [cell(f"mean {name_text(other)}"), *_values(other, pair), cell("")] for other, pair in comparison.others.items()
+    ]
     blocks = [table(head, rows, row_css=css)]
     if comparison.test is not None:
         test = comparison.test
@@ -119,6 +123,31 @@ def _values(metric: str, values: Any) -> list[str]:
 
 def _gain(metric: str, gain: float) -> str:
     return cell(gain_text(metric, gain).removesuffix(" points"), "number")
+
+
+def _front(study: Study) -> str:
+    """With several objectives: who is not beaten in all of them, drawn and as a table."""
+    others = [name for name in study.objectives if name != study.metric]
+    if not others or not study.front:
+        return ""
+    name = name_text(study.metric)
+    charts = "".join(chart(f"front:{other}", f"{name} against {name_text(other)}", "small") for other in others)
+    head = [">trial", *(f">{name_text(each)}" for each in study.objectives), *study.space]
+    rows = [
+        [
+            cell(f"#{trial.number}", "number", trial.number),
+            *(cell(metric_text(each, trial.scores[each]), "number", trial.scores[each]) for each in study.objectives),
+            *(_value_cell(path, full_values(study, trial).get(path), trial) for path in study.space),
+        ]
+        for trial in study.front
+    ]
+    css = [role(trial, winner_number(study)) for trial in study.front]
+    note = (
+        "These trials came to their end, and none is better than another in all objectives. Rungs rank by all of them; "
+        f"winner and baseline are compared in {name}."
+    )
+    drawn = f'<div class="grid">{charts}</div>' if len(others) > 1 else charts.replace("small", "")
+    return section("The front", drawn, table(head, rows, "sortable", css), note=note)
 
 
 def _search(study: Study) -> str:

@@ -15,6 +15,8 @@ from luthier.show.words import duration_text, metric_text, name_text, value_text
 if TYPE_CHECKING:
     from luthier.tuning.study import Comparison, Study, Trial
 
+_MOST_SHOWN = 12
+
 LEVEL_STYLES = {
     "certain": "bold green",
     "rough": "bold green",
@@ -25,7 +27,7 @@ LEVEL_STYLES = {
 
 
 def result(study: Study) -> list[RenderableType]:
-    """What the search found: changes, gain and certainty, best per arm, the leading trials, where the report is."""
+    """What the search found: changes, gain, certainty, best per arm, the front or the leading trials, where it is."""
     blocks: list[RenderableType] = [Text()]
     if study.comparison is None:
         blocks.append(Text(headline(study), style="bold"))
@@ -33,7 +35,9 @@ def result(study: Study) -> list[RenderableType]:
         blocks += _comparison(study, study.comparison)
     if study.groups:
         blocks.append(_arms(study))
-    if ranked := leading(study):
+    if len(study.objectives) > 1 and study.front:
+        blocks.append(_front(study))
+    elif ranked := leading(study):
         blocks.append(_trials(study, ranked))
     blocks.append(Text(f"{len(study.trials)} trials in {duration_text(study.elapsed_s)} · {study.folder}"))
     return blocks
@@ -66,6 +70,8 @@ def _scores(metric: str, comparison: Comparison) -> Table:
     if comparison.test is not None:
         test = comparison.test
         table.add_row(f"test {name}", *(metric_text(metric, test[side].get(metric)) for side in ("baseline", "winner")))
+    for other, pair in comparison.others.items():
+        table.add_row(name_text(other), *(metric_text(other, value) for value in pair))
     return table
 
 
@@ -84,10 +90,26 @@ def _arms(study: Study) -> Group:
 def _trials(study: Study, trials: list[Trial]) -> Group:
     table = _table("trial", name_text(study.metric), "state", "steps", "values")
     for trial in trials:
-        values = ", ".join(f"{path} {value_text(value)}" for path, value in trial.values.items()) or "the baseline"
         steps = f"{trial.step:,}/{trial.total_steps:,}"
-        table.add_row(f"#{trial.number}", metric_text(study.metric, trial.value), trial.state, steps, Text(values))
+        table.add_row(
+            f"#{trial.number}", metric_text(study.metric, trial.value), trial.state, steps, Text(values_text(trial))
+        )
     return _titled("Leading trials", table)
+
+
+def _front(study: Study) -> Group:
+    front = study.front
+    table = _table("trial", *map(name_text, study.objectives), "values")
+    for trial in front[:_MOST_SHOWN]:
+        scores = (metric_text(name, trial.scores[name]) for name in study.objectives)
+        table.add_row(f"#{trial.number}", *scores, Text(values_text(trial)))
+    more = [Text(f"and {len(front) - _MOST_SHOWN} more: study.front")] if len(front) > _MOST_SHOWN else []
+    return _titled("The front: no other trial is better in one of these without being worse in another", table, *more)
+
+
+def values_text(trial: Trial) -> str:
+    """What a trial was trained with, in one line."""
+    return ", ".join(f"{path} {value_text(value)}" for path, value in trial.values.items()) or "the baseline"
 
 
 def _titled(title: str, *content: RenderableType) -> Group:

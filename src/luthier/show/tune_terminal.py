@@ -142,7 +142,9 @@ class TuneConsole:
 def introduction(study: Study) -> list[Text]:
     """What is tuned, by what, over which ranges."""
     settings = study.settings
-    goal = f"{'lowest' if study.direction == 'min' else 'highest'} validation {name_text(study.metric)}"
+    ends = {name: "lowest" if way == "min" else "highest" for name, way in study.objectives.items()}
+    goal = f"{ends.pop(study.metric)} validation {name_text(study.metric)}"
+    goal = ", ".join([goal, *(f"{end} {name_text(name)}" for name, end in ends.items())])
     limits = [f"{settings['trials']} trials" if settings.get("trials") else "", budget_text(settings)]
     means = [str(settings.get(name) or "") for name in ("sampler", "strategy")]
     workers = f"{settings['workers']} workers" if settings.get("workers") else ""

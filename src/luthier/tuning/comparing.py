@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import mean, stdev
 
 from luthier.tuning.state import State, Trial
@@ -15,12 +15,13 @@ class Comparison:
     """Winner against baseline, seed by seed.
 
     Attributes:
-        metric, direction: what is compared, and which way is better.
+        metric, direction: what is compared, and which way is better; of several objectives the first.
         baseline, winner: best validation value per seed, the same seeds in the same order.
         difference: mean paired gain; positive is better whatever the direction.
         low, high: its 95 % t interval; infinite with a single seed.
         winner_number: the search trial that won.
         test: {"baseline": {"loss", metric}, "winner": {...}}, or None.
+        others: means of the other objectives over the same seeds, by name: (baseline's, winner's).
     """
 
     metric: str
@@ -32,6 +33,7 @@ class Comparison:
     high: float
     winner_number: int
     test: dict[str, dict[str, float]] | None
+    others: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def better(self) -> bool:
@@ -71,31 +73,31 @@ def compare(state: State) -> Comparison | None:
     baseline, best = by_seed(state, first), by_seed(state, winner)
     seeds = [seed for seed in baseline if seed in best]
     if not seeds:  # nothing was retrained: the search's own readings, from which no interval follows
-        seeds, baseline, best = [winner.seed], _own(first, winner.seed), _own(winner, winner.seed)
-    sign = 1.0 if state.direction == "max" else -1.0
-    difference, low, high = paired_interval([sign * (best[seed] - baseline[seed]) for seed in seeds])
+        seeds, baseline, best = [winner.seed], {winner.seed: first}, {winner.seed: winner}
+    scores = {
+        each.name: [[side[seed].scores[each.name] for seed in seeds] for side in (baseline, best)]
+        for each in state.objectives
+    }
+    before, after = scores.pop(state.metric)
+    difference, low, high = paired_interval([state.sign * (old - new) for old, new in zip(before, after, strict=True)])
     tests = {"baseline": state.tests.get(0), "winner": state.tests.get(winner.number)}
     return Comparison(
         metric=state.metric,
         direction=state.direction,
-        baseline=[baseline[seed] for seed in seeds],
-        winner=[best[seed] for seed in seeds],
+        baseline=before,
+        winner=after,
         difference=difference,
         low=low,
         high=high,
         winner_number=winner.number,
         test={name: values for name, values in tests.items() if values} if all(tests.values()) else None,
+        others={name: (mean(old), mean(new)) for name, (old, new) in scores.items()},
     )
 
 
-def by_seed(state: State, trial: Trial) -> dict[int, float]:
-    """Best validation value of a recipe for each further seed that it was retrained with.
+def by_seed(state: State, trial: Trial) -> dict[int, Trial]:
+    """The finished retrainings of a trial, by their seeds.
 
     The search's own seed is left out: the winner was chosen for its reading with it, which flatters it.
     """
-    retrained = (repeat for repeat in state.repeats(trial.number) if repeat.state == "finished")
-    return {repeat.seed: repeat.value for repeat in retrained if repeat.value is not None}
-
-
-def _own(trial: Trial, seed: int) -> dict[int, float]:
-    return {seed: math.nan if trial.value is None else trial.value}
+    return {repeat.seed: repeat for repeat in state.repeats(trial.number) if repeat.state == "finished"}

@@ -206,6 +206,38 @@
     };
   };
 
+  // Results against another objective; with two objectives the line is the border of what was reached.
+  const front = (name) => {
+    const cost = data.costs.find((one) => one.name === name);
+    const range = resultBounds();
+    const shown = valued.filter((trial) => (trial.scores[name] ?? null) !== null);
+    const log = wide(shown.map((trial) => trial.scores[name]));
+    const groups = [["other trials", "faint"], ["on the front", "good"], ["baseline", "baseline"], ["winner", "winner"]];
+    const group = (trial) => trial.role || (data.front.includes(trial.number) ? "on the front" : "other trials");
+    const dots = groups.map(([each, hue]) => ({
+      name: each, type: "scatter", z: hue === "faint" ? 3 : 5, itemStyle: { color: colour(hue) },
+      data: shown.filter((trial) => group(trial) === each).map((trial) => {
+        const point = dot(trial, 0, range, trial.scores[name]);
+        return { ...point, itemStyle: { ...point.itemStyle, color: colour(hue), opacity: hue === "faint" ? 0.6 : 1 } };
+      }),
+    })).filter((series) => series.data.length);
+    const order = shown.filter((trial) => data.front.includes(trial.number)).sort((a, b) => a.scores[name] - b.scores[name]);
+    const border = {
+      name: "front", type: "line", step: cost.direction === "min" ? "end" : "start", showSymbol: false, silent: true, z: 4,
+      lineStyle: { color: colour("good"), width: 1.5, opacity: 0.7 }, itemStyle: { color: colour("good") },
+      data: order.map((trial) => [trial.scores[name], inside(trial.value, range)]),
+    };
+    return {
+      ...base(), legend: legend(dots.map((series) => series.name)),
+      xAxis: axis(cost.label, { type: log ? "log" : "value", scale: true, splitLine: { show: false }, axisLabel: { formatter: tick(name) } }),
+      yAxis: upright({ type: "value", ...range, axisLabel: { formatter: tick(metric.name) } }),
+      tooltip: tooltip(({ data: { trial } = {} }) => trial && describe(trial, [
+        `${escape(metric.label)} <b>${show(metric.name, trial.value)}</b>`,
+        ...data.costs.map((each) => `${escape(each.label)} <b>${show(each.name, trial.scores[each.name])}</b>`), trial.state])),
+      series: data.costs.length > 1 ? dots : [border, ...dots],
+    };
+  };
+
   const pair = (names, log) => {
     const curve = data.curve;
     const hues = { train: "muted", val: "winner", lr: "baseline" };
@@ -226,7 +258,7 @@
   };
 
   const makers = {
-    anytime, curves, parallel, loss: () => pair(["train_loss", "val_loss"], true),
+    anytime, curves, parallel, scatter, front, loss: () => pair(["train_loss", "val_loss"], true),
     metric: () => pair([`train_${metric.name}`, `val_${metric.name}`], false), lr: () => pair(["lr"], false),
   };
 
@@ -238,7 +270,7 @@
       const [kind, path] = place.dataset.chart.split(/:(.*)/s);
       if (kind === "parallel") place.style.height = narrow() ? `${90 * (data.space.length + 1)}px` : "";
       const chart = echarts.init(place, null, { renderer: trials.length > 150 ? "canvas" : "svg" });
-      chart.setOption(kind === "scatter" ? scatter(path) : makers[kind]());
+      chart.setOption(makers[kind](path));
       drawn.push(chart);
     });
   };
