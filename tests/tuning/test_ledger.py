@@ -38,6 +38,17 @@ def test_a_second_process_is_refused_while_the_first_lives(tmp_path: Path) -> No
     Ledger(tmp_path).close()
 
 
+def test_after_an_interrupt_what_was_not_committed_is_dropped_and_the_claim_given_back(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.append("whole", 0, {})
+    ledger.flush()
+    ledger.append("half", 0, {})
+    ledger.close(commit=False)
+    ledger = Ledger(tmp_path)
+    assert [event.kind for event in ledger.events()] == ["whole"]
+    ledger.close()
+
+
 def test_a_dead_process_on_this_machine_is_taken_over_at_once(tmp_path: Path) -> None:
     code = (
         f"import os; from pathlib import Path; from luthier.tuning.ledger import Ledger; "

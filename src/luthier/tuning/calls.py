@@ -57,7 +57,7 @@ class Call:
         try:
             pool = self.hire(plan.workers)
             plan = replace(plan, workers=len(pool.all))
-            threading.Thread(target=import_module, args=("scipy.special",)).start()  # for samplers, as workers start
+            threading.Thread(target=import_module, args=("scipy.special",), daemon=True).start()  # as workers start
             journal = Journal(ledger, self.folder, self.console, self.origin)
             engine = Engine(journal, self.searched, plan, self.asked.sampler, pool, self.asked.constraints)
             with signals(engine) as received:
@@ -65,8 +65,8 @@ class Call:
                 study = engine.finish(engine.run(), self.test)
             pool.close()
             ledger.close()
-        except BaseException:
-            leave(ledger, pool)
+        except BaseException as error:
+            leave(ledger, pool, commit=not isinstance(error, KeyboardInterrupt))
             raise
         finally:
             shutil.rmtree(self.folder / "workers" / "task", ignore_errors=True)
@@ -83,12 +83,12 @@ class Call:
         return hired_on_ray(self.folder, self.searched, asked.workers, asked.on, asked.resources, **times)
 
 
-def leave(ledger: Ledger, pool: Workers | None) -> None:
+def leave(ledger: Ledger, pool: Workers | None, commit: bool) -> None:
     """End the workers at once, and store what is known; the error that led here goes on to the caller."""
     if pool is not None:
         pool.close(at_once=True)
     with contextlib.suppress(StudyError):
-        ledger.close()
+        ledger.close(commit)
 
 
 @contextmanager

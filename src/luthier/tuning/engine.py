@@ -100,11 +100,11 @@ class Engine:
         pausing = False
         while True:
             pausing = self.pause_when_due(pausing, over)
+            self.settle()
             if not pausing:
                 self.pace.give_out(next_job)
             if not self.workers.busy:
                 break
-            self.settle()
             for message in self.workers.wait(_TICK_S):
                 self.pace.hear(message, pausing)
             self.journal.progress(self.doing, self.plan.budget)
@@ -130,10 +130,11 @@ class Engine:
     def settle(self) -> None:
         """Make durable what has happened, then act on it: checkpoints of ended trials go, Optuna gets to know them."""
         self.journal.flush_when_due()
-        self.checkpoints.tidy(self.state)
-        changed = dict.fromkeys(self.state.changed[self._told :])
+        changed = [self.state.trials[number] for number in dict.fromkeys(self.state.changed[self._told :])]
         self._told = len(self.state.changed)
-        self.optuna.add(self.state.trials[number] for number in changed)
+        self.optuna.add(changed)
+        if any(trial.ended for trial in changed):
+            self.checkpoints.tidy(self.state)
 
     def finish(self, reason: str, test: bool) -> Study:
         """Read the test data, write why the call ended, complete Optuna's trials, and show the result."""

@@ -91,10 +91,15 @@ class Ledger:
         self._pending.clear()
         self._renewed = time.monotonic()
 
-    def close(self) -> None:
-        """Commit, give the claim back and leave the database."""
+    def close(self, commit: bool = True) -> None:
+        """Commit, give the claim back and leave the database.
+
+        Args:
+            commit: False after an interrupt: what was not committed may be half of what follows from one message.
+        """
         try:
-            self.flush()
+            if commit:
+                self.flush()
             self.store.release(self.owner)
         finally:
             self.store.close()

@@ -100,6 +100,7 @@ class InTurn(Pace):
             self.journal.record("turn", virtual=self._turns.clock)
             for message in told:
                 self.intake.take(message)
+        self.journal.flush()
         while self._queue and self.workers.idle:
             self.orders.send(self.workers.idle[0], self._queue.popleft())
 

@@ -215,9 +215,8 @@ class Workers:
         return at_work and self.timeout_s is not None and time.monotonic() - worker.heard > self.timeout_s
 
     def close(self, at_once: bool = False) -> None:
-        """End all processes and wait for them."""
+        """End all processes and wait for them; once more is harmless: an interrupt may come in between."""
         for worker in self.all:
-            self._selector.unregister(worker.messages)
             if at_once:
                 worker.kill()
             worker.dismiss()
