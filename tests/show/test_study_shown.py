@@ -38,7 +38,7 @@ class FakeStudy:
         name: str = "toy",
     ) -> None:
         self.folder, self.name, self.metric, self.direction = Path("studies/toy"), name, "accuracy", "max"
-        self.objectives = {"accuracy": "max"}
+        self.objectives, self.front = {"accuracy": "max"}, list[Trial]()
         self.task = {"name": name}
         self.baseline = self.start = Recipe(lr=0.3)
         self.space = {"lr": loguniform(1e-4, 0.1), "dropout": uniform(0, 0.5), "schedule": choice("cosine", "step")}
@@ -58,10 +58,6 @@ class FakeStudy:
     def best(self) -> Trial | None:
         finished = [trial for trial in self.trials if trial.state == "finished" and trial.kind == "search"]
         return max(finished, key=lambda trial: trial.value or 0.0, default=None)
-
-    @property
-    def front(self) -> list[Trial]:
-        return [] if self.best is None else [self.best]
 
     def recipe(self, number: int) -> Recipe:
         return self.baseline.replace(self.trials[number].values)
@@ -157,6 +153,28 @@ def test_the_data_holds_every_search_trial(tmp_path: Path) -> None:
     assert data["trials"][1]["curve"]["val_accuracy"] == [0.5, 0.9462]
     assert data["best"] == [[2.0, 0.85], [5.0, 0.9462], [42.0, 0.9462]]
     assert [axis["path"] for axis in data["space"]] == ["lr", "dropout", "schedule"]
+
+
+def test_the_front_is_drawn_and_told(tmp_path: Path) -> None:
+    found = [trial(0, 0.85), trial(1, 0.9), trial(2, 0.7)]
+    sizes = [5_000.0, 9_000.0, 7_000.0]
+    trials = [replace(t, scores={"accuracy": t.value, "parameters": n}) for t, n in zip(found, sizes, strict=True)]
+    compared = Comparison("accuracy", "max", [0.85], [0.9], 0.05, 0.01, 0.09, 1, None, {"parameters": (5_000, 9_000)})
+    study = full_study(trials=trials, comparison=compared)
+    study.objectives, study.front = {"accuracy": "max", "parameters": "min"}, [trials[1], trials[0]]
+    html = page_of(study, tmp_path)
+    page = Page(html)
+    assert 'data-chart="front:parameters"' in html
+    assert (page.data["front"], [cost["name"] for cost in page.data["costs"]]) == ([1, 0], ["parameters"])
+    assert page.data["trials"][2]["scores"] == {"accuracy": 0.7, "parameters": 7000}
+    output = io.StringIO()
+    console = TuneConsole(Console(file=output, width=160))
+    console.started(study)
+    console.finished(study)
+    told = output.getvalue()
+    assert "for the highest validation accuracy, lowest parameters" in told
+    assert re.search(r"The front: .*\n.*\n#1 +90.00% +9,000 .*\n#0 +85.00% +5,000 +the baseline", told)
+    assert re.search(r"\nparameters +5,000 +9,000", told)
 
 
 def test_numbers_that_are_none_are_left_out_of_charts(tmp_path: Path) -> None:
