@@ -1,5 +1,6 @@
 """The doctor and the best trials steer what is tried next."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,22 @@ from luthier.recipe import Recipe
 from luthier.tuning.optuna_store import as_optuna, stretched
 from luthier.tuning.space import choice, loguniform, uniform
 from luthier.tuning.state import Event, State, apply
-from luthier.tuning.steering import next_change, prescriptions, widened
+from luthier.tuning.steering import KNOWN_GOOD, next_change, prescriptions, widened
 
 
-def study(*trials: tuple[dict[str, Any], float], arm: str = "all") -> State:
+def study(*trials: tuple[dict[str, Any], float], arm: str = "all", source: str = "") -> State:
     """A study of finished trials: values and value."""
     state = State(Path("study"), {"task": {"metric": "value", "direction": "max"}})
     for number, (values, value) in enumerate(trials):
-        given = {"number": number, "kind": "search", "arm": arm, "values": values, "seed": 0, "of": None}
+        given = {
+            "number": number,
+            "kind": "search",
+            "arm": arm,
+            "values": values,
+            "seed": 0,
+            "of": None,
+            "source": source,
+        }
         events: list[tuple[str, dict[str, Any]]] = [
             ("proposed", {**given, "total_steps": 10, "until": 10}),
             ("assigned", {"number": number, "until": 10}),
@@ -88,6 +97,28 @@ def test_a_range_is_left_alone_without_enough_to_go_by() -> None:
     space = {"lr": loguniform(1e-4, 0.1)}
     assert widened(space, study(({"lr": 0.1}, 0.9), ({"lr": 0.1}, 0.8)), "all") == {}
     assert widened(space, study(*[({"lr": lr}, 0.9) for lr in (0.1, 0.1, 0.05)]), "all") == {}
+
+
+def test_a_range_is_widened_to_where_the_doctor_was_right_and_not_to_where_the_search_began() -> None:
+    space = {"lr": loguniform(1e-4, 0.1)}
+    crowd = [({"lr": lr}, 0.9) for lr in (0.1, 0.098, 0.099)]
+    assert widened(space, study(*crowd, source=KNOWN_GOOD), "all") == {}
+    beyond = study(({"lr": 1.0}, 0.9), ({"lr": 0.01}, 0.8), source="the doctor, for underfitting of trial 1")
+    assert widened(space, beyond, "all") == {"lr": loguniform(1e-4, 4.0)}
+    assert widened(space, study(({"lr": 1.0}, 0.7), ({"lr": 0.01}, 0.8), source="the doctor"), "all") == {}
+
+
+def test_what_the_doctor_asks_for_where_nothing_was_learnt_trains_to_its_end() -> None:
+    record: Any = Sick(Patch(reason="higher", operations=(Scale(field="lr", factor=10),)))
+    nothing = Finding("no_learning", "warning", "nothing was learnt")
+    record.diagnosis = replace(record.diagnosis, findings=(*record.diagnosis.findings, nothing))
+    changes = prescriptions(record, Recipe(lr=1e-6))
+    assert changes[0]["whole"]
+    state = study(({"lr": 1e-6}, 0.1))
+    apply(state, Event(0, 0.0, "prescribed", {"number": 0, "changes": changes}))
+    asked = next_change(state, "all")
+    assert asked is not None
+    assert asked.whole
 
 
 def test_optuna_takes_trials_from_beyond_the_space() -> None:

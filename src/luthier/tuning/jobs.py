@@ -52,11 +52,15 @@ Job: TypeAlias = Start | Continue | Stop
 
 @dataclass(frozen=True)
 class Proposal:
-    """Values for a new trial, the steps that it takes with them, and who asked for it if it was not the sampler."""
+    """Values for a new trial, the steps that it takes with them, and who asked for it if it was not the sampler.
+
+    A whole one trains to its end at once, whatever the strategy's rungs.
+    """
 
     values: dict[str, Any]
     total_steps: int
     source: str = ""
+    whole: bool = False
 
 
 Propose: TypeAlias = Callable[[State, int, str], Proposal | None]

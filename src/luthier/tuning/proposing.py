@@ -17,7 +17,7 @@ from luthier.tuning.searched import Searched
 from luthier.tuning.space import space_from_json
 from luthier.tuning.standings import standings
 from luthier.tuning.state import State
-from luthier.tuning.steering import next_change
+from luthier.tuning.steering import KNOWN_GOOD, next_change
 
 AUTO = "auto"
 UNDER_AUTO = "tpe"
@@ -60,14 +60,14 @@ class Proposer:
         if standings(state).begun[arm] < len(starts):
             tried = {_key(trial.values) for trial in state.search if trial.arm == arm}
             fresh = next((values for values in starts if _key(values) not in tried), None)
-            return None if fresh is None else self._proposal(state, fresh, "known-good settings")
+            return None if fresh is None else self._proposal(state, fresh, KNOWN_GOOD)
         change = next_change(state, arm) if number % DOCTORED == 0 else None
-        return (
-            None if change is None or not fits(change.values) else self._proposal(state, change.values, change.reason)
-        )
+        if change is None or not fits(change.values):
+            return None
+        return self._proposal(state, change.values, change.reason, change.whole)
 
-    def _proposal(self, state: State, values: dict[str, Any], source: str) -> Proposal:
-        return Proposal(values, self.searched.total_steps(values, state) or 1, source)
+    def _proposal(self, state: State, values: dict[str, Any], source: str, whole: bool = False) -> Proposal:
+        return Proposal(values, self.searched.total_steps(values, state) or 1, source, whole)
 
 
 def space_now(space: dict[str, Range], state: State) -> dict[str, Range]:

@@ -195,7 +195,7 @@ def _start(state: State, plan: Plan, arm: str, propose: Propose, left: float | N
     if (proposal := propose(state, number, arm)) is None:
         return None
     total = proposal.total_steps
-    until = total if arm == BASELINE else strategy_for(plan).first_stop(number, total)
+    until = total if arm == BASELINE or proposal.whole else strategy_for(plan).first_stop(number, total)
     start = Start(number, arm, proposal.values, until, total, seed=plan.seed, source=proposal.source)
     return start if fits(_cost(plan, start), left) else None
 

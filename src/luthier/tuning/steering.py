@@ -1,7 +1,8 @@
 """What a study's best trials suffer from steers what it tries next.
 
 Two ways: the doctor's patches for the best trial become trials themselves, also outside the ranges; and a range on a
-log scale is widened when the best trials crowd at one of its ends.
+log scale is widened when the best trials crowd at one of its ends, or the best one, asked for by the doctor, lies
+beyond it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.files import to_json
 from luthier.tuning.ranges import Range, Uniform
 from luthier.tuning.standings import standings
-from luthier.tuning.state import State, Trial
+from luthier.tuning.state import State
 
 if TYPE_CHECKING:
     from luthier.recipe import Recipe
@@ -26,6 +27,9 @@ _EDGE = 0.05
 _WIDER = 4.0
 _MOST_WIDENINGS = 2
 
+KNOWN_GOOD = "known-good settings"
+"""The source of trials that begin a search."""
+
 
 @dataclass(frozen=True)
 class Change:
@@ -34,10 +38,12 @@ class Change:
     Attributes:
         values: all of its values by dotted path.
         reason: what it is for, in words.
+        whole: whether it trains to its end at once.
     """
 
     values: dict[str, Any]
     reason: str
+    whole: bool = False
 
 
 def prescriptions(record: Record, recipe: Recipe) -> list[dict[str, Any]]:
@@ -48,13 +54,16 @@ def prescriptions(record: Record, recipe: Recipe) -> list[dict[str, Any]]:
         recipe: as it was trained.
 
     Returns:
-        At most three changes: the settings by dotted path, the symptom, and the reason in words.
+        At most three changes: the settings by dotted path, the symptom, and the reason in words; "whole" where the
+        trial has learnt nothing: readings on the way of one that begins to learn would be lost in the others' noise.
     """
     from luthier.doctor.mending.candidates import prescribed
     from luthier.patch import NotApplicable
 
     changes: list[dict[str, Any]] = []
-    for _, symptom, patch in sorted(prescribed(record.diagnose()), key=lambda found: found[0]):
+    diagnosis = record.diagnose()
+    stuck = any(finding.symptom == "no_learning" and finding.severity != "info" for finding in diagnosis.findings)
+    for _, symptom, patch in sorted(prescribed(diagnosis), key=lambda found: found[0]):
         fields = [operation.field for operation in patch.operations]
         patched = patch.apply(recipe)
         if isinstance(patched, NotApplicable) or any(field.split(".")[0] in _KEPT_FIELDS for field in fields):
@@ -62,6 +71,7 @@ def prescriptions(record: Record, recipe: Recipe) -> list[dict[str, Any]]:
         values = {field: patched.value(field) for field in fields}
         if values not in [change["values"] for change in changes]:
             changes.append({"symptom": symptom, "reason": patch.reason, "values": values})
+            changes[-1] |= {"whole": True} if stuck else {}
     return changes[:_MOST]
 
 
@@ -75,32 +85,35 @@ def next_change(state: State, arm: str) -> Change | None:
     for change in asked:
         values = {**state.trials[best].values, **change["values"]}
         if to_json(dict(sorted(values.items()))) not in tried:
-            return Change(values, f"the doctor, for {change['symptom']} of trial {best}: {change['reason']}")
+            reason = f"the doctor, for {change['symptom']} of trial {best}: {change['reason']}"
+            return Change(values, reason, change.get("whole", False))
     return None
 
 
 def widened(space: Mapping[str, Range], state: State, arm: str) -> dict[str, Uniform]:
-    """Ranges that should be wider: on a log scale, with the arm's three best trials at the same end.
+    """Ranges that should be wider: on a log scale, with the arm's three best trials at the same end or beyond it.
+
+    That known-good settings lie there says nothing, so the sampler or the doctor must have asked for one of the three;
+    and the best one is enough, where it lies beyond.
 
     Returns:
-        The new ranges by path, four times as far at that end; empty when all is well.
+        The new ranges by path, four times as far at that end as it was, or as the best trial is; empty when all is
+        well.
     """
     best = [state.trials[n] for n in standings(state).finished if state.trials[n].arm == arm][:_CROWD]
+    if all(trial.source == KNOWN_GOOD for trial in best):
+        return {}
     found = {}
     for path, range_ in space.items():
-        positions = [_position(trial, path, range_) for trial in best]
-        known = [position for position in positions if position is not None]
-        if not isinstance(range_, Uniform) or len(known) < _CROWD or state.widenings.get(path, 0) >= _MOST_WIDENINGS:
+        if not isinstance(range_, Uniform) or not range_.log or state.widenings.get(path, 0) >= _MOST_WIDENINGS:
             continue
-        if max(known) <= _EDGE:
-            found[path] = replace(range_, low=range_.low / _WIDER)
-        elif min(known) >= 1 - _EDGE:
-            found[path] = replace(range_, high=range_.high * _WIDER)
+        values = [float(trial.values[path]) for trial in best if trial.values.get(path)]
+        if not values or len(values) < len(best):
+            continue
+        ends = [range_.low * (range_.high / range_.low) ** share for share in (_EDGE, 1 - _EDGE)]
+        crowded = len(values) == _CROWD
+        if values[0] < range_.low or (crowded and max(values) <= ends[0]):
+            found[path] = replace(range_, low=min(values[0], range_.low) / _WIDER)
+        elif values[0] > range_.high or (crowded and min(values) >= ends[1]):
+            found[path] = replace(range_, high=max(values[0], range_.high) * _WIDER)
     return found
-
-
-def _position(trial: Trial, path: str, range_: Range) -> float | None:
-    value = trial.values.get(path)
-    if not isinstance(range_, Uniform) or not range_.log or not range_.contains(value):
-        return None
-    return range_.position(float(value)) if value is not None else None
