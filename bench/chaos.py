@@ -2,7 +2,8 @@
 
     python bench/chaos.py [--kills 200] [--seed 0] [--trials 24]
 
-Studies run one after the other until so many processes were killed. Each is called again whenever its parent died.
+Studies run one after the other until so many processes were killed, of a training function and of recipes in turn.
+Each is called again whenever its parent died.
 Checked: finished trials never disappear, the database stays intact, no worker outlives its parent, no Optuna trial is
 left RUNNING, and each study's trials, decisions and values are those of the same study without a kill.
 """
@@ -24,7 +25,21 @@ from typing import Any
 from luthier.tuning.ledger import StudyError, read_events
 from luthier.tuning.state import State, fold
 
-SCRIPT = """
+FUNCTION = """
+import sys, time
+import luthier
+folder, seed, trials = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+def climb(trial):
+    step = trial.restore() or 0
+    while step < 12:
+        step += 1
+        time.sleep(0.2 * trial.params["size"])
+        trial.save(step)
+        trial.report(trial.params["lr"] ** 0.1 * (1 - 0.8**step) / trial.params["size"] ** 0.2, step=step)
+space = {"lr": luthier.loguniform(1e-4, 1.0), "size": luthier.choice(1, 2)}
+luthier.tune(climb, space=space, steps=12, trials=2 * trials, workers=2, folder=folder, seed=seed, deterministic=True)
+"""
+RECIPE = """
 import sys
 import torch
 from torch import nn
@@ -39,6 +54,10 @@ task = luthier.Task(net, (X[:1200], y[:1200]), val=(X[1200:], y[1200:]), name="c
 recipe = luthier.Recipe(epochs=20, batch_size=32)
 luthier.tune(task, recipe, trials=trials, workers=2, folder=folder, seed=seed, repeats=1, deterministic=True)
 """
+
+
+KINDS = ((FUNCTION, 2.0), (RECIPE, 4.0))
+"""Scripts, and the mean seconds between kills: workers without torch start sooner."""
 
 
 def state_of(folder: Path) -> State:
@@ -71,7 +90,8 @@ def workers_of(folder: Path) -> list[int]:
 def call(folder: Path, seed: int, trials: int) -> subprocess.Popen[bytes]:
     """One call of the study."""
     log = (folder.parent / f"{folder.name}.log").open("ab")
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), str(seed), str(trials)], stdout=log, stderr=log)
+    command = [sys.executable, "-c", KINDS[seed % 2][0], str(folder), str(seed), str(trials)]
+    return subprocess.Popen(command, stdout=log, stderr=log)
 
 
 def survive(folder: Path, seed: int, trials: int, draw: random.Random, kills_left: int) -> dict[str, int]:
@@ -79,7 +99,8 @@ def survive(folder: Path, seed: int, trials: int, draw: random.Random, kills_lef
     done = {"parents": 0, "workers": 0}
     finished: set[int] = set()
     parent = call(folder, seed, trials)
-    next_kill = time.monotonic() + draw.expovariate(1 / 4)
+    every_s = KINDS[seed % 2][1]
+    next_kill = time.monotonic() + draw.expovariate(1 / every_s)
     while True:
         if parent.poll() == 0:
             break
@@ -88,7 +109,7 @@ def survive(folder: Path, seed: int, trials: int, draw: random.Random, kills_lef
                 raise RuntimeError(f"the study ended with code {parent.returncode}: see {folder}.log")
             parent = wait_and_call(folder, seed, trials)
         if time.monotonic() > next_kill and sum(done.values()) < kills_left:
-            next_kill = time.monotonic() + draw.expovariate(1 / 4)
+            next_kill = time.monotonic() + draw.expovariate(1 / every_s)
             workers = workers_of(folder)
             hits_parent = not workers or draw.random() < 0.4
             try:
