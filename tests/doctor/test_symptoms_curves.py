@@ -12,6 +12,7 @@ from luthier.doctor.vitals import (
     Anatomy,
     Argument,
     BatchTargets,
+    Event,
     Look,
     Metrics,
     Node,
@@ -56,7 +57,7 @@ def node(op: str = "cross_entropy", classes: int = 10, mean: float | None = None
     return Node(1, op, None, arguments, {"reduction": "mean"} | attrs, stats=stats)
 
 
-def look(step: int, update: float = 3e-3, grad: float = 0.1, **changes) -> Look:
+def look(step: int, update: float | None = 3e-3, grad: float = 0.1, **changes) -> Look:
     linear = Node(0, "linear", "fc", (Argument("input:0", (32, 8)), Argument("param:fc.weight", (10, 8))))
     made = Look(
         step,
@@ -67,7 +68,7 @@ def look(step: int, update: float = 3e-3, grad: float = 0.1, **changes) -> Look:
         grad=(2.0 * grad,),
         grad_before_clip=(2.0 * grad,),
         weight=(2.0,),
-        update=(2.0 * update,),
+        update=(None if update is None else 2.0 * update,),
         lr=(1e-3,),
         cleared=True,
         inputs=Argument("inputs", (32, 8), "float32", stats=Stats(n=256, mean=0.0, std=1.0, across=0.8)),
@@ -429,6 +430,15 @@ def test_strong_label_smoothing():
     assert the(regularising.too_much_regularisation(vitals(looks=looks))).numbers["label_smoothing"] == 0.6
     mild = [look(s, nodes=(node(label_smoothing=0.1),)) for s in LOOKS]
     assert regularising.too_much_regularisation(vitals(looks=mild)) == []
+
+
+def test_a_loop_that_never_steps_the_optimizer():
+    still = noisy([0.6 * LN10] * 200)  # better than a constant answer by luck
+    looks = [look(s, update=None, grad_before_clip=(0.2,), n_backward=1) for s in LOOKS if s < 200]
+    said = [Event(0, "steps_without_optimizer", {"calls": 10})]
+    found = the(curves.no_learning(vitals(still, looks, events=said)))
+    assert found.numbers["never_stepped"]
+    assert curves.no_learning(vitals(still, looks)) == []
 
 
 # --- steps -----------------------------------------------------------------------------------------------------------

@@ -90,6 +90,8 @@ def underfitting(finding: Finding) -> tuple[Remedy, ...]:
 
 def no_learning(finding: Finding) -> tuple[Remedy, ...]:
     """Find out whether it can learn at all, then the step size."""
+    if finding.numbers.get("never_stepped"):
+        return (written("Let the optimizer step after backward().", "  loss.backward()\n+ optimizer.step()"),)
     return (
         cures.raise_lr(finding, "the loss does not move"),
         cures.adaptive("it does not depend on the gradient's size"),

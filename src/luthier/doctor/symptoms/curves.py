@@ -200,7 +200,7 @@ def _linear(vitals: Vitals) -> list[str]:
 
 
 def no_learning(vitals: Vitals) -> list[Finding] | NotSeen:
-    """The loss has not moved beyond its noise, or never got below that of a constant answer."""
+    """The loss has not moved beyond its noise, or never got below that of a constant answer; or nothing stepped."""
     course = _course(vitals)
     if course is None:
         return _FEW
@@ -211,6 +211,8 @@ def no_learning(vitals: Vitals) -> list[Finding] | NotSeen:
     still = abs(moved) < max(3 * curve.noise / math.sqrt(tail), 0.03 * curve.start)
     blur = min(2 * curve.noise / math.sqrt(tail) / (base.value - base.floor), 0.1) if not base.assumed else 0.0
     stuck = still if base.assumed else course.end < 0.04 + blur and best < max(0.1, 2 * blur)
+    if moved < 0.1 * curve.start and _never_stepped(vitals):
+        return [_without_steps(vitals)]
     if not stuck or _above_chance(vitals, base):
         return []
     cleared = _cleared_before_step(vitals)
@@ -229,6 +231,25 @@ def no_learning(vitals: Vitals) -> list[Finding] | NotSeen:
             numbers={"start": curve.start, "end": curve.end, "baseline": base.value},
         )
     ]
+
+
+def _never_stepped(vitals: Vitals) -> bool:
+    """watch.step was called and backward() ran, but no optimizer stepped."""
+    told = any(event.name == "steps_without_optimizer" for event in vitals.events)
+    looks = [look for look in vitals.looks if look.n_backward]
+    return told and len(looks) >= 3 and not any(known(look.update) for look in looks)
+
+
+def _without_steps(vitals: Vitals) -> Finding:
+    return Finding(
+        "no_learning",
+        "critical",
+        f"In {vitals.n_steps} steps of the loop no optimizer stepped: gradients are computed and thrown away.",
+        ("backward() ran and watch.step was called, but no optimizer moved a weight, and the loss does not fall",),
+        onset=0,
+        certainty=0.98,
+        numbers={"never_stepped": True},
+    )
 
 
 def _cleared_before_step(vitals: Vitals) -> bool:
