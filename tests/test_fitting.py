@@ -50,6 +50,18 @@ RECIPES = {
 }
 
 
+def test_the_best_weights_fit_whatever_surgery_traced(make_task, tmp_path):
+    class Net(torch.nn.Sequential):
+        """Its places are found by tracing only."""
+
+        def __init__(self):
+            super().__init__(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+
+    task = make_task(model=Net)
+    record = fit(task, Recipe(epochs=1, batch_size=30, norm="batch"), folder=tmp_path / "run", **QUIET)
+    assert any(isinstance(layer, torch.nn.BatchNorm1d) for layer in record.load_best(task).modules())
+
+
 def final_state(record):
     state, _ = load(record.checkpoints / "last.safetensors")
     state["position"].pop("spent_s")

@@ -194,11 +194,13 @@ class Record:
         """
         from luthier.training.building import build_model
         from luthier.training.checkpoints import load, load_into
+        from luthier.training.run import example_of
 
         if not (self.checkpoints / "best.safetensors").exists():
             raise CheckpointError(f"{self.path} holds no best checkpoint: the training had no evaluation yet")
         state, _ = load(self.checkpoints / "best.safetensors")
-        model, _ = build_model(task, self.recipe)
+        source = task.batches(self.recipe.batch_size, 0)  # any batch shows surgery the same places
+        model, _ = build_model(task, self.recipe, lambda: example_of(task, self.recipe, source))
         load_into(model, state["model"])
         return model.eval()
 
