@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -12,7 +13,7 @@ import luthier
 from luthier import LuthierError, Patch, Recipe, Scale, Set
 from luthier.doctor.findings import Diagnosis, Finding, Remedy
 from luthier.doctor.mend import explicit, mend
-from luthier.doctor.mending.book import builder_choices, case_of, general, has_gap, resets
+from luthier.doctor.mending.book import builder_choices, case_of, general, has_gap, known_good, resets
 from luthier.doctor.mending.candidates import candidates, prescribed
 from luthier.doctor.mending.judging import Effect, Noise, chance_spread, curve_spread
 from luthier.doctor.mending.trials import Trials
@@ -66,6 +67,14 @@ def run(moons, tmp_path, *patches, **settings):
     return mend(moons, SLOW, folder=tmp_path / "m", diagnose=doctor(*patches), **given)
 
 
+@pytest.fixture
+def _only_prescribed(monkeypatch):
+    """Known-good settings are not tried."""
+    monkeypatch.setattr("luthier.doctor.mending.candidates.KNOWN_GOOD", ())
+    monkeypatch.setattr("luthier.doctor.mending.candidates.known_good", lambda case: ())
+
+
+@pytest.mark.usefixtures("_only_prescribed")
 def test_keeps_the_patch_that_helps_and_stops_when_healthy(moons, tmp_path):
     mended = run(moons, tmp_path, LOWER, RAISE)
     assert mended.ended == "healthy"
@@ -105,6 +114,7 @@ def test_a_budget_that_allows_nothing_ends_with_the_recipe_as_it_was(moons, tmp_
     assert mended.spent <= mended.limit
 
 
+@pytest.mark.usefixtures("_only_prescribed")
 def test_a_training_that_diverges_is_a_dropped_step_and_no_error(moons, tmp_path):
     explode = Patch(reason="explode", operations=[Scale(field="lr", factor=1e12)])
     mended = run(moons, tmp_path, explode, RAISE)
@@ -159,6 +169,7 @@ def test_only_start_and_result_keep_their_weights(moons, tmp_path):
     assert keys == {mended.start.key(), mended.recipe.key()}
 
 
+@pytest.mark.usefixtures("_only_prescribed")
 def test_says_what_it_does(moons, tmp_path, capsys):
     mended = run(moons, tmp_path, LOWER, RAISE, console=True, test=True)
     out = capsys.readouterr().out
@@ -243,6 +254,27 @@ def test_candidates_are_new_and_differ(moons):
     assert [item.source for item in refused] == ["a"]
 
 
+def test_known_good_settings_come_right_after_the_roots_first_remedy(moons):
+    recipe = explicit(moons, SLOW.replace({"clip_norm": 1e-4, "dropout": 0.9}))
+    case = case_of(moons, recipe, None)
+    sick = Diagnosis((finding("a", ("lr", 0.1), ("lr", 0.2), ("lr", 0.3)), finding("b", ("lr", 0.4))))
+    found, _ = candidates(recipe, sick, case, [], set())
+    good = [patch for patch in known_good(case) if isinstance(patch.apply(recipe), Recipe)]
+    places = [next(i for i, item in enumerate(found) if item.patch == patch) for patch in good]
+    assert [found[i].patch.reason for i in (0, *places[:1])] == ["a lr", good[0].reason]
+    assert places[0] == 1
+    assert all(found[i].source == "book" for i in places)
+    first = found[places[0]].recipe
+    assert (first.optimizer.name, first.clip_norm, first.dropout, first.norm) == ("adamw", 1.0, None, "batch")
+    healthy, _ = candidates(recipe, Diagnosis(healthy=("nan_inf",)), case, [], set())
+    assert healthy[0].patch == good[0]
+
+
+def test_known_good_settings_leave_what_helps_against_overfitting(moons):
+    fits = replace(case_of(moons, SLOW.replace({"dropout": 0.3}), None), gap=True)
+    assert all("dropout" not in {operation.field for operation in patch.operations} for patch in known_good(fits))
+
+
 def test_numbers_and_choices_of_the_model_builder_can_be_changed(moons):
     recipe = explicit(moons, SLOW)
     assert recipe.model == {"width": 16}
@@ -275,7 +307,7 @@ def test_every_patch_of_the_book_applies_and_can_be_trained(make_task):
     task = make_task(model=Conv, train=images, val=images, test=None)
     recipe = explicit(task, Recipe(epochs=1, batch_size=4, optimizer="sgd", schedule="step", l1=0.1, warmup_frac=0.9))
     case = case_of(task, recipe, None)
-    patched = [patch.apply(recipe) for patch in [*resets(case), *general(case)]]
+    patched = [patch.apply(recipe) for patch in [*resets(case), *known_good(case), *general(case)]]
     recipes = [item for item in patched if isinstance(item, Recipe)]
     assert len(recipes) > 15
     for changed in {recipe.key(): recipe for recipe in recipes}.values():

@@ -16,6 +16,7 @@ from luthier.data.batches import in_memory
 from luthier.data.trees import as_tensors
 from luthier.patch import Patch, Scale, Set
 from luthier.recipe import Recipe
+from luthier.training.known_good import FOR_ADAPTIVE, SIGNALS, STEPS, UNREGULARISED
 
 if TYPE_CHECKING:
     from luthier.record import Record
@@ -106,6 +107,30 @@ def builder_defaults(task: Task) -> dict[str, Any]:
     return {name: value for name, value in defaults.items() if type(value) in (int, float, str)}
 
 
+def known_good(case: Case) -> Iterator[Patch]:
+    """Settings that work for most networks, all at once: a trial of each cures whatever fault lies in them.
+
+    With normalised hidden layers, which bear a higher learning rate, and without. What regularises stays where the
+    training fits its data and not others.
+    """
+    plain, higher = FOR_ADAPTIVE[:2]
+    common = STEPS | SIGNALS | ({} if case.gap else UNREGULARISED) | _fair_batch(case)
+    for settings, norm, told in ((higher, "batch", "batch normalisation, "), (plain, None, "")):
+        values = {**common, "lr": settings["lr"], "schedule": settings["schedule"], "norm": norm}
+        reason = f"known-good settings: AdamW, {settings['schedule']} up to lr {settings['lr']:g}, {told}ReLU, Kaiming"
+        yield Patch(reason=reason, operations=tuple(Set(field=name, value=value) for name, value in values.items()))
+
+
+def _fair_batch(case: Case) -> dict[str, int]:
+    """A batch size when the recipe's is far from the usual: an epoch is to make some twenty steps."""
+    size = case.recipe.batch_size
+    if case.n_train is not None and size > max(32, case.n_train // 8):
+        return {"batch_size": min(64, 2 ** max(3, (case.n_train // 20).bit_length() - 1))}
+    if size < 8 and (case.n_train is None or case.n_train >= 64):
+        return {"batch_size": 32}
+    return {}
+
+
 def general(case: Case) -> Iterator[Patch]:
     """What is generally worth trying, in this order; what the gap between training and validation asks for first."""
     first, second = (generalise, fit_better) if case.gap else (fit_better, generalise)
@@ -145,11 +170,8 @@ def _odd(case: Case) -> Iterator[tuple[str, tuple[Set, ...]]]:
         yield "warm up over a twentieth of the steps", (Set(field="warmup_frac", value=0.05),)
     if recipe.schedule.name in ("step", "multi-step", "exponential", "plateau"):
         yield "follow a cosine instead of dropping the learning rate", (Set(field="schedule", value="cosine"),)
-    if case.n_train is not None and recipe.batch_size > max(32, case.n_train // 8):
-        size = 2 ** max(3, (case.n_train // 20).bit_length() - 1)
-        yield "take more, smaller steps in each epoch", (Set(field="batch_size", value=min(64, size)),)
-    if recipe.batch_size < 8 and (case.n_train is None or case.n_train >= 64):
-        yield "average each step over 32 examples", (Set(field="batch_size", value=32),)
+    for field, size in _fair_batch(case).items():
+        yield f"average each step over {size} examples", (Set(field=field, value=size),)
 
 
 def fit_better(case: Case) -> Iterator[Patch]:

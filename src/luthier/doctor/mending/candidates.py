@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from luthier.doctor.findings import Diagnosis, Finding
-from luthier.doctor.mending.book import Case, general, resets
+from luthier.doctor.mending.book import Case, general, known_good, resets
 from luthier.patch import NotApplicable, Patch
 from luthier.recipe import Recipe
 
@@ -14,6 +14,7 @@ BOOK = "book"
 AGAIN = "again"
 ROOT_AHEAD = 2.0  # the root's first remedies come before the next finding's first one
 INFO = 6.0  # findings that are only worth knowing come after the first remedies of the others
+KNOWN_GOOD = (0.5, 2.5)  # settings that work for most networks, after the root's first and third remedies
 RESETS = 2.5  # settings outside every recommendation, when the root's first remedies were tried
 GENERAL = 5.0  # what is generally worth trying
 
@@ -86,6 +87,8 @@ def prescribed(diagnosis: Diagnosis) -> Iterator[tuple[float, str, Patch]]:
 
 def from_book(case: Case, diagnosis: Diagnosis) -> Iterator[tuple[float, str, Patch]]:
     """(rank, "book", patch); a healthy training has nothing else to wait for."""
+    for rank, patch in zip(KNOWN_GOOD, known_good(case), strict=True):
+        yield 0.0 if diagnosis.is_healthy else rank, BOOK, patch
     for order, patch in enumerate(resets(case)):
         yield RESETS + order, BOOK, patch
     start = 0.0 if diagnosis.is_healthy else GENERAL

@@ -71,14 +71,19 @@ def _stop_early(finding: Finding) -> Remedy:
 
 
 def underfitting(finding: Finding) -> tuple[Remedy, ...]:
-    """Less regularisation, higher lr, longer, more capacity."""
+    """Less regularisation, higher lr, longer, more capacity, which comes first where layers were seen to limit it."""
+    larger = (
+        cures.wider("the network may be too small for the data"),
+        cures.deeper("the network may be too simple for the data"),
+    )
+    narrow = bool(finding.numbers.get("narrow"))
     return (
+        *(larger if narrow else ()),
         cures.raise_lr(finding, "training is stable and has room"),
         cures.adaptive("it finds a step size for every weight"),
         cures.longer(3, "the loss has not come to its end"),
         cures.less_regularisation(),
-        cures.wider("the network may be too small for the data"),
-        cures.deeper("the network may be too simple for the data"),
+        *(() if narrow else larger),
         cures.normalise_layers("batch", "it allows higher learning rates"),
         written(
             "Check the preprocessing: inputs at zero mean and unit spread, and that they still show what the labels "
