@@ -12,6 +12,7 @@ from luthier.doctor.vitals import (
     Anatomy,
     Argument,
     BatchTargets,
+    Evaluation,
     Event,
     Look,
     Metrics,
@@ -213,8 +214,9 @@ def test_a_remembered_number_follows_the_vitals():
 
 
 def test_accuracy_comes_from_metrics_or_batches():
-    seen = [look(s, predictions=Predictions(10, 9, 0)) for s in (0, 1, 2)]
+    seen = [look(s, predictions=Predictions(10, right, 0)) for s, right in ((0, 1), (20, 3), (200, 9), (280, 9))]
     assert facts.accuracies(vitals(looks=seen)) == (pytest.approx(0.9), None)
+    assert facts.accuracies(vitals(looks=seen[:2])) == (None, None)  # what it was early says nothing of the end
     told = [Metrics(i, {"acc": 80.0, "val_acc": 0.7}) for i in range(3)]
     assert facts.accuracies(replace(vitals(), metrics=told)) == (pytest.approx(0.8), pytest.approx(0.7))
 
@@ -327,6 +329,15 @@ def test_too_few_epochs():
     assert the(curves.too_few_epochs(vitals(noisy(higher, 0.01))))
 
 
+def test_a_gap_of_accuracies_within_chance_is_no_overfitting():
+    worse = [(0.5 * 0.7**i, 0.5 * 0.7**i + 0.1 * i) for i in range(10)]
+    for accuracy, n, found in ((0.97, 140, 0), (0.8, 140, 1)):
+        rows = vitals(falling(end=0.0), metrics=worse).metrics
+        rows = [replace(row, values=row.values | {"val_accuracy": accuracy}) for row in rows]
+        sick = replace(vitals(noisy(falling(end=0.01))), metrics=rows, evaluations=[Evaluation(30, False, False, 1, n)])
+        assert len(generalising.overfitting(sick)) == found
+
+
 LEARNERS = {"learn": {"n": 512, "z": 20.0, "accuracy": 0.95}}
 
 
@@ -400,13 +411,17 @@ def test_weight_decay_that_keeps_the_net_behind_small_learners():
 
 
 def test_layers_that_shrink_whatever_pulls_them():
-    looks = [look(s, nodes=(node(),), weight=(2.0 * max(0.2, 1 - s / 50),) * 2) for s in LOOKS]
+    looks = [
+        replace(look(s, nodes=(node(),)), weight=(2.0 * max(0.2, 1 - s / 50),) * 2, grad=(0.1, 0.1)) for s in LOOKS
+    ]
     shrunk = vitals([LN10] * 300, looks, data=LEARNERS)
     shrunk.metrics = accurate(0.1)
     (weight,) = shrunk.anatomies[0].parameters
     shrunk.anatomies = [replace(shrunk.anatomies[0], parameters=(weight, replace(weight, name="head.weight")))]
     assert the(regularising.too_much_regularisation(shrunk)).numbers["left"] < 0.3
     assert regularising.too_much_regularisation(replace(shrunk, data={})) == []
+    unreached = [replace(item, grad=(0.0, 0.1)) for item in looks]
+    assert regularising.too_much_regularisation(replace(shrunk, looks=unreached)) == []
 
 
 def test_a_penalty_that_outweighs_the_task():

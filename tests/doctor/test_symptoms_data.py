@@ -388,6 +388,16 @@ def test_one_class_only():
     assert finding.certainty > 0.9
 
 
+def test_constant_targets_that_nobody_told_are_read_off_the_loss():
+    def row(high):
+        target = Argument("target", (16, 1), "float32", stats=Stats(n=16, mean=0.0, std=0.0, min=0.0, max=high))
+        return Node(0, "binary_cross_entropy_with_logits", None, (Argument("n7", (16, 1), requires_grad=True), target))
+
+    for high, found in ((0.0, 1), (1.0, 0)):
+        vitals = Vitals(looks=[Look(step, nodes=(row(high),), roots=(0,)) for step in range(4)])
+        assert len(degenerate_labels(vitals)) == found
+
+
 def test_constant_number():
     assert degenerate_labels(regression(0.7, 0.0))[0].severity == "critical"
     assert degenerate_labels(regression(0.7, 0.1)) == []
@@ -577,6 +587,18 @@ def test_targets_of_a_whole_set_shifted(make):
     assert label_noise(vitals) == []
 
 
+def test_validation_below_guessing_contradicts_the_labels():
+    x, y = blobs(800, classes=4)
+    mixed = torch.where(
+        torch.arange(800) % 4 == 0, y, torch.randint(4, (800,), generator=torch.Generator().manual_seed(1))
+    )
+    for value, found in ((0.1, True), (0.24, False)):
+        vitals = trained(x, mixed)
+        vitals.metrics = [Metrics(60 * i, {"val_accuracy": value, "val_loss": 1.6}) for i in range(1, 4)]
+        vitals.data["learn"] |= {"correlation": 0.2, "z": 4.5}
+        assert bool(label_misaligned(vitals)) == found
+
+
 def test_what_small_learners_miss_but_validation_confirms_is_aligned():
     x, y = blobs()
     assert label_misaligned(trained(x, y.roll(1, 0), val_accuracy=0.9)) == []
@@ -630,6 +652,13 @@ def test_a_model_that_sees_the_next_element_which_it_is_to_predict(op, attrs, le
 def test_recalling_the_first_element_of_a_sequence_is_a_task_not_a_leak():
     x = torch.randn(800, 9, 1, generator=torch.Generator().manual_seed(0))
     assert "data_leakage" not in alarms(trained(x, x[:, 0]))
+
+
+def test_what_repeats_every_period_is_no_leak_unless_the_window_reaches_to_the_target():
+    start = 6.28 * torch.rand(600, 1, generator=torch.Generator().manual_seed(0))
+    wave = torch.sin(start + 0.25 * torch.arange(31)).unsqueeze(-1)
+    assert "data_leakage" not in alarms(trained(wave[:, :30], wave[:, 30]))
+    assert "data_leakage" in alarms(trained(wave[:, 10:], wave[:, 30]))
 
 
 @pytest.mark.parametrize(("part", "severity"), [(1.0, "critical"), (0.5, "critical"), (0.12, "warning")])

@@ -9,7 +9,7 @@ from statistics import median
 
 from luthier.doctor.symptoms.losses import loss_curve
 from luthier.doctor.symptoms.readings import middle, remembered
-from luthier.doctor.vitals import Argument, Look, Node, Vitals
+from luthier.doctor.vitals import Argument, Look, Node, Stats, Vitals
 
 LOSSES = {
     "cross_entropy",
@@ -258,16 +258,25 @@ def _moments(vitals: Vitals) -> tuple[float, float] | None:
 
 def _moments_in_losses(vitals: Vitals) -> tuple[float, float] | None:
     """The same of what the loss compared outputs with, where nobody told the targets."""
-    rows = []
-    for look in vitals.looks:
-        node = loss_node(look)
-        given = [item for item in node.arguments[:2] if _from_outside(look, item)] if node is not None else []
-        stats = given[0].stats if len(given) == 1 else None
-        if stats is not None and stats.mean is not None and stats.std is not None:
-            rows.append((stats.mean, stats.std**2 + stats.mean**2))
+    rows = [
+        (stats.mean, stats.std**2 + stats.mean**2)
+        for stats in targets_in_losses(vitals)
+        if stats.mean is not None and stats.std is not None
+    ]
     finite = [row for row in rows if math.isfinite(row[1])]
     n = len(finite)
     return (sum(first for first, _ in finite) / n, sum(second for _, second in finite) / n) if n else None
+
+
+def targets_in_losses(vitals: Vitals) -> list[Stats]:
+    """Numbers of what the loss compared outputs with, at every look."""
+    found = []
+    for look in vitals.looks:
+        node = loss_node(look)
+        given = [item for item in node.arguments[:2] if _from_outside(look, item)] if node is not None else []
+        if len(given) == 1 and given[0].stats is not None:
+            found.append(given[0].stats)
+    return found
 
 
 def _from_outside(look: Look, item: Argument) -> bool:

@@ -27,7 +27,7 @@ from luthier.doctor.symptoms.facts import (
 from luthier.doctor.symptoms.harm import several_models
 from luthier.doctor.symptoms.layers import first_look, layers, names, total
 from luthier.doctor.symptoms.outcomes import data_allow_more, data_allow_no_more
-from luthier.doctor.vitals import Vitals
+from luthier.doctor.vitals import Node, Vitals
 
 _FEW = NotSeen("fewer than 30 training losses were seen: pass the loss to watch.step and train longer")
 
@@ -170,11 +170,19 @@ def _limit(vitals: Vitals) -> float:
     if not is_classification(vitals):
         return 0.4
     dense = any(
-        len(node.arguments[0].shape) > 2 or node.arguments[0].shape[0] > 1.5 * (look.batch_size or math.inf)
+        len(node.arguments[0].shape) > 2
+        or node.arguments[0].shape[0] > 1.5 * (look.batch_size or math.inf)
+        or _shares(node)
         for look in vitals.looks[:3]
         if (node := loss_node(look)) is not None and node.arguments and node.arguments[0].shape
     )
     return 0.15 if dense else 0.6
+
+
+def _shares(node: Node) -> bool:
+    """Targets of a binary cross entropy between 0 and 1, such as pixels: their own entropy stays in the loss."""
+    stats = node.arguments[1].stats if len(node.arguments) > 1 else None
+    return node.op.startswith("binary_cross_entropy") and stats is not None and stats.integral is False
 
 
 def _narrow(vitals: Vitals) -> list[str]:

@@ -18,6 +18,7 @@ from luthier.doctor.symptoms.baselines import (
     node_of,
     target_mean,
     target_std,
+    targets_in_losses,
 )
 from luthier.doctor.symptoms.losses import LossCurve, loss_curve, slope
 from luthier.doctor.symptoms.readings import (
@@ -59,6 +60,7 @@ __all__ = [
     "steps_per_epoch",
     "target_mean",
     "target_std",
+    "targets_in_losses",
 ]
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import median
 
 from luthier.doctor.findings import Finding, NotSeen
 from luthier.doctor.symptoms.facts import accuracies, baseline, epoch_losses, is_classification, middle
+from luthier.doctor.symptoms.outcomes import n_validation
 from luthier.doctor.vitals import Vitals
 
 _PRECHELT = "Prechelt, Early stopping, but when?, 1998"
@@ -31,7 +33,7 @@ def _overfit_losses(
     vitals: Vitals, train: Sequence[tuple[int, float]], val: Sequence[tuple[int, float]], by_accuracy: float | None
 ) -> Finding | None:
     base = baseline(vitals)
-    if base is None or len(val) < 3 or (by_accuracy is not None and by_accuracy < 0.02):
+    if base is None or len(val) < 3 or _alike(vitals, by_accuracy):
         return None
     span = base.value - base.floor
     tail = min(3, max(len(val) // 4, 1))
@@ -61,6 +63,18 @@ def _overfit_losses(
         numbers={"gap": gap, "best_step": val[at][0]},
         source=_PRECHELT,
     )
+
+
+def _alike(vitals: Vitals, by_accuracy: float | None) -> bool:
+    """Accuracies differ by no more than a validation set of this size shows by chance: three standard errors.
+
+    Where that in training is unknown it is taken to be perfect.
+    """
+    accuracy = accuracies(vitals)[1]
+    if accuracy is None:
+        return False
+    gap = 1 - accuracy if by_accuracy is None else by_accuracy
+    return gap < max(3 * math.sqrt(max(accuracy * (1 - accuracy), 0.0) / n_validation(vitals)), 0.02)
 
 
 def _wide_gap(vitals: Vitals, by_accuracy: float | None) -> float:

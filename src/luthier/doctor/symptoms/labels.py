@@ -8,7 +8,7 @@ from functools import partial
 from luthier.doctor.findings import Finding, NotSeen
 from luthier.doctor.symptoms import facts
 from luthier.doctor.symptoms.noise import FEWEST, NOTHING, label_noise
-from luthier.doctor.symptoms.outcomes import agreement, conflict, from_start, generalises, read, series
+from luthier.doctor.symptoms.outcomes import agreement, conflict, contrary, from_start, generalises, read, series
 from luthier.doctor.vitals import Vitals
 
 __all__ = ["label_misaligned", "label_noise"]
@@ -79,7 +79,8 @@ def _shifted(vitals: Vitals) -> Finding | None:
 def _unrelated(vitals: Vitals) -> Finding | None:
     """Nothing in the inputs tells the targets: neither to small learners nor, in validation, to the network."""
     correlation, z, n = agreement(vitals)
-    if n < FEWEST or z > 3 or abs(correlation) > 0.15 or (read(vitals.data, "learn", "majority") or 0.0) > 0.8:
+    unrelated = (z <= 3 and abs(correlation) <= 0.15) or (correlation <= 0.3 and contrary(vitals))
+    if n < FEWEST or not unrelated or (read(vitals.data, "learn", "majority") or 0.0) > 0.8:
         return None
     beats, came = generalises(vitals), facts.progress(vitals)
     if beats or (beats is None and (came is None or came > 0.05)):
@@ -89,7 +90,8 @@ def _unrelated(vitals: Vitals) -> Finding | None:
         f"{z:.1f} standard deviations from shuffled targets)"
     ]
     if beats is False:
-        evidence.append("validation gets hardly better than a constant answer")
+        than = "stays below guessing" if contrary(vitals) else "gets hardly better than a constant answer"
+        evidence.append(f"validation {than}")
     memorised = came is not None and came > 0.3
     if memorised:
         evidence.append(f"the training loss falls to {1 - (came or 0):.2f} of a constant answer's: learnt by heart")

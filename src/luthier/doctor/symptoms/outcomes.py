@@ -107,6 +107,16 @@ def generalises(vitals: Vitals) -> bool | None:
     return val_beats_chance(vitals)
 
 
+def contrary(vitals: Vitals) -> bool:
+    """Validation stays below what guessing gives: what was learnt contradicts it, and no overfitting does that."""
+    counts, accuracy = facts.class_counts(vitals), late_val_accuracy(vitals)
+    total = sum(counts.values())
+    if accuracy is None or total < 100 or not facts.is_classification(vitals):
+        return False
+    chance = sum((count / total) ** 2 for count in counts.values())
+    return accuracy < chance - 3 * math.sqrt(chance * (1 - chance) / n_validation(vitals))
+
+
 def late_val_accuracy(vitals: Vitals) -> float | None:
     """Median accuracy in the second half of the evaluations."""
     values = late([share(value) for _, value in facts.metric(vitals, "val", "accuracy")])
@@ -153,34 +163,35 @@ def agreement(vitals: Vitals) -> tuple[float, float, int]:
 
 def data_allow_no_more(vitals: Vitals) -> bool:
     """Small learners, cross-validated on ten examples a feature or more, predict no better: what is left is noise."""
-    _, z, n = agreement(vitals)
-    features = read(vitals.data, "features")
-    if z < 5 or n < 120 or not features or n < 10 * features:
-        return False
-    accuracy, r2 = read(vitals.data, "learn", "accuracy"), read(vitals.data, "learn", "r2")
-    reached = late_val_accuracy(vitals)
-    if accuracy is not None:
-        return reached is not None and reached >= accuracy - math.sqrt(0.25 / n)
-    base, losses = facts.baseline(vitals), late([value for _, value in facts.metric(vitals, "val", "loss")])
-    if r2 is None or base is None or base.assumed or not losses:
-        return False
-    return base.progress(facts.middle(losses)) >= r2 - 1 / math.sqrt(n)
+    features, lead = read(vitals.data, "features"), lead_over_learners(vitals)
+    n = agreement(vitals)[2]
+    return lead is not None and bool(features) and n >= 10 * (features or 0.0) and lead >= -1 / math.sqrt(n)
 
 
 def data_allow_more(vitals: Vitals) -> bool:
     """Small learners, cross-validated, predict clearly better than the network does in training and in validation."""
+    lead = lead_over_learners(vitals)
+    several = read(vitals.data, "learn", "accuracy") is None and read(vitals.data, "learn", "tail") is None
+    hidden = facts.accuracies(vitals)[0] is None and bool(val_worse(vitals))  # it may do better in training
+    return lead is not None and lead < -AHEAD and not several and not hidden
+
+
+def lead_over_learners(vitals: Vitals) -> float | None:
+    """What the network reached in training or validation, whichever is more, less what small learners reach.
+
+    In accuracy for classes, else in the share of the constant answer's loss that is gone; None when the learners find
+    nothing or the network's side is unknown.
+    """
     _, z, n = agreement(vitals)
     accuracy, r2 = read(vitals.data, "learn", "accuracy"), read(vitals.data, "learn", "r2")
     if z < 5 or n < 120:
-        return False
+        return None
     if accuracy is not None:
         reached = [value for value in (*facts.accuracies(vitals), best_val_accuracy(vitals)) if value is not None]
-        return bool(reached) and max(reached) < accuracy - AHEAD
+        return max(reached) - accuracy if reached else None
     base, came = facts.baseline(vitals), facts.progress(vitals)
-    single = read(vitals.data, "learn", "tail") is not None
-    if r2 is None or base is None or base.assumed or came is None or not single:
-        return False
+    if r2 is None or base is None or base.assumed or came is None:
+        return None
     losses = late([value for _, value in facts.metric(vitals, "val", "loss")])
-    reached = [came, *([base.progress(min(losses))] if losses else [])]
     possible = r2 if base.loss == "mse_loss" else 1 - math.sqrt(max(1 - r2, 0.0))
-    return max(reached) < possible - AHEAD
+    return max(came, *(base.progress(value) for value in losses)) - possible if losses else came - possible

@@ -81,9 +81,9 @@ def accuracies(vitals: Vitals) -> tuple[float | None, float | None]:
     """Final accuracy (0-1) in training and validation; from batches and evaluations seen when no metric holds them."""
     train = metric(vitals, "train", "accuracy")
     val = metric(vitals, "val", "accuracy")
-    seen = [look.predictions for look in vitals.looks if look.predictions is not None and look.predictions.n]
-    last = seen[-max(len(seen) // 4, 1) :] if seen else []
-    batches = sum(item.correct for item in last) / sum(item.n for item in last) if last else None
+    late = [look for look in vitals.looks if look.step >= 0.5 * vitals.n_steps]  # what it was before is not final
+    seen = [look.predictions for look in late if look.predictions is not None and look.predictions.n]
+    batches = sum(item.correct for item in seen) / sum(item.n for item in seen) if seen else None
     evaluated = [row.predictions for row in vitals.evaluations if row.predictions is not None and row.predictions.n]
     evaluation = evaluated[-1].correct / evaluated[-1].n if evaluated else None
     return (_share(train) if train else batches), (_share(val) if val else evaluation)

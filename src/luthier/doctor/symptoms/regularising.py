@@ -151,15 +151,22 @@ def _left(vitals: Vitals) -> float:
 def _collapse(vitals: Vitals, learnt: float) -> Finding | None:
     """The weights of several layers shrink to a fraction though the data hold more than was learnt, whatever pulls."""
     left = _left(vitals)
-    if left > 0.4 or learnt > 0.7 or not data_allow_more(vitals) or len(layers(vitals, vitals.looks[0])) < 2:
+    if left > 0.4 or learnt > 0.7 or not data_allow_more(vitals) or not _pulled_in_depth(vitals):
         return None
     return _finding(
-        f"The weights shrank to {left:.0%} of their size at the start: some penalty or decay pulls harder than the loss.",
+        f"The weights shrank to {left:.0%} of their size at the start: a penalty or decay pulls harder than the loss.",
         (_poor(learnt), "small learners predict clearly better from the same data"),
         (),
         0.55,
         left=left,
     )
+
+
+def _pulled_in_depth(vitals: Vitals) -> bool:
+    """Several layers get a gradient at most looks: what the loss no longer reaches decays whatever its strength."""
+    gradients = [_matrices(vitals, look, look.grad) for look in vitals.looks]
+    reached = [len(row) >= 2 and all(row) for row in gradients]
+    return sum(reached) > len(reached) / 2
 
 
 def _smoothing(vitals: Vitals, learnt: float) -> Finding | None:

@@ -141,7 +141,7 @@ def _recall(seen: list[Predictions], classes: list[str]) -> tuple[float, int]:
 
 def degenerate_labels(vitals: Vitals) -> list[Finding] | NotSeen:
     """Targets that are constant, cut off, or outside what the loss is made for."""
-    if not vitals.targets:
+    if not vitals.targets and not facts.targets_in_losses(vitals):
         return NotSeen(NO_TARGETS)
     if vitals.anatomy is not None and len(vitals.anatomy.model_types) > 1:
         return NotSeen("several models train together: their targets may be constant on purpose")
@@ -171,6 +171,8 @@ _finding = partial(
 
 def _constant(vitals: Vitals) -> Finding | None:
     """Every target is the same."""
+    if not vitals.targets:
+        return _constant_in_losses(vitals)
     n = sum(row.n for row in vitals.targets)
     if len(vitals.targets) < 3 or n < 30:
         return None
@@ -188,13 +190,27 @@ def _constant(vitals: Vitals) -> Finding | None:
         if max(spreads) > 1e-6 * (abs(middle) + 1e-12) or max(means) - min(means) > 1e-6 * (abs(middle) + 1e-12):
             return None
         value = f"{middle:.4g}"
+    return _only(value, n, len(vitals.targets))
+
+
+def _only(value: str, n: int, batches: int) -> Finding:
     return _finding(
         "critical",
         f"All targets are {value}: there is nothing to learn but that constant.",
-        [f"{n} targets in {len(vitals.targets)} batches, all equal to {value}"],
+        [f"{n} targets in {batches} batches, all equal to {value}"],
         0.95,
         value=value,
     )
+
+
+def _constant_in_losses(vitals: Vitals) -> Finding | None:
+    """The same where nobody told the targets: read off the loss."""
+    seen = facts.targets_in_losses(vitals)
+    values = {value for stats in seen for value in (stats.min, stats.max)}
+    n = sum(stats.n for stats in seen)
+    if len(seen) < 3 or n < 30 or len(values) != 1 or None in values:
+        return None
+    return _only(f"{values.pop():.4g}", n, len(seen))
 
 
 def _outside(vitals: Vitals) -> Finding | None:
