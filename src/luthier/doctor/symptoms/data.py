@@ -148,7 +148,8 @@ def _target_among_inputs(vitals: Vitals) -> Finding | None:
     shape = vitals.data.get("shape")
     ordered = isinstance(shape, list | tuple) and len(shape) >= 2
     series_like = (read(vitals.data, "leading", "neighbours") or 0.0) > 0.5
-    recall = (ordered and not series_like) or _single_examples(vitals, n)
+    season = series_like and second > 0.8 and _before_the_last(vitals, index)
+    recall = (ordered and not series_like) or season or _single_examples(vitals, n)
     return Finding(
         symptom="data_leakage",
         severity="info" if recall else "critical",
@@ -162,6 +163,18 @@ def _target_among_inputs(vitals: Vitals) -> Finding | None:
         numbers={"feature": int(index)},
         source="Kaufman et al. 2012, Leakage in Data Mining",
     )
+
+
+def _before_the_last(vitals: Vitals, index: float) -> bool:
+    """A place inside a window of a series of numbers: what repeats every period tells the next value, as it should.
+
+    A window that is a step too long holds the target at its end.
+    """
+    shape = vitals.data.get("shape")
+    sizes = [size for size in shape if isinstance(size, int)] if isinstance(shape, list | tuple) else []
+    if facts.is_classification(vitals) or not sizes:
+        return False
+    return index < math.prod(sizes) - math.prod(sizes[1:])
 
 
 def _single_examples(vitals: Vitals, n: float) -> bool:
