@@ -1,4 +1,5 @@
 import random
+import threading
 from typing import Any
 
 import optuna
@@ -6,7 +7,7 @@ import pytest
 
 from luthier.errors import LuthierError
 from luthier.tuning.modelling import _flat, from_optuna_object, nsgaii, telling
-from luthier.tuning.optuna_view import Translation, to_distribution
+from luthier.tuning.optuna_view import Translation, quiet, to_distribution
 from luthier.tuning.space import choice, integers, loguniform, uniform
 from luthier.tuning.views import Seen, View
 
@@ -95,3 +96,14 @@ def test_a_sampler_without_conditions_sees_absent_fields_in_the_middle() -> None
 def test_models_are_told_the_best_and_the_most_recent() -> None:
     trials = tuple(seen("finished", float(value)) for value in (9, 1, 8, 2, 3, 4, 5))
     assert [each.scores for each in telling(view(*trials), 2, 3)] == [(9.0,), (8.0,), (3.0,), (4.0,), (5.0,)]
+
+
+def test_quiet_lasts_until_the_last_thread_leaves() -> None:
+    before = optuna.logging.get_verbosity()
+    with quiet():
+        thread = threading.Thread(target=quiet().__enter__)
+        thread.start()
+        thread.join()
+    assert optuna.logging.get_verbosity() == optuna.logging.ERROR
+    quiet().__exit__()
+    assert optuna.logging.get_verbosity() == before

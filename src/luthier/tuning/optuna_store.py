@@ -12,7 +12,6 @@ import itertools
 import json
 import queue
 import threading
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -143,14 +142,14 @@ class Opened:
         alone = url.startswith("sqlite")
         options = {"timeout": 30} if alone else {"connect_timeout": 5, "tcp_user_timeout": 10_000}
         directions = [DIRECTIONS[objective.direction] for objective in objectives]
-        with contextlib.nullcontext() if alone else setting_up(url), quiet(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with contextlib.nullcontext() if alone else setting_up(url), quiet():
             self.storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": options})
             self.study = optuna.create_study(
                 storage=self.storage, study_name=name, directions=directions, load_if_exists=True
             )
-            if len(objectives) > 1:
-                self.study.set_metric_names([objective.name for objective in objectives])
+        if len(objectives) > 1:  # as `Study.set_metric_names`, which warns that it is experimental
+            names = [objective.name for objective in objectives]
+            self.storage.set_study_system_attr(self.study._study_id, "study:metric_names", names)
         noted = self._noted("reason")
         self.keys: dict[int, int] = {number: key for key, number in self._noted(NUMBER).items()}
         self.reasons: dict[int, str] = {number: noted[key] for number, key in self.keys.items()}

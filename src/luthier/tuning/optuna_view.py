@@ -7,9 +7,10 @@ most of the time of a question otherwise.
 from __future__ import annotations
 
 import copy
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -74,8 +75,7 @@ def _suggest(asked: optuna.Trial, path: str, range_: Range) -> Any:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Optuna's log reports errors only, and nothing warns (experimental features; torch's notes on the GP), inside."""
+def _silence() -> Iterator[None]:
     import optuna
 
     before = optuna.logging.get_verbosity()
@@ -86,6 +86,36 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         optuna.logging.set_verbosity(before)
+
+
+class Quiet:
+    """Optuna's log reports errors only, and nothing warns (experimental features; torch's notes on the GP), inside.
+
+    These are settings of the whole process: the first thread to come in makes them, the last to leave resets them.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._silence = threading.Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._silence.enter_context(_silence())
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._silence.close()
+
+
+_QUIET = Quiet()
+
+
+def quiet() -> Quiet:
+    """See `Quiet`."""
+    return _QUIET
 
 
 class Translation:
