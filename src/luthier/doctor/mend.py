@@ -72,8 +72,9 @@ def mend(
     """Cure a training: diagnose it, try what the findings prescribe, keep what helps beyond noise, diagnose again.
 
     Candidates are trained with one seed each, on validation data only. What looks good is trained with further seeds,
-    those of the recipe so far paired with its own; it is kept when the mean gain is beyond noise. When the remedies
-    are used up, what the book generally recommends is tried.
+    those of the recipe so far paired with its own; it is kept when the mean gain is beyond noise. Settings that work
+    for most networks are tried early, after the root's first remedy; what else the book recommends comes when the
+    remedies are used up.
 
     Args:
         task: a Task, a Subject, or a reference: a built-in name or `path/to/file.py:function`.

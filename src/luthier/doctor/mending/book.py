@@ -1,7 +1,8 @@
-"""What the book would try next, whatever the diagnosis: for what is left when its remedies are used up.
+"""What the book would try, whatever the diagnosis; most of it for what is left when its remedies are used up.
 
-Each patch changes one thing, and they come in the order in which they usually help. `resets` are fields whose value
-lies outside every recommendation, `general` is the rest. Nothing here knows which patch will help: trials decide.
+`known_good` changes everything at once to what works for most networks, and is tried early. Other patches change one
+thing, in the order in which they usually help: `resets` are fields whose value lies outside every recommendation,
+`general` is the rest. Nothing here knows which patch will help: trials decide.
 """
 
 from __future__ import annotations
