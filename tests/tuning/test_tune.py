@@ -235,6 +235,16 @@ def test_when_every_trial_fails_the_study_stops_with_the_reason(tmp_path: Path, 
         assert "hello from the task" in (tmp_path / "workers" / "worker-0.log").read_text()
 
 
+def test_a_trial_that_diverges_is_ended_at_once_and_says_so(tmp_path: Path) -> None:
+    call: Any = {"trials": 2, "workers": 1, "strategy": "full", "sampler": "random", "repeats": 1}
+    study = tune(tiny_task(), RECIPE, {"lr": choice(1e4)}, folder=tmp_path, **call)
+    baseline, hot = study.trials
+    assert (baseline.state, baseline.reason) == ("finished", "all 9 epochs trained")
+    assert hot.state == "failed"
+    assert hot.reason.startswith("diverged: the loss is ")
+    assert 5 <= hot.step <= 8
+
+
 def test_a_reference_reaches_the_workers_and_groups_are_arms(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(

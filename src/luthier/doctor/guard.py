@@ -28,11 +28,11 @@ FIRST, GROWTH, APART = 4, 1.25, 25
 AGAIN = 3
 """Steps to the next look after one that found the network dead."""
 
-MOVES_UNTIL = 12
-"""Up to this step it is also measured how far a step moves the weights."""
+MOVES_UNTIL = 8
+"""Up to this step, that of the fifth look, it is also measured how far a step moves the weights."""
 
 _LEAST_LR = 0.1  # of the highest one: less moves float32 weights too little to tell what more would do
-_FIRST_LOSSES, _TARGETS = 8, 8
+_FIRST_LOSSES, _TARGETS = 8, 4
 _GRAPH = {"kind": "graph", "id": 0, "nodes": [{"index": 0, "op": "model", "module": ""}], "outputs": [0], "roots": []}
 
 
@@ -88,9 +88,10 @@ class Guard(Hook):
         if len(seen["first"]) < _FIRST_LOSSES:
             known = len(seen["first"])
             seen["first"] += [list(pair) for pair in run.totals.latest if known <= pair[0] < _FIRST_LOSSES]
-        sick = is_cut_off(Vitals.from_rows([_GRAPH, row]).looks[0])
+        sick = 0.0 in row["grad"] and is_cut_off(Vitals.from_rows([_GRAPH, row]).looks[0])
         seen["next"] = run.step + AGAIN if sick else next_look(run.step)
-        if sick or "update" in row or self._risen(run):
+        moves = len(seen["looks"]) == LOOKS and all("update" in look for look in seen["looks"])
+        if sick or moves or self._risen(run):
             self._judge(run)
 
     def end(self, run: Run, state: str, reason: str) -> None:
