@@ -110,7 +110,7 @@ def function_objectives(asked: Objectives | None, metric: str | None, direction:
     else:
         named = _named(asked)
     for name, way in named.items():
-        if not name.isidentifier():
+        if not isinstance(name, str) or not name.isidentifier():
             raise LuthierError(f"what a function reports needs a name such as 'accuracy', got {name!r}")
         if name != TRAIN_TIME and way is None:
             raise LuthierError(f"say which way {name} improves: objectives={{{name!r}: 'max', ...}}, or 'min'")
