@@ -4,11 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from luthier.tuning.ledger import Ledger
 from luthier.tuning.objectives import Objective
-from luthier.tuning.optuna_store import Opened
+from luthier.tuning.optuna_store import Opened, OptunaStore
+from luthier.tuning.state import Event, apply, fold
 
 RANGES = {
     "lr": FloatDistribution(1e-4, 1.0, log=True),
@@ -68,3 +71,19 @@ def test_a_trial_that_ended_again_keeps_its_place(tmp_path: Path) -> None:
     assert [(each.number, each.user_attrs["luthier_number"]) for each in found] == [(0, 4), (1, 5), (2, 2), (3, 7)]
     assert (found[1].state, found[1].values, found[1].intermediate_values) == (TrialState.COMPLETE, [0.9], {})
     assert found[2].intermediate_values.keys() == {0, 10, 20}
+
+
+def test_after_an_interrupt_nothing_is_stored_any_more(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    task = {"metric": "value", "direction": "max"}
+    state = fold([Event(1, 0.0, "created", {"task": task})], tmp_path)
+    values: Any = {"number": 0, "kind": "search", "arm": "all", "values": {}, "seed": 0, "of": None}
+    apply(state, Event(2, 0.0, "proposed", {**values, "total_steps": 1, "until": 1}))
+    apply(state, Event(3, 0.0, "failed", {"number": 0, "reason": "on purpose"}))
+    with OptunaStore(ledger.store, "left", state.objectives, {}) as store:
+        store.add(state.trials)
+    assert store._thread is not None
+    store._thread.join()
+    with pytest.raises(KeyError):
+        optuna.load_study(study_name="left", storage=store.url)
+    ledger.close()

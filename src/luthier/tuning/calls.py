@@ -60,7 +60,7 @@ class Call:
             threading.Thread(target=import_module, args=("scipy.special",), daemon=True).start()  # as workers start
             journal = Journal(ledger, self.folder, self.console, self.origin)
             engine = Engine(journal, self.searched, plan, self.asked.sampler, pool, self.asked.constraints)
-            with signals(engine) as received:
+            with engine.optuna, signals(engine) as received:
                 engine.open(described, self.asked.settings(self.searched, plan))
                 study = engine.finish(engine.run(), self.test)
             pool.close()

@@ -59,7 +59,7 @@ class OptunaStore:
         self._told: set[int] = set()
         self._error: Exception | None = None
         self._thread: threading.Thread | None = None
-        self._closing = threading.Event()
+        self._closing, self._left = threading.Event(), False
 
     def add(self, trials: Iterable[Trial]) -> None:
         """Store the ended search trials among these that are not there yet; returns at once.
@@ -89,6 +89,15 @@ class OptunaStore:
             self._thread = None
         self._complain()
 
+    def __enter__(self) -> OptunaStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Store nothing more: after an error or an interrupt the next call stores what is missing."""
+        self._left = True
+        self._closing.set()
+        self._waiting.put(None)
+
     def _join(self, thread: threading.Thread) -> None:
         """Wait as long as trials are being stored."""
         while thread.is_alive():
@@ -103,9 +112,11 @@ class OptunaStore:
 
     def _write(self) -> None:
         self._closing.wait(_FIRST_S)
+        if self._left:
+            return
         try:
             with contextlib.closing(Opened(self.url, self.name, self.objectives)) as optuna:
-                while fresh := self._next_batch():
+                while (fresh := self._next_batch()) and not self._left:
                     batch = [
                         each for each in fresh if each is not None and optuna.reasons.get(each.number) != each.reason
                     ]
