@@ -661,13 +661,6 @@ def test_what_repeats_every_period_is_no_leak_unless_the_window_reaches_to_the_t
     assert "data_leakage" in alarms(trained(wave[:, 10:], wave[:, 30]))
 
 
-def test_what_repeats_every_period_is_no_leak_unless_the_window_reaches_to_the_target():
-    start = 6.28 * torch.rand(600, 1, generator=torch.Generator().manual_seed(0))
-    wave = torch.sin(start + 0.25 * torch.arange(31)).unsqueeze(-1)
-    assert "data_leakage" not in alarms(trained(wave[:, :30], wave[:, 30]))
-    assert "data_leakage" in alarms(trained(wave[:, 10:], wave[:, 30]))
-
-
 @pytest.mark.parametrize(("part", "severity"), [(1.0, "critical"), (0.5, "critical"), (0.12, "warning")])
 def test_validation_examples_of_the_training_set(part, severity):
     x, y = blobs(500)
