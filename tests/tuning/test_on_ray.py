@@ -120,7 +120,7 @@ def test_a_trial_without_a_place_moves_to_the_first_worker_that_has_one(ray_here
     ship(tmp_path / "workers" / "task", function=lambda trial: 1.0, metric="value")
     pool = RayWorkers(tmp_path, 3, {"num_cpus": 1}, disconnect=False)  # one more than there is room for
     try:
-        pool.train(pool.all[2], Start(0, "all", {}, 1, 1), {}, 0, steps=1)
+        pool.train(pool.all[2], Start(0, "all", {}, 1, 1), {}, 0, steps=1, reported={"value": "val_value"})
         told: list[Any] = []
         deadline = time.monotonic() + 60
         while not any(message["event"] == "finished" for message in told) and time.monotonic() < deadline:

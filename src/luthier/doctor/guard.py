@@ -160,7 +160,7 @@ def next_look(step: int) -> int:
     """The next step after which is looked: in geometric progression at first, then every 25 steps.
 
     >>> next_look(0), next_look(4), next_look(40), next_look(1000)
-    (4, 5, 46, 1025)
+    (4, 5, 41, 1025)
     """
     if step >= 4 * APART:
         return step - step % APART + APART

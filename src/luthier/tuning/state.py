@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from luthier.tuning.objectives import Objective, best_scores, losses
+from luthier.tuning.objectives import TRAIN_TIME, Objective, best_scores, losses
 from luthier.tuning.pareto import pareto_front
 
 BASELINE = "baseline"
@@ -322,7 +322,10 @@ def _paused(_: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
 
 def _finished(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
     ended = replace(trial, state="finished", ended_s=state.clock, **_position(trial, payload))
-    ended = replace(ended, **_scored(state, ended.rows, ended.step))  # it may have ended before its last step
+    scored = _scored(state, ended.rows, ended.step)  # it may have ended before its last step
+    if TRAIN_TIME in scored["scores"]:
+        scored["scores"][TRAIN_TIME] = ended.time_s
+    ended = replace(ended, **scored)
     if ended.value is None:
         missing = ", ".join(objective.name for objective in state.objectives)
         return replace(ended, state="failed", reason=f"no finite validation value of {missing}")
