@@ -41,11 +41,12 @@ class Accounts:
         began = now.forward_at if now.forward_at is not None else at
         busy_s, wait_s = at - began, max(0.0, began - self.ended_at)
         cost_s = self.cost_s + time.perf_counter() - at
-        if now.kind == "look" and self._typical_busy_s is not None:
-            cost_s = max(cost_s, busy_s - self._typical_busy_s + time.perf_counter() - at)
-        elif now.kind != "look":
-            own_s, known_s = max(0.0, busy_s - self.cost_s), self._typical_busy_s
+        known_s = self._typical_busy_s
+        if now.kind != "look":
+            own_s = max(0.0, busy_s - self.cost_s)
             self._typical_busy_s = own_s if known_s is None else 0.9 * known_s + 0.1 * own_s
+        elif known_s is not None:
+            cost_s = max(cost_s, busy_s - known_s + time.perf_counter() - at)
         self._pace.paid(now.kind, cost_s, now.step)
         self.cost_s = 0.0
         return (wait_s, busy_s) if now.kind == "count" and not now.interrupted else (0.0, 0.0)

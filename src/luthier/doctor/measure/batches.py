@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.doctor.measure.journal import COLUMNS, Journal
+from luthier.doctor.measure.journal import Journal
 from luthier.doctor.measure.looking import transfer
 
 EVERY = 64
@@ -20,25 +20,22 @@ class Recent:
     """The steps since the last transfer."""
 
     def __init__(self) -> None:
-        self.columns = _empty()
+        self._steps: list[tuple[int, float, float, float]] = []
+        self._losses: list[Any] = []
         self._targets: list[tuple[int, Tensor]] = []
 
     def __len__(self) -> int:
-        return len(self.columns["step"])
+        return len(self._steps)
 
     def add(self, step: int, lr: float, wait_s: float, busy_s: float) -> None:
         """A step ended; its loss may follow."""
-        columns = self.columns
-        columns["step"].append(step)
-        columns["loss"].append(None)
-        columns["lr"].append(lr)
-        columns["wait_s"].append(wait_s)
-        columns["busy_s"].append(busy_s)
+        self._steps.append((step, lr, wait_s, busy_s))
+        self._losses.append(None)
 
     def set_loss(self, loss: Any) -> None:
         """The loss of the last step."""
-        if self.columns["loss"]:
-            self.columns["loss"][-1] = loss
+        if self._losses:
+            self._losses[-1] = loss
 
     def add_targets(self, step: int, targets: Tensor) -> None:
         """The targets of a step (copied: the user may change them in place)."""
@@ -47,10 +44,10 @@ class Recent:
 
     def take(self) -> tuple[dict[str, list[Any]], list[dict[str, Any]]]:
         """Columns and rows `targets` of all steps so far, with a transfer for each; starts anew."""
-        columns, targets = self.columns, self._targets
-        self.columns, self._targets = _empty(), []
-        columns["loss"] = _numbers(columns["loss"])
-        return columns, _target_rows(targets)
+        names, steps, losses, targets = ("step", "lr", "wait_s", "busy_s"), self._steps, self._losses, self._targets
+        self._steps, self._losses, self._targets = [], [], []
+        columns = {name: list(column) for name, column in zip(names, zip(*steps, strict=True), strict=False)}
+        return {"loss": _numbers(losses), **(columns or {name: [] for name in names})}, _target_rows(targets)
 
     def flush(self, journal: Journal) -> None:
         """Write them to the journal."""
@@ -58,10 +55,6 @@ class Recent:
         journal.add_steps(columns)
         for row in targets:
             journal.add(row)
-
-
-def _empty() -> dict[str, list[Any]]:
-    return {name: [] for name in COLUMNS}
 
 
 def _numbers(losses: list[Any]) -> list[float]:

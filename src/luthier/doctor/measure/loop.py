@@ -67,6 +67,7 @@ class Loop:
         self._usual_forwards: int | None = None
         self._model_runs = self._stepped = self._gradients_inside = self._in_backward = False
         self._owed: tuple[torch.optim.Optimizer, float] | None = None
+        self._closer: Callable[[], torch.optim.Optimizer | None] = lambda: None
         self._told_step, self._told_in_vain = first_step, 0
         self._known_step = first_step
         self.accounts = Accounts(pace)
@@ -157,6 +158,9 @@ class Loop:
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """It stepped."""
         at = time.perf_counter()
+        if self.resting.now and self._closer() is optimizer:
+            self._end(optimizer, at)
+            return
         slot = self._slot(optimizer)
         if slot is None:
             return
@@ -165,7 +169,7 @@ class Loop:
                 self._gradients_ready(slot)
             self._now.look.step_ended()
         if slot.closes:
-            self._stepped = True
+            self._stepped, self._closer = True, slot.optimizer
             if self._in_backward:
                 self._owed = optimizer, at
                 self.resting.never()
@@ -185,7 +189,7 @@ class Loop:
         self.resting.told(loss is not None)
         if loss is not None:
             self._recent.set_loss(loss.detach() if isinstance(loss, Tensor) else loss)
-        looked = self._late.of_step(self._told_step - 1)
+        looked = self._late.pending is not None and self._late.of_step(self._told_step - 1)
         if looked or self._told_step <= ALL_TARGETS_UNTIL:
             self._tell_batch(inputs, targets, looked)
         self.accounts.cost_s += time.perf_counter() - at
