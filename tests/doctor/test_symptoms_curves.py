@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from luthier.doctor.findings import Finding, NotSeen
-from luthier.doctor.symptoms import curves, facts, generalising, regularising, steps
+from luthier.doctor.symptoms import curves, facts, generalising, regularising, steps, underfit
 from luthier.doctor.vitals import (
     Anatomy,
     Argument,
@@ -27,7 +27,7 @@ from luthier.doctor.vitals import (
 
 RULES = [
     generalising.overfitting,
-    curves.underfitting,
+    underfit.underfitting,
     curves.no_learning,
     curves.plateau,
     curves.oscillating_loss,
@@ -281,7 +281,7 @@ def test_gradients_cleared_before_the_step_are_named_as_the_reason(cleared):
 
 def test_underfitting_and_plateau():
     stuck = vitals(noisy(falling(end=1.7, speed=15), 0.03), metrics=[(1.7, 1.75)] * 10)
-    assert the(curves.underfitting(stuck)).numbers["progress"] == pytest.approx(0.26, abs=0.05)
+    assert the(underfit.underfitting(stuck)).numbers["progress"] == pytest.approx(0.26, abs=0.05)
     found = the(curves.plateau(stuck))
     assert found.severity == "warning"
     assert found.onset < 100
@@ -289,25 +289,25 @@ def test_underfitting_and_plateau():
 
 
 def test_validation_far_behind_is_no_underfitting():
-    assert curves.underfitting(vitals(noisy(falling(end=1.7, speed=15), 0.03), metrics=[(1.7, 2.6)] * 10)) == []
+    assert underfit.underfitting(vitals(noisy(falling(end=1.7, speed=15), 0.03), metrics=[(1.7, 2.6)] * 10)) == []
 
 
 def test_high_accuracy_speaks_against_underfitting():
     rows = [Metrics(30 * i, {"train_accuracy": 0.9, "val_accuracy": 0.9}) for i in range(5)]
-    assert curves.underfitting(replace(vitals(noisy(falling(end=1.7, speed=15), 0.03)), metrics=rows)) == []
+    assert underfit.underfitting(replace(vitals(noisy(falling(end=1.7, speed=15), 0.03)), metrics=rows)) == []
 
 
 def test_a_noise_floor_of_a_regression_is_no_underfitting():
     squares = [look(s, nodes=(node("mse_loss", 1),)) for s in LOOKS]
     rows = [BatchTargets(s, 32, None, 0.0, 1.0) for s in range(5)]
-    assert curves.underfitting(vitals(noisy(falling(start=1.0, end=0.5)), squares, targets=rows)) == []
+    assert underfit.underfitting(vitals(noisy(falling(start=1.0, end=0.5)), squares, targets=rows)) == []
 
 
 def test_sequences_with_noise_of_their_own_may_settle_half_way():
     tokens = replace(node(), arguments=(Argument("n0", (32, 10, 15)), Argument("target", (32, 15), "int64")))
     looks = [look(s, nodes=(look(0).nodes[0], tokens)) for s in LOOKS]
     settled = vitals(noisy(falling(end=1.5, speed=15), 0.03), looks)
-    assert curves.underfitting(settled) == []
+    assert underfit.underfitting(settled) == []
     assert curves.plateau(settled) == []
 
 
@@ -348,7 +348,7 @@ def accurate(value: float) -> list[Metrics]:
 def test_what_small_learners_find_in_the_data_is_not_yet_learnt():
     steady = vitals(noisy([LN10 - 1.6 * i / 300 for i in range(300)], 0.02), data=LEARNERS)
     settled = vitals(noisy(falling(end=0.8, speed=15), 0.03), data=LEARNERS)
-    for rule, sick in ((curves.too_few_epochs, steady), (curves.underfitting, settled)):
+    for rule, sick in ((curves.too_few_epochs, steady), (underfit.underfitting, settled)):
         assert the(rule(replace(sick, metrics=accurate(0.7))))
         assert rule(replace(sick, metrics=accurate(0.93))) == []
 
@@ -358,7 +358,7 @@ def test_a_linear_model_that_small_learners_outdo_underfits():
     looks = [look(s, nodes=(look(0).nodes[0], node("mse_loss", 1))) for s in LOOKS]
     rows = [BatchTargets(step, 30, None, 0.0, 1.0) for step in range(5)]
     sick = vitals(noisy([1.0] * 300), looks, targets=rows, data=learners)
-    assert the(curves.underfitting(sick)).numbers["narrow"] == 1
+    assert the(underfit.underfitting(sick)).numbers["narrow"] == 1
 
 
 def test_oscillation_beyond_the_noise_of_batches():

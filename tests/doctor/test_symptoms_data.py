@@ -6,7 +6,7 @@ import torch
 
 from luthier.doctor.findings import NotSeen
 from luthier.doctor.measure.samples import Samples
-from luthier.doctor.symptoms import curves
+from luthier.doctor.symptoms import curves, underfit
 from luthier.doctor.symptoms.data import data_leakage, unshuffled_data
 from luthier.doctor.symptoms.inputs import nan_input, unnormalised_input
 from luthier.doctor.symptoms.labels import label_misaligned, label_noise
@@ -534,8 +534,8 @@ def test_what_the_data_do_not_hold_is_no_underfitting():
     drawn = torch.rand(len(x), generator=torch.Generator().manual_seed(0))
     y = (drawn < (1.1 * (x[:, 0] - x[:, 0].mean()) / x[:, 0].std()).sigmoid()).long()
     fitted = trained(x, y, steps=120, accuracy=0.73, val_accuracy=0.73, end=0.56)
-    assert curves.underfitting(fitted) == curves.plateau(fitted) == []
-    (finding,) = curves.underfitting(trained(x, y, steps=120, accuracy=0.6, val_accuracy=0.6, end=0.56))
+    assert underfit.underfitting(fitted) == curves.plateau(fitted) == []
+    (finding,) = underfit.underfitting(trained(x, y, steps=120, accuracy=0.6, val_accuracy=0.6, end=0.56))
     assert finding.severity == "warning"
 
 

@@ -8,7 +8,7 @@ from luthier.doctor.findings import Finding, NotSeen
 from luthier.doctor.symptoms.activations import constant_output, dead_relu, saturated_activation
 from luthier.doctor.symptoms.attention import softmax_wrong_dim
 from luthier.doctor.symptoms.comparing import loss_scale, shape_broadcast
-from luthier.doctor.symptoms.curves import no_learning, oscillating_loss, plateau, too_few_epochs, underfitting
+from luthier.doctor.symptoms.curves import no_learning, oscillating_loss, plateau, too_few_epochs
 from luthier.doctor.symptoms.data import data_leakage, unshuffled_data
 from luthier.doctor.symptoms.fitness import wrong_loss
 from luthier.doctor.symptoms.generalising import overfitting
@@ -29,6 +29,7 @@ from luthier.doctor.symptoms.schedules import grad_clip_too_small, input_bottlen
 from luthier.doctor.symptoms.steps import batch_too_large, batch_too_small, lr_too_high, lr_too_low
 from luthier.doctor.symptoms.targets import class_imbalance, degenerate_labels, unscaled_target
 from luthier.doctor.symptoms.trainable import disconnected_params, frozen_params, stale_optimizer, unregistered_params
+from luthier.doctor.symptoms.underfit import underfitting
 from luthier.doctor.vitals import Vitals
 
 Rule = Callable[[Vitals], list[Finding] | NotSeen]

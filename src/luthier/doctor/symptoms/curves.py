@@ -5,213 +5,29 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median, pstdev
 
 from luthier.doctor.findings import Finding, NotSeen, Severity
+from luthier.doctor.symptoms.courses import FEW, Course, accurate, course_of, good_enough, narrow_layers, poor_below
 from luthier.doctor.symptoms.facts import (
     Baseline,
-    LossCurve,
-    accuracies,
-    baseline,
     batch_size,
-    epoch_losses,
     is_classification,
     known,
-    loss_curve,
-    loss_node,
     metric,
     middle,
     steps_per_epoch,
 )
-from luthier.doctor.symptoms.harm import several_models
-from luthier.doctor.symptoms.layers import first_look, layers, names, total
-from luthier.doctor.symptoms.outcomes import data_allow_more, data_allow_no_more
-from luthier.doctor.vitals import Node, Vitals
-
-_FEW = NotSeen("fewer than 30 training losses were seen: pass the loss to watch.step and train longer")
-
-
-@dataclass(frozen=True)
-class _Course:
-    """Loss curve, baseline and where the curve begins and ends between a constant answer (0) and perfect (1)."""
-
-    curve: LossCurve
-    base: Baseline
-    begin: float
-    end: float
-
-    @property
-    def flat(self) -> bool:
-        """The last third falls by no more than its noise explains, or hardly and slower than before."""
-        span = self.base.value - self.base.floor
-        if not self.curve.falls:
-            return self.curve.drop < 0.1 * span
-        return self.curve.drop < 0.05 * span and not self.steady
-
-    @property
-    def steady(self) -> bool:
-        """The last half falls throughout, its end brought a fair part (15%) of the whole fall, and it is no noise."""
-        curve = self.curve
-        levels = [curve.level(begin, begin + 1 / 6) for begin in (1 / 2, 2 / 3, 5 / 6)]
-        throughout = levels[0] > levels[1] > levels[2]
-        certain = curve.drop > (2.5 if throughout else 4) * curve.drop_error
-        below = curve.end < self.base.value  # what fell down to the constant answer was no learning
-        top = min(curve.start, self.base.value) if below else curve.start
-        return certain and curve.drop > 0.15 * (top - curve.end)
-
-    @property
-    def stable(self) -> bool:
-        """It stayed finite and never shot up."""
-        ceiling = 1.5 * max(self.curve.start, self.base.value) + 4 * self.curve.noise
-        return self.curve.lost_at is None and self.curve.peak < ceiling
-
-
-def _course(vitals: Vitals, least: int = 30) -> _Course | None:
-    curve, base = loss_curve(vitals), baseline(vitals)
-    if curve is None or base is None or len(curve.values) < least or several_models(vitals):
-        return None
-    return _Course(curve, base, base.progress(curve.start), base.progress(curve.end))
-
-
-def _accurate(vitals: Vitals, limit: float = 0.8) -> bool:
-    """Training or validation accuracy says that it has learnt, whatever the loss says."""
-    return any(value is not None and value > limit for value in accuracies(vitals))
-
-
-def _good_enough(vitals: Vitals, limit: float) -> bool:
-    """Accurate, and small learners do not find much more in the data."""
-    return _accurate(vitals, limit) and not data_allow_more(vitals)
-
-
-# --- too little learnt -----------------------------------------------------------------------------------------------
-
-
-def _validation_follows(vitals: Vitals, base: Baseline) -> bool:
-    """Validation is not much worse than training (else it is no underfitting)."""
-    train, val = epoch_losses(vitals)
-    if not val:
-        return True
-    return base.progress(train[-1][1]) - base.progress(val[-1][1]) < 0.2
-
-
-def underfitting(vitals: Vitals) -> list[Finding] | NotSeen:
-    """Flat, stable, and still near the loss of a constant answer in training and validation."""
-    course = _course(vitals, 60)
-    if course is None:
-        return _FEW
-    starved = _starved(vitals, course)
-    if starved is not None:
-        return [starved]
-    poor = course.end < _limit(vitals) and not _good_enough(vitals, 0.75)
-    if course.base.assumed or not poor or not course.flat or not course.stable:
-        return []
-    if course.end < -0.1 or not _validation_follows(vitals, course.base):
-        return []
-    narrow = _narrow(vitals) or _linear(vitals)
-    return [
-        Finding(
-            "underfitting",
-            "warning",
-            f"The training loss settled at {course.curve.end:.3g}, only {max(course.end, 0):.0%} of the way from a "
-            f"constant answer ({course.base.value:.3g}) to {course.base.floor:.2g}.",
-            (
-                f"the last third of the {vitals.n_steps} steps brought {course.curve.drop:.2g}",
-                *([f"layers that limit it: {names(narrow)}"] if narrow else []),
-                *(["small learners predict clearly better from the same data"] if data_allow_more(vitals) else []),
-            ),
-            tuple(narrow),
-            certainty=0.6 if narrow else 0.5 if course.end > 0.04 else 0.4,
-            numbers={"progress": course.end, "narrow": len(narrow)},
-        )
-    ]
-
-
-def _starved(vitals: Vitals, course: _Course) -> Finding | None:
-    """Everything passes through a layer of one or two units, and the loss stays unfitted: no lr or time cures that."""
-    units = _bottleneck(vitals)
-    accurate = _accurate(vitals, 0.95)
-    if not units or course.base.assumed or course.end > 0.93 or accurate or not course.stable or vitals.n_steps < 100:
-        return None
-    place, width = min(units, key=lambda item: item[1])
-    return Finding(
-        "underfitting",
-        "warning",
-        f"All that the net knows passes through {width} unit{'s' * (width > 1)} of {place}: too few to fit the data.",
-        (f"after {vitals.n_steps} steps {course.end:.0%} of the way from a constant answer to a perfect one",),
-        (place,),
-        0,
-        0.7,
-        {"progress": course.end, "narrow": 1, "width": width},
-    )
-
-
-def _bottleneck(vitals: Vitals) -> list[tuple[str, int]]:
-    """Hidden layers of at most two units; reconstructions have them by intent."""
-    look = first_look(vitals) or (vitals.looks[0] if vitals.looks else None)
-    chain = layers(vitals, look) if look is not None else []
-    if len(chain) < 2 or (not is_classification(vitals) and chain[-1].parameter.shape[0] > 4):
-        return []
-    found = []
-    for layer in chain[:-1]:
-        shape = layer.parameter.shape
-        units = shape[-1] if "weight_hh" in layer.name else shape[0]
-        if units <= 2 and "weight_ih" not in layer.name and math.prod(shape[1:]) >= units:
-            found.append((layer.place, units))
-    return found
-
-
-def _limit(vitals: Vitals) -> float:
-    """Progress below which a settled loss is poor: targets of regressions and of sequences hold noise of their own."""
-    if data_allow_more(vitals):
-        return 0.9
-    if data_allow_no_more(vitals):
-        return 0.0
-    if not is_classification(vitals):
-        return 0.4
-    dense = any(
-        len(node.arguments[0].shape) > 2
-        or node.arguments[0].shape[0] > 1.5 * (look.batch_size or math.inf)
-        or _shares(node)
-        for look in vitals.looks[:3]
-        if (node := loss_node(look)) is not None and node.arguments and node.arguments[0].shape
-    )
-    return 0.15 if dense else 0.6
-
-
-def _shares(node: Node) -> bool:
-    """Targets of a binary cross entropy between 0 and 1, such as pixels: their own entropy stays in the loss."""
-    stats = node.arguments[1].stats if len(node.arguments) > 1 else None
-    return node.op.startswith("binary_cross_entropy") and stats is not None and stats.integral is False
-
-
-def _narrow(vitals: Vitals) -> list[str]:
-    """Hidden layers with fewer units than outputs, or fewer than 4."""
-    look = first_look(vitals) or (vitals.looks[0] if vitals.looks else None)
-    chain = layers(vitals, look) if look is not None else []
-    if len(chain) < 2:
-        return []
-    outputs = chain[-1].parameter.shape[0]
-    return [
-        f"{layer.place} ({layer.parameter.shape[0]})"
-        for layer in chain[:-1]
-        if layer.parameter.shape[0] < max(min(outputs, 16), 4)
-    ]
-
-
-def _linear(vitals: Vitals) -> list[str]:
-    """The only layer of a linear model, when small learners find more in the data than it does."""
-    look = first_look(vitals) or (vitals.looks[0] if vitals.looks else None)
-    chain = layers(vitals, look) if look is not None else []
-    alone = len(chain) == 1 and chain[0].parameter.layer_type == "Linear" and data_allow_more(vitals)
-    return [f"{chain[0].place} (a linear model)"] if alone else []
+from luthier.doctor.symptoms.layers import total
+from luthier.doctor.symptoms.outcomes import data_allow_more
+from luthier.doctor.vitals import Vitals
 
 
 def no_learning(vitals: Vitals) -> list[Finding] | NotSeen:
     """The loss has not moved beyond its noise, or never got below that of a constant answer; or nothing stepped."""
-    course = _course(vitals)
+    course = course_of(vitals)
     if course is None:
-        return _FEW
+        return FEW
     curve, base = course.curve, course.base
     best = base.progress(curve.best)
     tail = max(len(curve.values) // 10, 3)
@@ -270,24 +86,24 @@ def _above_chance(vitals: Vitals, base: Baseline) -> bool:
     """Accuracy far above what the loss of a constant answer allows; or fitted from the first step on."""
     if base.assumed and is_classification(vitals) and base.value < 0.3:
         return True
-    return _accurate(vitals, 0.9 if base.loss.startswith("binary") else 0.6)
+    return accurate(vitals, 0.9 if base.loss.startswith("binary") else 0.6)
 
 
 def plateau(vitals: Vitals) -> list[Finding] | NotSeen:
     """The loss moved, then stood still early and far from a good value."""
-    course = _course(vitals, 60)
+    course = course_of(vitals, 60)
     if course is None:
-        return _FEW
+        return FEW
     curve, base = course.curve, course.base
     cut_off = _cut_off(vitals, course)
     if cut_off is not None:
         return [cut_off]
-    limit = _limit(vitals)
+    limit = poor_below(vitals)
     moved = max(course.end - course.begin, 0.0)
-    if base.assumed or not course.flat or moved < 0.05 or not 0.02 < course.end < limit or _good_enough(vitals, 0.75):
+    if base.assumed or not course.flat or moved < 0.05 or not 0.02 < course.end < limit or good_enough(vitals, 0.75):
         return []
     since = next(i for i, value in enumerate(curve.smooth) if base.progress(value) > course.end - 0.1 * moved - 0.02)
-    early = since < 0.4 * len(curve.smooth) and not _narrow(vitals)
+    early = since < 0.4 * len(curve.smooth) and not narrow_layers(vitals)
     return [
         Finding(
             "plateau",
@@ -302,7 +118,7 @@ def plateau(vitals: Vitals) -> list[Finding] | NotSeen:
     ]
 
 
-def _cut_off(vitals: Vitals, course: _Course) -> Finding | None:
+def _cut_off(vitals: Vitals, course: Course) -> Finding | None:
     """Every gradient has become exactly zero while the loss is not: something cuts the loss off from the weights."""
     looks = [look for look in vitals.looks if known(look.grad)]
     still = [look for look in looks if not total(look.grad)]
@@ -330,9 +146,9 @@ def _cut_off(vitals: Vitals, course: _Course) -> Finding | None:
 
 def oscillating_loss(vitals: Vitals) -> list[Finding] | NotSeen:
     """Swings that do not die out and are larger than mini-batches of this size explain."""
-    course = _course(vitals)
+    course = course_of(vitals)
     if course is None:
-        return _FEW
+        return FEW
     curve, span = course.curve, course.base.value - course.base.floor
     late = curve.values[len(curve.values) // 2 :]
     swing = min(curve.noise, _detrended(late))
@@ -394,15 +210,15 @@ def _swinging_epochs(vitals: Vitals, span: float) -> str:
 
 def too_few_epochs(vitals: Vitals) -> list[Finding] | NotSeen:
     """Loss and validation still fall steadily, far from fitted, at full learning rate, when training ends."""
-    course = _course(vitals)
+    course = course_of(vitals)
     if course is None:
-        return _FEW
+        return FEW
     curve, base = course.curve, course.base
     span = base.value - base.floor
     steep = (course.steady and curve.drop > 0.03 * span) or _brief(vitals, base)
-    behind = data_allow_more(vitals) and not _accurate(vitals, 0.75)
+    behind = data_allow_more(vitals) and not accurate(vitals, 0.75)
     far = course.end < (0.9 if behind else 0.6)
-    if not steep or not far or _accurate(vitals) or _decayed(vitals) or not course.stable:
+    if not steep or not far or accurate(vitals) or _decayed(vitals) or not course.stable:
         return []
     if not _validation_falls(vitals):
         return []
