@@ -13,6 +13,8 @@ from luthier.tuning.state import Trial
 from luthier.tuning.strategies import strategy_for
 from luthier.tuning.workers import Worker, Workers
 
+_LONG = 2000
+
 
 class Orders:
     """Writes jobs down and sends them.
@@ -47,12 +49,17 @@ class Orders:
         """Let a worker train a trial to where it was told to go; what was written comes first."""
         self.journal.flush()
         trial = self.journal.state.trials[number]
-        examined = self.examines and trial.kind == "search" and trial.until > self._first_stop(trial)
+        examined = self.examines and trial.kind == "search" and trial.until > self._unexamined(trial)
         guarded = trial.kind == "search" and trial.arm != BASELINE  # what these are compared with comes to its end
         told = {"examined": examined, "guarded": guarded, "known": trial.step, "total_steps": trial.total_steps}
         more = told | self.searched.order
         self.workers.train(worker, Continue(number, trial.until), trial.values, trial.seed, **more)
 
-    def _first_stop(self, trial: Trial) -> int:
-        """The trial's lowest rung: what ends there is too short to be watched."""
+    def _unexamined(self, trial: Trial) -> int:
+        """The step up to which the doctor is not called: an examination takes as long as some hundred steps.
+
+        That is the lowest rung of a long trial; a short one is looked at where it goes on to its end.
+        """
+        if trial.total_steps < _LONG:
+            return trial.total_steps - 1
         return strategy_for(self.plan).lowest(trial.number, trial.total_steps)
