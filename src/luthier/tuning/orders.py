@@ -14,6 +14,7 @@ from luthier.tuning.strategies import strategy_for
 from luthier.tuning.workers import Worker, Workers
 
 _LONG = 2000
+"""Optimizer steps of a whole training that are worth an examination before its end."""
 
 
 class Orders:
