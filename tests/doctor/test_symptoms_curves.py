@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from luthier.doctor.findings import Finding, NotSeen
-from luthier.doctor.symptoms import curves, facts, generalising, regularising, steps, underfit
+from luthier.doctor.symptoms import courses, curves, facts, generalising, regularising, steps, underfit
 from luthier.doctor.vitals import (
     Anatomy,
     Argument,
@@ -301,6 +301,14 @@ def test_a_noise_floor_of_a_regression_is_no_underfitting():
     squares = [look(s, nodes=(node("mse_loss", 1),)) for s in LOOKS]
     rows = [BatchTargets(s, 32, None, 0.0, 1.0) for s in range(5)]
     assert underfit.underfitting(vitals(noisy(falling(start=1.0, end=0.5)), squares, targets=rows)) == []
+
+
+@pytest.mark.parametrize(("whole", "limit"), [(True, 0.6), (False, 0.15)], ids=["labels", "pixels"])
+def test_the_entropy_of_pixels_stays_in_their_loss(whole, limit):
+    targets = Argument("targets", (32, 10), "float32", stats=Stats(n=320, mean=0.5, std=0.3, integral=whole))
+    loss = replace(node("binary_cross_entropy_with_logits"), arguments=(Argument("n0", (32, 10)), targets))
+    looks = [look(s, nodes=(look(0).nodes[0], loss)) for s in LOOKS]
+    assert courses.poor_below(vitals(looks=looks)) == limit
 
 
 def test_sequences_with_noise_of_their_own_may_settle_half_way():

@@ -57,7 +57,7 @@ def _timed(forward: Callable[[], Any], device: torch.device) -> list[float]:
     while (spent := time.perf_counter() - first) < _LEAST_S or (len(times) < _PASSES and spent < _MOST_S):
         began = time.perf_counter()
         forward()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
         times.append(time.perf_counter() - began)
     return times[_WARM_UP:] or times
