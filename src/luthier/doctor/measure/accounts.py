@@ -16,13 +16,14 @@ class Accounts:
 
     Attributes:
         cost_s: what watching the present iteration has cost so far.
+        counted_s: what steps that only counted have cost and is not booked yet.
         began_at, ended_at: when watching began, and when the last iteration ended.
     """
 
     def __init__(self, pace: Pace) -> None:
         self._pace = pace
         self._typical_busy_s: float | None = None
-        self.cost_s = 0.0
+        self.cost_s = self.counted_s = 0.0
         self.began_at = self.ended_at = time.perf_counter()
 
     def book(self, now: Iteration, at: float) -> tuple[float, float]:
@@ -47,6 +48,20 @@ class Accounts:
             self._typical_busy_s = own_s if known_s is None else 0.9 * known_s + 0.1 * own_s
         elif known_s is not None:
             cost_s = max(cost_s, busy_s - known_s + time.perf_counter() - at)
+        self.pay(now.step - 1)
         self._pace.paid(now.kind, cost_s, now.step)
         self.cost_s = 0.0
         return (wait_s, busy_s) if now.kind == "count" and not now.interrupted else (0.0, 0.0)
+
+    def count(self, now: Iteration, at: float) -> tuple[float, float]:
+        """The same for one of many iterations that only count: `pay` books later what they cost."""
+        began = now.forward_at if now.forward_at is not None else at
+        wait_s = began - self.ended_at
+        self.counted_s += self.cost_s
+        self.cost_s = 0.0
+        return (0.0, 0.0) if now.interrupted else (wait_s if wait_s > 0 else 0.0, at - began)
+
+    def pay(self, step: int) -> None:
+        """Book what steps up to this one have cost that only counted."""
+        self._pace.paid("count", self.counted_s, step)
+        self.counted_s = 0.0

@@ -69,7 +69,7 @@ class Loop:
         self._owed: tuple[torch.optim.Optimizer, float] | None = None
         self._closer: Callable[[], torch.optim.Optimizer | None] = lambda: None
         self._told_step, self._told_in_vain = first_step, 0
-        self._known_step = first_step
+        self._known_step = self._quiet_until = first_step
         self.accounts = Accounts(pace)
         self._now = self._begin(first_step)
 
@@ -159,7 +159,8 @@ class Loop:
         """It stepped."""
         at = time.perf_counter()
         if self.resting.now and self._closer() is optimizer:
-            self._end(optimizer, at)
+            if not self._counted(optimizer, at):
+                self._end(optimizer, at)
             return
         slot = self._slot(optimizer)
         if slot is None:
@@ -181,6 +182,13 @@ class Loop:
     def told(self, loss: Any, inputs: Any, targets: Any) -> None:
         """watch.step: belongs to the iteration that just ended."""
         at = time.perf_counter()
+        step = self._now.step
+        if step < self._quiet_until and self._told_step != step and isinstance(loss, Tensor) and self.resting.now:
+            self._told_step = self._known_step = step
+            self._recent.set_loss(loss.detach())
+            self.resting.told(True)
+            self.accounts.cost_s += time.perf_counter() - at
+            return
         if self._owed is not None:
             self._catch_up()
         if self._told_step == self._now.step and not self._ends_untold(at):
@@ -220,6 +228,7 @@ class Loop:
         self._close_evaluation()
         self._late.read()
         self._recent.flush(self.journal)
+        self.accounts.pay(self.step - 1)
 
     def stop(self) -> None:
         """End all traces and read the rest."""
@@ -297,27 +306,40 @@ class Loop:
 
     def _end(self, optimizer: torch.optim.Optimizer | None, at: float) -> None:
         now = self._now
-        if self._merely_counts(now, at):
-            self._book(now, optimizer, at)
-            now.count_on()
-        else:
-            self._finish(now, optimizer)
-            self._now = self._begin(now.step + 1)
-            self._book(now, optimizer, at)
+        self._finish(now, optimizer)
+        self._now = self._begin(now.step + 1)
+        self._book(now, optimizer, at)
+        self._quiet_until = self._stretch()
         if self._ended is not None:
             self._ended(self.step)
         self.accounts.ended_at = time.perf_counter()
 
-    def _merely_counts(self, now: Iteration, at: float) -> bool:
-        """Whether neither this iteration nor the next is looked at, and nothing waits to be read or written."""
-        return (
-            self.resting.now
-            and now.forwards == self._usual_forwards
-            and self._late.pending is None
-            and not self.evaluating.forwards
-            and len(self._recent) < EVERY
-            and self.pace.counts(now.step + 1, at)
-        )
+    def _stretch(self) -> int:
+        """The step up to which all only count and nothing waits to be read or written, unless time for a look comes."""
+        step = self.step
+        if not self.resting.now or self._late.pending is not None or step < ALL_TARGETS_UNTIL:
+            return step
+        return min(self.pace.next_granted - 1, step + EVERY - len(self._recent))
+
+    def _counted(self, optimizer: torch.optim.Optimizer, at: float) -> bool:
+        """End an iteration within such a stretch: in as few calls as can be, each of which comes from cold caches."""
+        now = self._now
+        if (
+            now.step >= self._quiet_until
+            or now.forwards != self._usual_forwards
+            or self.evaluating.forwards
+            or at >= self.pace.poor_until_s
+        ):
+            return False
+        self._recent.add(now.step, learning_rate(optimizer), *self.accounts.count(now, at))
+        if now.loss is not None:
+            self._recent.set_loss(now.loss)
+        now.count_on()
+        if self._ended is not None:
+            self._ended(now.step)
+        self.accounts.ended_at = ended_at = time.perf_counter()
+        self.accounts.counted_s += ended_at - at
+        return True
 
     def _finish(self, now: Iteration, optimizer: torch.optim.Optimizer | None) -> None:
         if now.trace is not None:

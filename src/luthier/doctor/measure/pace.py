@@ -26,6 +26,9 @@ class Pace:
 
     Args:
         overhead: share of the training's time that may be spent, 0-1.
+
+    Attributes:
+        poor_until_s, next_granted: before this time and this step no look or norms can be paid for: steps only count.
     """
 
     def __init__(self, overhead: float) -> None:
@@ -39,8 +42,8 @@ class Pace:
         self._used_s = {"look": 0.0, "norms": 0.0}
         self._credit_s = CREDIT_S
         self._granted = -1
-        self._next_granted = DENSE
-        self._poor_until_s = 0.0
+        self.next_granted = DENSE
+        self.poor_until_s = 0.0
 
     def plan(self, step: int, now_s: float) -> Kind:
         """What the coming step is measured by.
@@ -64,12 +67,8 @@ class Pace:
         affordable = (kind for kind, lacks_s in lacking_s.items() if lacks_s < 0)
         if (kind := next(affordable, None)) is not None:
             return kind
-        self._poor_until_s = now_s + min(lacking_s.values()) / self.overhead
+        self.poor_until_s = now_s + min(lacking_s.values()) / self.overhead
         return "count"
-
-    def counts(self, step: int, now_s: float) -> bool:
-        """Whether the coming step surely only counts, known without planning it: nothing can be paid for yet."""
-        return now_s < self._poor_until_s and step < self._next_granted
 
     def paid(self, kind: Kind, seconds: float, step: int) -> None:
         """Book the time that a step of some kind cost."""
@@ -88,9 +87,9 @@ class Pace:
 
     def _granted_now(self, step: int) -> bool:
         """Whether the next of the looks in geometric progression has come."""
-        if step < self._next_granted:
+        if step < self.next_granted:
             return False
-        self._next_granted = max(step + 1, int(step * GROWTH))
+        self.next_granted = max(step + 1, int(step * GROWTH))
         return True
 
     def _counting_s(self) -> float:
@@ -106,7 +105,7 @@ class StepPace(Pace):
 
     def plan(self, step: int, now_s: float) -> Kind:
         """What the coming step is measured by; the clock is not read."""
-        self._poor_until_s = math.inf
+        self.poor_until_s = math.inf
         if step < DENSE:
             return "look" if step < FIRST or step % 2 == 0 else "norms"
         return "look" if self._granted_now(step) else "count"
