@@ -7,7 +7,7 @@ from torch.optim.optimizer import _global_optimizer_pre_hooks
 from torch.utils.checkpoint import checkpoint
 
 import luthier
-from luthier.doctor.measure import loop
+from luthier.doctor.measure import stretch
 from luthier.doctor.measure.backwards import Listening
 
 CROSS_ENTROPY = torch.nn.functional.cross_entropy
@@ -17,7 +17,7 @@ CROSS_ENTROPY = torch.nn.functional.cross_entropy
 def counts_in_stretches(request, monkeypatch):
     """Late in a training whole stretches of steps are counted in few calls: every test sees both."""
     if request.param:
-        monkeypatch.setattr(loop, "ALL_TARGETS_UNTIL", 0)
+        monkeypatch.setattr(stretch, "ALL_TARGETS_UNTIL", 0)
 
 
 class Run:

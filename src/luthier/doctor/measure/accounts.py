@@ -57,7 +57,7 @@ class Accounts:
         """The same for one of many iterations that only count: `pay` books later what they cost."""
         began = now.forward_at if now.forward_at is not None else at
         wait_s = began - self.ended_at
-        self.counted_s += self.cost_s
+        self.counted_s += self.cost_s + time.perf_counter() - at
         self.cost_s = 0.0
         return (0.0, 0.0) if now.interrupted else (wait_s if wait_s > 0 else 0.0, at - began)
 

@@ -28,6 +28,7 @@ from luthier.doctor.measure.resting import Resting
 from luthier.doctor.measure.samples import Samples
 from luthier.doctor.measure.slots import Slot, learning_rate
 from luthier.doctor.measure.stats import DeadUnits
+from luthier.doctor.measure.stretch import Stretch
 from luthier.doctor.measure.tracing import Trace
 
 MOST_ENTRIES = 4
@@ -69,8 +70,9 @@ class Loop:
         self._owed: tuple[torch.optim.Optimizer, float] | None = None
         self._closer: Callable[[], torch.optim.Optimizer | None] = lambda: None
         self._told_step, self._told_in_vain = first_step, 0
-        self._known_step = self._quiet_until = first_step
+        self._known_step = first_step
         self.accounts = Accounts(pace)
+        self._stretch = Stretch(self.resting, pace, self._recent, self.accounts)
         self._now = self._begin(first_step)
 
     @property
@@ -159,8 +161,7 @@ class Loop:
         """It stepped."""
         at = time.perf_counter()
         if self.resting.now and self._closer() is optimizer:
-            if not self._counted(optimizer, at):
-                self._end(optimizer, at)
+            self._end(optimizer, at)
             return
         slot = self._slot(optimizer)
         if slot is None:
@@ -183,11 +184,8 @@ class Loop:
         """watch.step: belongs to the iteration that just ended."""
         at = time.perf_counter()
         step = self._now.step
-        if step < self._quiet_until and self._told_step != step and isinstance(loss, Tensor) and self.resting.now:
+        if self._told_step != step and self._stretch.told(step, loss, at):
             self._told_step = self._known_step = step
-            self._recent.set_loss(loss.detach())
-            self.resting.told(True)
-            self.accounts.cost_s += time.perf_counter() - at
             return
         if self._owed is not None:
             self._catch_up()
@@ -306,40 +304,19 @@ class Loop:
 
     def _end(self, optimizer: torch.optim.Optimizer | None, at: float) -> None:
         now = self._now
+        usual = self.resting.now and now.forwards == self._usual_forwards and not self.evaluating.forwards
+        if not (usual and optimizer is not None and self._stretch.ended(now, optimizer, at)):
+            self._account(now, optimizer, at)
+        if self._ended is not None:
+            self._ended(self._now.step)
+        self.accounts.ended_at = time.perf_counter()
+
+    def _account(self, now: Iteration, optimizer: torch.optim.Optimizer | None, at: float) -> None:
+        """The full account of an iteration, and the beginning of the next."""
         self._finish(now, optimizer)
         self._now = self._begin(now.step + 1)
         self._book(now, optimizer, at)
-        self._quiet_until = self._stretch()
-        if self._ended is not None:
-            self._ended(self.step)
-        self.accounts.ended_at = time.perf_counter()
-
-    def _stretch(self) -> int:
-        """The step up to which all only count and nothing waits to be read or written, unless time for a look comes."""
-        step = self.step
-        if not self.resting.now or self._late.pending is not None or step < ALL_TARGETS_UNTIL:
-            return step
-        return min(self.pace.next_granted - 1, step + EVERY - len(self._recent))
-
-    def _counted(self, optimizer: torch.optim.Optimizer, at: float) -> bool:
-        """End an iteration within such a stretch: in as few calls as can be, each of which comes from cold caches."""
-        now = self._now
-        if (
-            now.step >= self._quiet_until
-            or now.forwards != self._usual_forwards
-            or self.evaluating.forwards
-            or at >= self.pace.poor_until_s
-        ):
-            return False
-        self._recent.add(now.step, learning_rate(optimizer), *self.accounts.count(now, at))
-        if now.loss is not None:
-            self._recent.set_loss(now.loss)
-        now.count_on()
-        if self._ended is not None:
-            self._ended(now.step)
-        self.accounts.ended_at = ended_at = time.perf_counter()
-        self.accounts.counted_s += ended_at - at
-        return True
+        self._stretch.begin(self.step, self.resting.now and self._late.pending is None)
 
     def _finish(self, now: Iteration, optimizer: torch.optim.Optimizer | None) -> None:
         if now.trace is not None:

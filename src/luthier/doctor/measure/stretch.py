@@ -1,0 +1,58 @@
+"""Stretches of steps that only count: most steps of a training, so they pass through as few calls as can be.
+
+Called once a millisecond, each call comes from cold caches. What may come between (an evaluation, a loss that is not
+told, time for a look) is left to the full account of an iteration.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from luthier.doctor.measure.accounts import Accounts
+from luthier.doctor.measure.batches import ALL_TARGETS_UNTIL, EVERY, Recent
+from luthier.doctor.measure.iteration import Iteration
+from luthier.doctor.measure.pace import Pace
+from luthier.doctor.measure.resting import Resting
+from luthier.doctor.measure.slots import learning_rate
+
+
+class Stretch:
+    """Steps in a row of a loop that tells its losses, none of which is looked at, written or read.
+
+    Args:
+        resting: whether the ears rest: only then.
+        pace: when the next look or norms come.
+        recent: where the steps go.
+        accounts: of their times.
+    """
+
+    def __init__(self, resting: Resting, pace: Pace, recent: Recent, accounts: Accounts) -> None:
+        self._resting, self._pace, self._recent, self._accounts = resting, pace, recent, accounts
+        self._until = 0
+
+    def begin(self, step: int, free: bool) -> None:
+        """From a step on as far as can be known; `free`: nothing waits to be read."""
+        ends = min(self._pace.next_granted - 1, step + EVERY - len(self._recent))
+        self._until = ends if free and step >= ALL_TARGETS_UNTIL else 0
+
+    def ended(self, now: Iteration, optimizer: torch.optim.Optimizer, at: float) -> bool:
+        """An iteration as usual has ended: whether that is all there is to it. It becomes the next one then."""
+        if now.step >= self._until or at >= self._pace.poor_until_s:
+            return False
+        self._recent.add(now.step, learning_rate(optimizer), *self._accounts.count(now, at))
+        if now.loss is not None:
+            self._recent.set_loss(now.loss)
+        now.count_on()
+        return True
+
+    def told(self, step: int, loss: object, at: float) -> bool:
+        """The loss of the latest step: whether that is all there is to be told."""
+        if step >= self._until or not self._resting.now or not isinstance(loss, Tensor):
+            return False
+        self._recent.set_loss(loss.detach())
+        self._resting.told(True)
+        self._accounts.cost_s += time.perf_counter() - at
+        return True
