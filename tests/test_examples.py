@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-SIGNS = {"own_data.py": "moons.html", "own_function.py": "'lr': 0.", "own_loop.py": "softmax_before_ce"}
+SIGNS = {
+    "own_data.py": "moons.html",
+    "own_function.py": "'lr': 0.",
+    "own_loop.py": "softmax_before_ce",
+    "small_and_good.py": "front.html",
+}
 
 
 def run(name, folder):
