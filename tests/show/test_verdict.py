@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luthier.patch import Patch, Set
+from luthier.show.mend_terminal import brief
 from luthier.show.verdict import comparison_text, verdict
 
 finite = st.floats(-1, 1)
@@ -52,3 +54,11 @@ def test_a_gain_in_words() -> None:
 
 def test_plain_metrics_have_no_points() -> None:
     assert comparison_text(comparison(metric="mse")) == "+0.091, 95% interval 0.089 to 0.093 over 3 seeds: certain"
+
+
+def test_a_patch_too_long_for_its_column_is_told_by_name():
+    changes = {"optimizer": "adamw", "weight_decay": 0.01, "clip_norm": 1.0, "activation": "relu"}
+    operations = [Set(field=field, value=value) for field, value in changes.items()]
+    assert brief(Patch(reason="known-good settings: AdamW and more", operations=operations)) == "known-good settings"
+    assert brief(Patch(reason="no name", operations=operations)).endswith("...")
+    assert brief(Patch(reason="slower: steps are too large", operations=operations[1:2])) == "weight_decay = 0.01"

@@ -116,8 +116,7 @@ def step_line(step: Step, metric: str, console: Console) -> Text:
     source = (
         step.source if step.source not in ("book", "again") else {"book": "by the book", "again": "again"}[step.source]
     )
-    told = change_text(step.patch)
-    patch = told if len(told) <= _PATCH else told[: _PATCH - 3] + "..."
+    patch = brief(step.patch)
     effect = effect_text(step.effect, metric)
     style = "" if good else "dim"
     outcome = "kept" if good else f"{step.outcome}: {step.reason}"
@@ -128,6 +127,15 @@ def step_line(step: Step, metric: str, console: Console) -> Text:
         (f"{effect:<{_EFFECT}}", "green" if good else style),
         (outcome, _OUTCOMES[step.outcome]),
     )
+
+
+def brief(patch: Patch) -> str:
+    """A patch that fits its column: what it changes, else how its reason begins ("known-good settings: ...")."""
+    told = change_text(patch)
+    if len(told) > _PATCH:
+        name, colon, _ = patch.reason.partition(":")
+        told = name if colon and len(name) <= _PATCH else told[: _PATCH - 3] + "..."
+    return told
 
 
 def change_text(patch: Patch) -> str:

@@ -235,14 +235,14 @@ def bigger_batch(factor: float, why: str) -> Remedy:
 def smaller_batch(factor: float, why: str) -> Remedy:
     """Fewer examples per step."""
     return patched(
-        f"Use batches of a {_part(factor)} of the size: {why}.",
+        f"Use batches of {_part(factor)} the size: {why}.",
         Scale(field="batch_size", factor=1 / factor, low=16),
         code=f"+ loader = DataLoader(data, batch_size=batch_size // {factor:g}, shuffle=True)",
     )
 
 
 def _part(factor: float) -> str:
-    return {2: "half", 4: "quarter", 8: "eighth"}.get(int(factor), f"{factor:g}th")
+    return {2: "half", 4: "a quarter of", 8: "an eighth of"}.get(int(factor), f"1/{factor:g} of")
 
 
 def less_regularisation() -> Remedy:
