@@ -74,15 +74,15 @@ def outcome(state: State) -> list[Any]:
 
 
 def workers_of(folder: Path) -> list[int]:
-    """Process ids of the study's workers."""
+    """Process ids of the study's workers: they print to a log in its folder."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                arguments = (entry / "cmdline").read_bytes()
+                arguments, log = (entry / "cmdline").read_bytes(), (entry / "fd" / "2").readlink()
             except OSError:
                 continue
-            if b"luthier.tuning.worker" in arguments and str(folder).encode() in arguments:
+            if b"luthier.tuning.worker" in arguments and folder.absolute() in log.parents:
                 found.append(int(entry.name))
     return found
 

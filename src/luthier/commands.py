@@ -124,6 +124,11 @@ def tune(
     options: RecipeOptions = UNSET,
 ) -> None:
     """Search for a better recipe. The baseline is the task's recipe with the options given here."""
+    from luthier.tuning.asking import n_cores
+    from luthier.tuning.recruits import call_early
+
+    if on is None:
+        call_early(workers or n_cores())  # they import torch while the task is loaded here
     from luthier.show.terminal import TuneConsole
     from luthier.tuning.space import as_space, parse_range
     from luthier.tuning.tune import tune as search

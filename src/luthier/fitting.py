@@ -278,13 +278,18 @@ def new_folder(name: str) -> Path:
 
 @contextlib.contextmanager
 def deterministic(enabled: bool) -> Iterator[None]:
-    """Only deterministic kernels inside; the caller's setting outside."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(enabled or before)
+    """Only deterministic kernels inside; the caller's setting outside. Where it is the same torch is not asked.
+
+    Its switch imports the compiler, which takes as long as torch itself.
+    """
+    if not enabled or torch.are_deterministic_algorithms_enabled():
+        yield
+        return
+    torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(False)
 
 
 @contextlib.contextmanager

@@ -230,13 +230,14 @@ def test_a_worker_that_waits_for_an_answer_leaves_with_its_parent_and_never_impo
         trial.report(1.0, step=1)
 
     ship(tmp_path / "task", function=train)
-    command = [sys.executable, "-m", "luthier.tuning.worker", str(tmp_path / "task")]
+    command = [sys.executable, "-m", "luthier.tuning.worker"]
+    study = {"order": "prepare", "folder": str(tmp_path / "task"), "reference": None, "log": str(tmp_path / "log")}
     order = {"order": "train", "number": 0, "folder": str(tmp_path), "values": {}, "seed": 0, "until": 1, "steps": 9}
     order["reported"] = {"value": "val_value"}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(encode(order))
+        process.stdin.write(encode(study) + encode(order))
         process.stdin.flush()
         inbox, heard = Inbox(), []
         while "asked" not in heard and (piece := os.read(process.stdout.fileno(), 1 << 16)):

@@ -1,6 +1,8 @@
 """Worker processes as such, without a study."""
 
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import pytest
 
 from luthier.tuning.ledger import StudyError
+from luthier.tuning.recruits import Recruit, call_early, recruited
 from luthier.tuning.workers import Workers
 
 
@@ -25,3 +28,44 @@ def test_workers_that_never_start_are_said_and_closed_cleanly(tmp_path: Path, mo
     pool.close(at_once=True)
     pool.close(at_once=True)  # after an interrupt in the first
     assert all(worker.gone for worker in pool.all)
+
+
+def test_processes_begin_before_their_study_is_known_and_go_when_it_does_not_come(tmp_path: Path) -> None:
+    call_early(1)
+    with recruited(2, recipes=True) as recruits:
+        early = list(recruits)
+    assert [recruit.process.returncode for recruit in early] == [-9, -9]
+    with recruited(1, recipes=False) as recruits:
+        (recruit,) = recruits
+        pool = Workers(tmp_path, 1, recruits=recruits)
+        assert pool.all[0].process is recruit.process
+        with pytest.raises(StudyError, match=r"cannot get the task: FileNotFoundError"):
+            listen(pool, 60)
+        assert "things.pkl" in pool.all[0].log.read_text()
+    assert not recruits
+    assert recruit.process.returncode is None
+    pool.close()
+
+
+def test_what_a_process_says_before_it_knows_its_log_is_in_the_log(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(Recruit, "__init__", failing(Recruit.__init__))
+    pool = Workers(tmp_path, 1)
+    with pytest.raises(StudyError, match=r"Its last words: .*no module"):
+        listen(pool, 60)
+    pool.close(at_once=True)
+
+
+def failing(begin: Any) -> Any:
+    """Begin a process that dies with a word on its standard error."""
+
+    def begun(self: Recruit, recipes: bool) -> None:
+        begin(self, recipes)
+        self.dismiss()
+        self.words = tempfile.TemporaryFile("a+b", buffering=0)  # noqa: SIM115
+        command = [sys.executable, "-c", "raise SystemExit('no module')"]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.words, start_new_session=True
+        )
+        self.orders, self.messages = self.process.stdin, self.process.stdout
+
+    return begun

@@ -76,6 +76,11 @@ class Asked:
         """Seconds that a trial may be silent."""
         return None if self.trial_timeout is None else seconds(self.trial_timeout)
 
+    @property
+    def processes(self) -> int:
+        """Workers on this machine."""
+        return (self.workers or n_cores()) if self.on is None else 0
+
     def plan(self, searched: Searched) -> Plan:
         """What the study is to do.
 

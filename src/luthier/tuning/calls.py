@@ -22,6 +22,7 @@ from luthier.tuning.function_search import FunctionSearch
 from luthier.tuning.journal import Console, Journal
 from luthier.tuning.ledger import Ledger, StudyError
 from luthier.tuning.opening import hired, hired_on_ray, open_ledger
+from luthier.tuning.recruits import Recruit
 from luthier.tuning.searched import Searched
 from luthier.tuning.study import Study
 from luthier.tuning.workers import Workers
@@ -37,6 +38,7 @@ class Call:
         asked: how to search.
         searched: what is searched over.
         origin: `time.monotonic()` when the call began.
+        recruits: processes that have begun already.
     """
 
     asked: Asked
@@ -47,6 +49,7 @@ class Call:
     console: Console | None
     test: bool
     origin: float
+    recruits: list[Recruit]
 
     def run(self) -> Study:
         """Search, retrain, compare and test; see `tune` for what is raised."""
@@ -79,7 +82,7 @@ class Call:
         grace_s = _GRACE_S if isinstance(self.searched, FunctionSearch) else math.inf  # a recipe's hears at each step
         asked, times = self.asked, {"timeout_s": self.asked.timeout_s, "grace_s": grace_s}
         if asked.on is None:
-            return hired(self.folder, self.searched, count, **times)
+            return hired(self.folder, self.searched, count, self.recruits, **times)
         return hired_on_ray(self.folder, self.searched, asked.workers, asked.on, asked.resources, **times)
 
 

@@ -29,6 +29,8 @@ class FunctionSearch:
         start_values: what trial 0 trains with, over all of its steps; None: it is a trial like the others.
     """
 
+    recipes = False
+
     function: Callable[..., Any]
     space: dict[str, Range]
     objectives: tuple[Objective, ...]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.tuning.ledger import Ledger, StudyError
+from luthier.tuning.recruits import Recruit
 from luthier.tuning.state import fold
 from luthier.tuning.workers import Workers
 
@@ -64,10 +65,10 @@ def _short(value: Any) -> str:
     return "absent" if value is None else repr(value)
 
 
-def hired(folder: Path, searched: Searched, count: int, **times: Any) -> Workers:
+def hired(folder: Path, searched: Searched, count: int, recruits: list[Recruit], **times: Any) -> Workers:
     """Processes on this machine, and what they need."""
     ship_to_workers(folder, searched)
-    return Workers(folder, count, searched.reference, **times)
+    return Workers(folder, count, searched.reference, recruits, searched.recipes, **times)
 
 
 def hired_on_ray(

@@ -40,6 +40,7 @@ class Searched(Protocol):
         description: what identifies it in a ledger.
         widens: whether ranges may be widened: those that nobody has set.
         order: what a worker must know besides values, seed and the step to train to.
+        recipes: whether recipes are trained, which need torch.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Searched(Protocol):
     description: dict[str, Any]
     widens: bool
     order: dict[str, Any]
+    recipes: bool
 
     @property
     def start(self) -> Baseline:
@@ -78,6 +80,8 @@ class Searched(Protocol):
 @dataclass
 class RecipeSearch:
     """A task, and recipes for it; see `Searched`."""
+
+    recipes = True
 
     subject: Subject
     start: Recipe

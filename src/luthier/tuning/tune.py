@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.tuning.asking import Asked, searched_for
 from luthier.tuning.calls import Call
+from luthier.tuning.function_search import is_function
 from luthier.tuning.journal import Console
+from luthier.tuning.recruits import recruited
 from luthier.tuning.study import Study
 
 if TYPE_CHECKING:
@@ -143,6 +145,7 @@ def tune(
         on=on,
         resources=resources,
     )
-    searched = searched_for(task, recipe, space, groups, seed, steps, metric, direction, start, objectives)
-    path = Path(folder) if folder is not None else Path("studies") / searched.name
-    return Call(asked, searched, path, storage, resume, console, test, origin).run()
+    with recruited(asked.processes, recipes=not is_function(task)) as recruits:
+        searched = searched_for(task, recipe, space, groups, seed, steps, metric, direction, start, objectives)
+        path = Path(folder) if folder is not None else Path("studies") / searched.name
+        return Call(asked, searched, path, storage, resume, console, test, origin, recruits).run()

@@ -1,11 +1,12 @@
-"""A worker process: `python -m luthier.tuning.worker FOLDER [REFERENCE]`, started by the study only.
+"""A worker process: `python -m luthier.tuning.worker [recipes]`, started by the study only.
 
 It reads orders from its standard input and writes messages to its standard output; both are moved away first, so that
 whatever a task prints goes to the log. A thread watches the input: when the parent is gone the process ends at
 once, in the middle of a step too (checkpoints are written whole or not at all).
 
-Orders: {"order": "train", number, folder, values, seed, until}, {"order": "pause", number}, and as answer to a
-training function that has come to its rung {"order": "go", until} or {"order": "stop", reason}.
+Orders: first {"order": "prepare", folder, reference, log}, the folder to which what is tuned was shipped; then
+{"order": "train", number, folder, values, seed, until}, {"order": "pause", number}, and as answer to a training
+function that has come to its rung {"order": "go", until} or {"order": "stop", reason}.
 Messages: ready, broken, started, row, progress, asked, and one of paused, finished, stopped, failed for each order to
 train.
 """
@@ -23,6 +24,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -34,6 +36,14 @@ if TYPE_CHECKING:
     from luthier.task import Task
 
 _PROGRESS_EVERY_S = 0.25
+_FOR_RECIPES = (
+    "luthier.fitting",
+    "luthier.doctor.guard",
+    "luthier.doctor.probe",
+    "luthier.doctor.diagnosing",
+    "luthier.doctor.mending.candidates",
+    "luthier.tuning.steering",
+)
 
 Train: TypeAlias = "Callable[[dict[str, Any], Channel], tuple[str, dict[str, Any]]]"
 """Trains a trial as ordered; returns how it ended (paused, finished, stopped, failed) and the details."""
@@ -117,8 +127,23 @@ def serve(channel: Channel, get_ready: Callable[[], Train]) -> None:
         obey(channel.orders.get(), train, channel)
 
 
+def enlist(channel: Channel, recipes: bool) -> Train:
+    """Import what is sure to be needed, hear of the study, and get ready for it."""
+    from luthier.training.uncompiled import spare_compiler
+
+    spare_compiler()
+    if recipes:
+        import_ahead()
+    told = channel.orders.get()
+    log = os.open(told["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    return prepare(Path(told["folder"]), told["reference"])
+
+
 def prepare(folder: Path, reference: str | None) -> Train:
-    """Get what is to be trained; where it needs torch, import what the first training would wait for."""
+    """Get what is to be trained."""
     from luthier.tuning.shipping import unship
 
     things = unship(folder)
@@ -126,9 +151,9 @@ def prepare(folder: Path, reference: str | None) -> Train:
         from luthier.tuning.functions import run_function
 
         if "torch" in sys.modules:
-            warm_up()
+            set_threads()
         return partial(run_function, things["function"])
-    warm_up()
+    import_ahead()
     if reference is None:
         return partial(run_recipe, things["task"], things["recipe"])
     from luthier.tasks import load
@@ -136,12 +161,21 @@ def prepare(folder: Path, reference: str | None) -> Train:
     return partial(run_recipe, load(reference).task, things["recipe"])
 
 
-def warm_up() -> None:
-    """Import torch, and half of its compiler, as the first optimizer would: no trial's time is to count that."""
+def import_ahead() -> None:
+    """Import torch and what the first training would wait for."""
+    gc.disable()  # it would look through all of torch again and again
+    for name in _FOR_RECIPES:
+        import_module(name)
+    set_threads()
+    gc.freeze()
+    gc.enable()
+
+
+def set_threads() -> None:
+    """Let torch use as many threads as this process was given."""
     import torch
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
 
 
 def obey(order: dict[str, Any], train: Train, channel: Channel) -> None:
@@ -256,4 +290,5 @@ def reason_of(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    serve(Pipes(), partial(prepare, Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None))
+    pipes = Pipes()
+    serve(pipes, partial(enlist, pipes, "recipes" in sys.argv[1:]))

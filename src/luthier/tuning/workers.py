@@ -6,13 +6,11 @@ that Ctrl-C reaches the parent only, which asks them to pause; when the parent d
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import selectors
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +20,7 @@ from luthier.tuning.jobs import Continue, Start
 from luthier.tuning.ledger import StudyError
 from luthier.tuning.memory import OUT_OF_MEMORY, oom_kills
 from luthier.tuning.messages import Inbox, send
+from luthier.tuning.recruits import Recruit
 from luthier.tuning.state import trial_folder
 
 _TRIES = 3  # worker processes that may die in a row before one gets ready
@@ -54,24 +53,13 @@ class Place:
 class Worker(Place):
     """One process, and the trial that it trains."""
 
-    def __init__(self, folder: Path, index: int, reference: str | None, threads: int) -> None:
+    def __init__(self, folder: Path, index: int, reference: str | None, recruit: Recruit) -> None:
         super().__init__(folder, index)
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in sys.path if path))
-        command = [sys.executable, "-m", "luthier.tuning.worker", str(folder / "workers" / "task")]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                command if reference is None else [*command, reference],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=environment,
-                start_new_session=True,
-                bufsize=0,
-            )
-        if self.process.stdin is None or self.process.stdout is None:
-            raise StudyError("a worker process came without its pipes")
-        self.orders, self.messages = self.process.stdin, self.process.stdout
+        self.recruit, self.process = recruit, recruit.process
+        self.orders, self.messages = recruit.orders, recruit.messages
+        self.log.touch()
+        task, log = folder.absolute() / "workers" / "task", self.log.absolute()
+        self.order(order="prepare", folder=str(task), log=str(log), reference=reference)
 
     def order(self, **order: Any) -> None:
         """Send an order; a worker that has just died is noticed soon."""
@@ -82,9 +70,8 @@ class Worker(Place):
             return
 
     def kill(self) -> None:
-        """End the process and those that it forked, which would keep its pipe open."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        """End the process and those that it forked."""
+        self.recruit.kill()
 
     @property
     def gone(self) -> bool:
@@ -119,6 +106,13 @@ class Worker(Place):
             self.kill()
             self.process.wait()
         self.messages.close()
+        self.recruit.words.close()
+
+    def note_words(self) -> None:
+        """Put into the log what it wrote before it knew the log."""
+        words = self.recruit.words.fileno()
+        with self.log.open("ab") as log:
+            log.write(os.pread(words, os.fstat(words).st_size, 0))
 
 
 class Workers:
@@ -128,7 +122,8 @@ class Workers:
         folder: of the study; the task has been shipped to `workers/task` in it.
         count: processes.
         reference: of the task, or None when it was shipped itself.
-        threads: of torch in each process.
+        recruits: processes that have begun already; those that are taken leave the list.
+        recipes: whether further ones are to train recipes.
         timeout_s: how long a training may be silent before its worker is killed; None: for ever.
         grace_s: how long one that was asked to pause may take before its worker is killed.
     """
@@ -138,11 +133,13 @@ class Workers:
         folder: Path,
         count: int,
         reference: str | None = None,
-        threads: int = 1,
+        recruits: list[Recruit] | None = None,
+        recipes: bool = False,
         timeout_s: float | None = None,
         grace_s: float = math.inf,
     ) -> None:
-        self.folder, self.reference, self.threads = folder, reference, threads
+        self.folder, self.reference, self.recipes = folder, reference, recipes
+        self._recruits = [] if recruits is None else recruits
         self.timeout_s, self.grace_s = timeout_s, grace_s
         self._selector = selectors.DefaultSelector()
         self._deaths = 0
@@ -228,7 +225,9 @@ class Workers:
         self._selector.close()
 
     def _begin(self, index: int) -> Worker:
-        worker = Worker(self.folder, index, self.reference, self.threads)
+        recruits = self._recruits or [Recruit(self.recipes)]
+        worker = Worker(self.folder, index, self.reference, recruits[-1])
+        recruits.pop()
         self._selector.register(worker.messages, selectors.EVENT_READ, worker)
         return worker
 
@@ -237,6 +236,7 @@ class Workers:
         if event == "ready":
             worker.ready, self._deaths = True, 0
         elif event == "broken":
+            worker.note_words()
             raise StudyError(f"a worker process cannot get the task: {message['reason']}; see {worker.log}")
         else:
             if event in ("paused", "finished", "stopped", "failed"):
@@ -251,6 +251,8 @@ class Workers:
         at_work = number is not None and worker.ready and not worker.recalled
         if at_work and worker.starved:
             failed = failed or f"{OUT_OF_MEMORY}: the operating system killed its worker process"
+        if not worker.ready:
+            worker.note_words()
         worker.close(at_once=True)
         self._deaths += not worker.ready and not worker.recalled
         if self._deaths >= _TRIES:
