@@ -22,8 +22,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from luthier.tuning.folding import fold
 from luthier.tuning.ledger import StudyError, read_events
-from luthier.tuning.state import State, fold
+from luthier.tuning.state import State
 
 FUNCTION = """
 import sys, time

@@ -36,9 +36,10 @@ from luthier.errors import LuthierError
 from luthier.files import to_json, write_atomic
 from luthier.recipe import Recipe
 from luthier.tuning.derived import derive_space
+from luthier.tuning.folding import apply
 from luthier.tuning.samplers import SAMPLERS, propose
 from luthier.tuning.space import Range, choice, integers
-from luthier.tuning.state import Event, State, apply
+from luthier.tuning.state import Event, State
 
 MARKS = (20, 50, 100)
 OURS = ("random", "sobol", "halton", "tpe", "prior", "cmaes", "nsgaii")

@@ -13,13 +13,13 @@ from luthier.task import Task
 from luthier.tasks import Subject
 from luthier.tuning.budgets import Time
 from luthier.tuning.engine import Engine
+from luthier.tuning.folding import fold
 from luthier.tuning.jobs import Plan
 from luthier.tuning.journal import Journal
 from luthier.tuning.ledger import Ledger, StudyError, read_events
 from luthier.tuning.objectives import Objective
 from luthier.tuning.searched import RecipeSearch
 from luthier.tuning.space import loguniform, space_to_json
-from luthier.tuning.state import fold
 from luthier.tuning.study import Study
 
 SPACE: Any = {"lr": loguniform(1e-4, 1.0)}

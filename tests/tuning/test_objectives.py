@@ -13,13 +13,14 @@ from luthier.errors import LuthierError
 from luthier.recipe import Recipe
 from luthier.show.terminal import TuneConsole
 from luthier.task import Task
+from luthier.tuning.folding import fold
 from luthier.tuning.fronts import Fronts
 from luthier.tuning.ladders import ladders_of
 from luthier.tuning.objectives import Objective, as_readings, best_scores, function_objectives, task_objectives
 from luthier.tuning.optuna_store import NUMBER, url
 from luthier.tuning.pareto import by_front
 from luthier.tuning.space import integers, loguniform, uniform
-from luthier.tuning.state import Event, State, fold
+from luthier.tuning.state import Event, State
 from luthier.tuning.strategies import Halving
 from luthier.tuning.study import Study
 from luthier.tuning.tune import tune

@@ -8,10 +8,11 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from luthier.tuning.folding import apply, fold
 from luthier.tuning.ledger import Ledger
 from luthier.tuning.objectives import Objective
 from luthier.tuning.optuna_store import Opened, OptunaStore
-from luthier.tuning.state import Event, apply, fold
+from luthier.tuning.state import Event
 
 RANGES = {
     "lr": FloatDistribution(1e-4, 1.0, log=True),

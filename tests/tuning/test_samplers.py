@@ -7,10 +7,11 @@ import pytest
 from luthier.errors import LuthierError
 from luthier.files import from_json, to_json
 from luthier.recipe import Recipe
+from luthier.tuning.folding import fold
 from luthier.tuning.ranges import Range
 from luthier.tuning.samplers import SAMPLERS, arm_seen, as_sampler, propose, sampler_label
 from luthier.tuning.space import choice, fixed, integers, loguniform, uniform
-from luthier.tuning.state import Event, State, fold
+from luthier.tuning.state import Event, State
 from luthier.tuning.views import View
 
 SPACE: dict[str, Range] = {

@@ -9,11 +9,12 @@ import pytest
 
 from luthier.errors import LuthierError
 from luthier.tuning.budgets import Time
+from luthier.tuning.folding import fold
 from luthier.tuning.jobs import BASELINE, Continue, Outlook, Plan, Proposal, Start
 from luthier.tuning.ladders import rung_step
 from luthier.tuning.scheduler import next_job, next_repeat, outranked, reserve, search_left
 from luthier.tuning.simulate import Curve, Simulator
-from luthier.tuning.state import State, fold
+from luthier.tuning.state import State
 from luthier.tuning.strategies import STRATEGIES, Halving, strategy_for
 
 TOTAL = 90

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.tuning.comparing import compare, paired_interval
-from luthier.tuning.state import ENDED, OPEN, Event, State, apply, best, fold
+from luthier.tuning.folding import apply, fold
+from luthier.tuning.state import ENDED, OPEN, Event, State, best
 
 FOLDER = Path("study")
 CREATED = ("created", {"task": {"metric": "accuracy", "direction": "max"}})

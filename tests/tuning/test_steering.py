@@ -9,10 +9,12 @@ import pytest
 from luthier.doctor.findings import Diagnosis, Finding, Remedy
 from luthier.patch import Patch, Scale, Set
 from luthier.recipe import Recipe
+from luthier.tuning.edges import KNOWN_GOOD
+from luthier.tuning.folding import apply
 from luthier.tuning.optuna_store import as_optuna, stretched
 from luthier.tuning.space import choice, loguniform, uniform
-from luthier.tuning.state import Event, State, apply
-from luthier.tuning.steering import KNOWN_GOOD, next_change, prescriptions, widened
+from luthier.tuning.state import Event, State
+from luthier.tuning.steering import next_change, prescriptions, widened
 
 
 def study(*trials: tuple[dict[str, Any], float], arm: str = "all", source: str = "") -> State:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from luthier.tuning.budgets import Budget
+from luthier.tuning.folding import apply, fold
 from luthier.tuning.ledger import Ledger
 from luthier.tuning.ranges import Range
 from luthier.tuning.space import space_from_json
-from luthier.tuning.state import State, Trial, apply, fold
+from luthier.tuning.state import State, Trial
 from luthier.tuning.study import Study
 
 _READINGS_S = 0.5

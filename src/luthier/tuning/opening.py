@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.tuning.folding import fold
 from luthier.tuning.ledger import Ledger, StudyError
 from luthier.tuning.recruits import Recruit
-from luthier.tuning.state import fold
 from luthier.tuning.workers import Workers
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ Says what a strategy finds in how much time without a single training, and what 
 from __future__ import annotations
 
 import heapq
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from luthier.errors import LuthierError
-from luthier.tuning.jobs import Continue, Plan, Propose, Start
-from luthier.tuning.scheduler import next_job, next_repeat
-from luthier.tuning.state import Event, apply, best, fold
+from luthier.tuning.budgets import Time
+from luthier.tuning.folding import apply, fold
+from luthier.tuning.jobs import BASELINE, Continue, Plan, Propose, Start
+from luthier.tuning.scheduler import budget_over, next_job, next_repeat, reserve, search_over
+from luthier.tuning.state import Event, Trial, best
+
+_GRAIN = 1e-6  # epochs add up to the clock up to rounding
 
 
 @dataclass(frozen=True)
@@ -72,12 +77,17 @@ class Simulator:
             self.record("created", task={"metric": "value", "direction": direction}, seed=plan.seed)
 
     def run(self, decisions: int | None = None) -> Simulator:
-        """Search until there is nothing to do, or until so many decisions are made."""
-        return self._drive(lambda: next_job(self.state, self.plan, self.propose, self.clock), decisions)
+        """Search until there is nothing to do, or until so many decisions are made.
+
+        When a budget of time is over, what is under way pauses after its last whole epoch.
+        """
+        over = lambda: search_over(self.state, self.plan, self.clock)  # noqa: E731
+        return self._drive(lambda: next_job(self.state, self.plan, self.propose, self.clock), over, decisions)
 
     def repeat(self) -> Simulator:
         """Retrain winner and baseline, as a study does after its search."""
-        return self._drive(lambda: next_repeat(self.state, self.plan), None)
+        over = lambda: budget_over(self.state, self.plan, self.clock)  # noqa: E731
+        return self._drive(lambda: next_repeat(self.state, self.plan), over)
 
     def best_at(self, seconds: float) -> float | None:
         """The best reading up to a time."""
@@ -89,10 +99,12 @@ class Simulator:
         self.events.append(event)
         apply(self.state, event)
 
-    def _drive(self, choose: Callable[[], Start | Continue | None], decisions: int | None) -> Simulator:
+    def _drive(
+        self, choose: Callable[[], Start | Continue | None], over: Callable[[], bool], decisions: int | None = None
+    ) -> Simulator:
         while decisions is None or len(self.decisions) < decisions:
             began = time.perf_counter()
-            job = choose() if len(self.running) < self.plan.workers else None
+            job = choose() if len(self.running) < self.plan.workers and not over() else None
             self.deciding_s += time.perf_counter() - began
             if job is not None:
                 self._start(job)
@@ -114,15 +126,23 @@ class Simulator:
         heapq.heappush(self.running, (self.clock + seconds, job.number))
 
     def _end_first(self) -> None:
-        self.clock, number = heapq.heappop(self.running)
+        ends, number = heapq.heappop(self.running)
         trial = self.state.trials[number]
         curve = self.curve(number, trial.values)
+        self.clock = min(ends, max(self.clock, self._deadline(trial)))
+        until = trial.until - math.ceil((ends - self.clock) / curve.epoch_s - _GRAIN)
         if len(curve.values) < trial.until:
-            self.record("failed", number=number, reason="the recorded training failed", step=trial.until)
+            self.record("failed", number=number, reason="the recorded training failed", step=until)
             return
-        for epoch in range(trial.step + 1, trial.until + 1):
+        for epoch in range(trial.step + 1, until + 1):
             value = curve.values[epoch - 1]
             row = {"kind": "epoch", "step": epoch, "time_s": epoch * curve.epoch_s, "val_value": value}
             self.record("row", number=number, row=row)
-            self.readings.append((self.clock - (trial.until - epoch) * curve.epoch_s, value))
-        self.record("finished" if trial.until == trial.total_steps else "paused", number=number, step=trial.until)
+            self.readings.append((ends - (trial.until - epoch) * curve.epoch_s, value))
+        self.record("finished" if until == trial.total_steps else "paused", number=number, step=until)
+
+    def _deadline(self, trial: Trial) -> float:
+        """When the trainings of a trial's kind must pause."""
+        if not isinstance(self.plan.budget, Time) or trial.arm == BASELINE:
+            return math.inf
+        return self.plan.budget.total - (reserve(self.state, self.plan) if trial.kind == "search" else 0.0)

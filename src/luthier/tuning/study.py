@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.tuning.comparing import Comparison, compare
 from luthier.tuning.conditions import Baseline
+from luthier.tuning.edges import Edge, crowded
+from luthier.tuning.folding import fold
 from luthier.tuning.function_search import Values
 from luthier.tuning.jobs import BASELINE
 from luthier.tuning.ledger import StudyError, read_events
 from luthier.tuning.space import Range, space_from_json
-from luthier.tuning.state import State, Trial, fold
+from luthier.tuning.state import State, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -95,6 +97,14 @@ class Study:
         Best first in the first objective, so that its first trial is `best`; `trial.scores` has all objectives.
         """
         return self.state.front
+
+    @property
+    def crowded(self) -> list[Edge]:
+        """Ranges at whose end the best trials lie, as they are now: wider ones may hold better values.
+
+        A range that was given is never widened, and of the derived ones only some are, a few times.
+        """
+        return crowded({**self.space, **self.widened}, self.state, self.groups or {"all": list(self.space)})
 
     @property
     def comparison(self) -> Comparison | None:
