@@ -20,6 +20,7 @@ from luthier.recipe import Recipe
 from luthier.show.report import write_report
 from luthier.show.report_data import best_over_time, curve
 from luthier.show.terminal import TuneConsole
+from luthier.tuning.edges import Edge
 from luthier.tuning.space import choice, loguniform, uniform
 from luthier.tuning.study import Comparison, Trial
 
@@ -43,6 +44,7 @@ class FakeStudy:
         self.baseline = self.start = Recipe(lr=0.3)
         self.space = {"lr": loguniform(1e-4, 0.1), "dropout": uniform(0, 0.5), "schedule": choice("cosine", "step")}
         self.widened: dict[str, Any] = {}
+        self.crowded: list[Any] = []
         self.groups, self.trials, self.comparison = groups, trials, comparison
         self.settings = {
             "sampler": "tpe",
@@ -187,11 +189,17 @@ def test_numbers_that_are_none_are_left_out_of_charts(tmp_path: Path) -> None:
 def test_every_ended_trial_says_why_and_what_was_widened(tmp_path: Path) -> None:
     study = full_study()
     study.widened = {"lr": loguniform(1e-4, 0.4)}
+    study.crowded = [Edge("dropout", study.space["dropout"], "upper", (1, 3, 0))]
     study.trials[1] = replace(study.trials[1], reason="all 2 epochs trained", source="known-good settings")
     told = Page(page_of(study, tmp_path)).text
     for words in ("finished: all 2 epochs trained", "stopped: outranked at step 10", "(known-good settings)"):
         assert words in told
     assert "Widened during the search, where the best trials lay at the end of a range: lr" in told
+    narrow = "Range too narrow? the best trials (#1, #3, #0) lie at the upper end of dropout 0..0.5"
+    assert narrow in told
+    output = io.StringIO()
+    TuneConsole(Console(file=output, width=200)).finished(study)
+    assert narrow.lower() in output.getvalue()
 
 
 def test_texts_cannot_break_out(tmp_path: Path) -> None:

@@ -184,7 +184,8 @@ def _parameters(study: Study) -> str:
 
 def _widened(study: Study) -> str:
     wider = "; ".join(f"{path} {range_}" for path, range_ in study.widened.items())
-    return f" Widened during the search, where the best trials lay at the end of a range: {wider}." if wider else ""
+    told = f" Widened during the search, where the best trials lay at the end of a range: {wider}." if wider else ""
+    return told + "".join(f" Range too narrow? {edge}." for edge in study.crowded)
 
 
 def _arms(study: Study) -> str:

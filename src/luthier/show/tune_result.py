@@ -39,6 +39,7 @@ def result(study: Study) -> list[RenderableType]:
         blocks.append(_front(study))
     elif ranked := leading(study):
         blocks.append(_trials(study, ranked))
+    blocks += [Text(f"range too narrow? {edge}", "bold yellow") for edge in study.crowded]
     blocks.append(Text(f"{len(study.trials)} trials in {duration_text(study.elapsed_s)} · {study.folder}"))
     return blocks
 

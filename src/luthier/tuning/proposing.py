@@ -11,13 +11,14 @@ from typing import Any
 
 from luthier.files import to_json
 from luthier.tuning import samplers
+from luthier.tuning.edges import KNOWN_GOOD
 from luthier.tuning.jobs import BASELINE, Plan, Proposal
 from luthier.tuning.ranges import Range
 from luthier.tuning.searched import Searched
 from luthier.tuning.space import space_from_json
 from luthier.tuning.standings import standings
 from luthier.tuning.state import State
-from luthier.tuning.steering import KNOWN_GOOD, next_change
+from luthier.tuning.steering import next_change
 
 AUTO = "auto"
 UNDER_AUTO = "tpe"

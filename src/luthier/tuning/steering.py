@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from luthier.files import to_json
+from luthier.tuning.edges import best_of, end_of
 from luthier.tuning.ranges import Range, Uniform
 from luthier.tuning.standings import standings
 from luthier.tuning.state import State
@@ -22,13 +23,8 @@ if TYPE_CHECKING:
 
 _MOST = 3
 _KEPT_FIELDS = ("epochs", "seed")  # a longer training would not be compared at equal budgets
-_CROWD = 3
-_EDGE = 0.05
 _WIDER = 4.0
 _MOST_WIDENINGS = 2
-
-KNOWN_GOOD = "known-good settings"
-"""The source of trials that begin a search."""
 
 
 @dataclass(frozen=True)
@@ -100,20 +96,13 @@ def widened(space: Mapping[str, Range], state: State, arm: str) -> dict[str, Uni
         The new ranges by path, four times as far at that end as it was, or as the best trial is; empty when all is
         well.
     """
-    best = [state.trials[n] for n in standings(state).finished if state.trials[n].arm == arm][:_CROWD]
-    if all(trial.source == KNOWN_GOOD for trial in best):
-        return {}
-    found = {}
+    best, found = best_of(state, arm), dict[str, Uniform]()
     for path, range_ in space.items():
         if not isinstance(range_, Uniform) or not range_.log or state.widenings.get(path, 0) >= _MOST_WIDENINGS:
             continue
-        values = [float(trial.values[path]) for trial in best if trial.values.get(path)]
-        if not values or len(values) < len(best):
-            continue
-        ends = [range_.low * (range_.high / range_.low) ** share for share in (_EDGE, 1 - _EDGE)]
-        crowded = len(values) == _CROWD
-        if values[0] < range_.low or (crowded and max(values) <= ends[0]):
-            found[path] = replace(range_, low=min(values[0], range_.low) / _WIDER)
-        elif values[0] > range_.high or (crowded and min(values) >= ends[1]):
-            found[path] = replace(range_, high=max(values[0], range_.high) * _WIDER)
+        end = end_of(path, range_, best)
+        if end == "lower":
+            found[path] = replace(range_, low=min(best[0].values[path], range_.low) / _WIDER)
+        elif end == "upper":
+            found[path] = replace(range_, high=max(best[0].values[path], range_.high) * _WIDER)
     return found
