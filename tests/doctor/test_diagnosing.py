@@ -43,6 +43,12 @@ def test_no_step_made_what_was_there_before_the_first_one():
         assert names(order(found))[0] == first
 
 
+@pytest.mark.parametrize("grown", ["exploding_gradient", "exploding_activation"])
+def test_what_explodes_does_not_learn(grown):
+    found = order([finding("no_learning", 0.5, onset=0), finding(grown, 0.85, onset=0)])
+    assert names(found[0].consequences) == ["no_learning"]
+
+
 def test_chains_hang_under_their_root():
     found = order([finding("no_learning", 0.5), finding("vanishing_gradient", 0.8), finding("bad_init", 0.8, onset=0)])
     assert names(found) == ["bad_init", "vanishing_gradient", "no_learning"]

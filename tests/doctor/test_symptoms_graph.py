@@ -280,6 +280,13 @@ def replaced_head(classes_before: int = 4) -> Vitals:
     return watched(model, cross_entropy, features(), classes(), given=given)
 
 
+def replaced_head_of_another_shape() -> Vitals:
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 20)))
+    given = list(model.parameters())
+    model[2] = nn.Sequential(nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 4))
+    return watched(model, cross_entropy, features(), classes(), given=given)
+
+
 def other_model() -> Vitals:
     return watched(net(), cross_entropy, features(), classes(), given=list(net().parameters()))
 
@@ -292,6 +299,14 @@ class TwoHeads(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         shared = F.relu(self.trunk(x))
         return self.value(shared).squeeze(1), self.kind(shared)
+
+
+def weighed(reduce: Callable[[Tensor], Tensor]) -> Vitals:
+    def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        value, kind = model(x)
+        return F.cross_entropy(kind, y) + reduce(value.pow(2))
+
+    return watched(TwoHeads(), loss, features(), classes())
 
 
 def two_heads(factor: float) -> Vitals:
@@ -442,6 +457,7 @@ SICK: dict[str, tuple[str, Program]] = {
     "divided twice": ("loss_scale", classifier(lambda m, x, y: F.cross_entropy(m(x), y) / len(y))),
     "second head times 1e-5": ("loss_scale", lambda: two_heads(1e-5)),
     "second head times 1e6": ("loss_scale", lambda: two_heads(1e6)),
+    "summed beside a mean": ("loss_scale", lambda: weighed(torch.Tensor.sum)),
     "exp": ("bad_activation", stack(torch.exp)),
     "square": ("bad_activation", stack(lambda x: x * x)),
     "square in a recurrence": ("bad_activation", sequences(Recurrence(torch.square))),
@@ -460,6 +476,7 @@ SICK: dict[str, tuple[str, Program]] = {
     "frozen at random": ("frozen_params", frozen(["0"])),
     "missing from the optimizer": ("frozen_params", missing_from_optimizer),
     "head replaced": ("stale_optimizer", replaced_head),
+    "head of another shape": ("stale_optimizer", replaced_head_of_another_shape),
     "head of two classes replaced": ("stale_optimizer", lambda: replaced_head(2)),
     "optimizer of another model": ("stale_optimizer", other_model),
 }  # fmt: skip
@@ -646,6 +663,8 @@ HEALTHY: dict[str, Program] = {
     **{f"pooling by {spelling}": sequences(Pooling(spelling)) for spelling in ("sum", "bmm", "@", "query")},
     "mixture of experts": lambda: watched(Mixture(), cross_entropy, features(), classes()),
     "two heads": lambda: two_heads(1.0),
+    "mean beside a mean": lambda: weighed(torch.Tensor.mean),
+    "small sum of activities": classifier(lambda m, x, y: F.cross_entropy(m(x), y) + 1e-3 * m[:2](x).abs().sum()),
     "variational autoencoder": variational,
     "autoencoder": autoencoder(lambda m, x, y: F.mse_loss(m(x), y), nn.Sigmoid()),
     "autoencoder of bits": autoencoder(lambda m, x, y: F.mse_loss(m(x), y), data=lambda x: (x > 0).float()),
@@ -686,6 +705,22 @@ def test_sick_programs_are_named(name: str) -> None:
     assert [item.symptom for item in findings] == [symptom]
     assert findings[0].certainty >= 0.7
     assert findings[0].evidence
+
+
+@pytest.mark.parametrize(("moves", "mixed"), [(False, True), (True, False)])
+def test_a_view_in_place_of_a_transpose_mixes_the_examples(moves: bool, mixed: bool) -> None:
+    class TimeFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.head = nn.LSTM(3, 8), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            by_time = x.transpose(0, 1) if moves else x.view(x.shape[1], x.shape[0], x.shape[2])
+            states = self.lstm(by_time)[0]
+            return self.head(states[-1].reshape(len(x), 2, 4).flatten(1))
+
+    vitals = watched(TimeFirst(), cross_entropy, torch.randn(64, 5, 3), classes())
+    assert [item.numbers.get("mixed") for item in found(vitals, ["label_misaligned"])] == [True] * mixed
 
 
 @pytest.mark.parametrize("name", HEALTHY)

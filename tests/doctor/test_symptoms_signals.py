@@ -334,6 +334,30 @@ def test_ordinary_layers_whose_scale_compounds():
     assert the(growing.exploding_activation(vitals(looks))).severity == "info"
 
 
+def test_what_grows_over_time_is_left_to_the_gradient_that_grows_with_it():
+    sick = recurrent(gain=1.4, losses=[1e4 / (1 + i) + 50.0 for i in range(100)])
+    assert growing.exploding_activation(sick) == []
+    assert the(gradients.exploding_gradient(sick)).numbers["times"] == 30
+
+
+def recurrent(gain: float, losses: list[float]) -> Vitals:
+    """A plain recurrence of 30 steps whose weights multiply by such a gain, and a linear layer."""
+    held = [
+        Parameter("r.weight_ih_l0", (16, 16), layer="r", layer_type="RNN", rms=0.1, fan_in=16),
+        Parameter("r.weight_hh_l0", (16, 16), layer="r", layer_type="RNN", rms=gain / 4, fan_in=16),
+        Parameter("o.weight", (3, 16), layer="o", layer_type="Linear", rms=0.1, fan_in=16),
+    ]
+    large = Stats(n=64, mean=0.0, std=1e4, across=0.5, nonfinite=0.0)
+    given = (Argument("input:0", (16, 30, 16)), *(Argument(f"param:{item.name}", item.shape) for item in held[:2]))
+    nodes = (
+        Node(0, "rnn_relu", "r", given, shape=(16, 30, 16), stats=large),
+        Node(1, "linear", "o", (Argument("n0", (16, 16)), Argument("param:o.weight", (3, 16))), stats=large),
+        replace(graph()["nodes"][-1], index=2),
+    )
+    looks = [look(s, nodes=nodes, outputs=(1,), roots=(2,)) for s in STEPS]
+    return vitals(looks, losses, anatomies=[Anatomy(parameters=tuple(held))])
+
+
 def test_layers_that_grow_tenfold_count_when_nothing_is_learnt():
     nodes, linear = [], graph()["nodes"][0]
     for i in range(8):
@@ -410,6 +434,23 @@ def test_gates_that_nobody_sees_are_judged_by_the_sums_they_are_given():
     found = the(initial.bad_init(gru(STUCK, mean=0.0, rms=3.0, absmax=9.0)))
     assert "gates of r" in found.evidence[0]
     assert initial.bad_init(gru(STUCK, mean=0.0, rms=0.3, absmax=0.9)) == []
+
+
+def test_gates_are_also_given_the_state_and_their_biases():
+    sick = gru(STUCK, mean=0.0, rms=1.2, absmax=3.6)
+    assert initial.bad_init(sick) == []
+    back = Parameter("r.weight_hh_l0", (48, 16), layer="r", layer_type="GRU", mean=0.0, rms=3.0, fan_in=16)
+    bias = Parameter("r.bias_hh_l0", (48,), layer="r", layer_type="GRU", mean=0.0, rms=3.0)
+    sick.anatomies[:] = [replace(sick.anatomies[0], parameters=(*sick.anatomies[0].parameters, back, bias))]
+    assert "gates of r" in the(initial.bad_init(sick)).evidence[0]
+
+
+def test_large_weights_before_a_softmax_that_is_stuck_from_the_start():
+    attending = vitals(anatomies=[Anatomy(model_types=("Net",), parameters=parameters(rms=3.0))])
+    for flat, severity in ((0.8, "warning"), (0.1, None)):
+        stuck = Stats(n=64, mean=0.1, std=0.3, flat=flat, nonfinite=0.0)
+        attending.looks = [look(s, **graph(act="softmax", hidden=stuck)) for s in STEPS]
+        assert [item.severity for item in initial.bad_init(attending)] == [severity] * (severity is not None)
 
 
 def test_biases_that_shut_every_gate():

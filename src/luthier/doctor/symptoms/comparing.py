@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from luthier.doctor.findings import Finding, NotSeen
-from luthier.doctor.symptoms.facts import known, middle
-from luthier.doctor.symptoms.harm import harm
+from luthier.doctor.symptoms.facts import known, middle, progress
+from luthier.doctor.symptoms.harm import FITTED, harm
 from luthier.doctor.symptoms.layers import layers
 from luthier.doctor.symptoms.objectives import LOSSES, REGRESSION, Term, terms
 from luthier.doctor.symptoms.paths import Graph, graphs, gravest, unseen
@@ -16,6 +16,8 @@ from luthier.doctor.vitals import Argument, Node, Vitals
 _ELEMENTWISE = REGRESSION | {"add", "sub", "mul", "div", "pow", "maximum", "minimum", "where"}
 _FAR = 16.0
 """A factor of the only loss beyond this either way is no matter of taste (0.5, 2 or 10 are)."""
+_HEAVY = 8.0
+"""A sum that weighs less than this many means may be meant so (sparsity and other penalties have small factors)."""
 _CUSTOMARY = 100.0
 """Up to this one term is weighted on purpose against others (Isola et al., pix2pix, 2017)."""
 
@@ -144,6 +146,7 @@ def loss_scale(vitals: Vitals) -> list[Finding] | NotSeen:
         for root in graph.roots:
             parts = terms(graph, root)
             found.extend(_summed(graph, parts) or _factored(graph, parts) or _unheard(vitals, graph, parts))
+            found.extend(_unequal(vitals, graph, parts))
             found.extend(_drowning(vitals, graph, parts))
         found.extend(_accumulated(vitals, graph))
     return gravest(found)
@@ -175,6 +178,28 @@ def _summed(graph: Graph, parts: Sequence[Term]) -> list[Finding]:
     node = bare[0].summed
     text = 'reduction="sum"' if node is not None and node.op in LOSSES else "a sum over the examples"
     return _scale(graph, cause, f"backward() is called on {text}.", "info" if joint else "warning", 0.95, float(size))
+
+
+def _unequal(vitals: Vitals, graph: Graph, parts: Sequence[Term]) -> list[Finding]:
+    """One term is summed over the examples, another one averaged: the batch size weighs them against each other."""
+    size, learnt = graph.batch_size, progress(vitals)
+    means = [part for part in parts if part.summed is None and part.node.op in LOSSES and _is_mean(part.node)]
+    sums = [part for part in parts if part.summed is not None and not part.weighted and _of_examples(graph, part)]
+    if not means or not sums or size is None or any(part.weighted for part in means):
+        return []
+    weight = size * max(abs(part.factor) for part in sums) / max(abs(part.factor) for part in means)
+    if weight < _HEAVY or (learnt is not None and learnt > FITTED):
+        return []
+    cause = f"one term of the loss is summed over the {size} examples of the batch, {means[0].node.op} beside it is "
+    cause += f"averaged: the sum weighs {weight:.3g} times as much as its mean would, and drowns the other."
+    return _scale(graph, cause, f"sum and mean under one backward(), factor {weight:.3g}.", "warning", 0.9, weight)
+
+
+def _of_examples(graph: Graph, part: Term) -> bool:
+    """What is summed depends on the batch; a sum over weights (a penalty) does not."""
+    behind = graph.upstream([part.node.index])
+    sources = {item.source.partition(":")[0] for index in behind for item in graph.nodes[index].arguments}
+    return bool(sources & {"input", "inputs", "target"})
 
 
 def _factored(graph: Graph, parts: Sequence[Term]) -> list[Finding]:

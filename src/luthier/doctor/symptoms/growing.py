@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 
 from luthier.doctor.findings import Finding, NotSeen, Severity
+from luthier.doctor.symptoms import recurrences
 from luthier.doctor.symptoms.activations import UNSEEN, Reading, looked_inside, place_of, readings
 from luthier.doctor.symptoms.facts import is_classification, middle, progress, target_mean, target_std
-from luthier.doctor.symptoms.harm import FITTED
+from luthier.doctor.symptoms.harm import FITTED, harm
 from luthier.doctor.symptoms.initial import free_gains, growth_at_start, loss_above
 from luthier.doctor.symptoms.layers import ACTIVATIONS, MULTIPLYING, first_look, names
 from luthier.doctor.vitals import Look, Node, Vitals
@@ -47,6 +48,8 @@ def compounding(vitals: Vitals) -> Finding | None:
     gain = middle([gain for _, gain in free_gains(vitals, look)], 1.0)
     if not above or not (growth or slower) or gain > ORDINARY_GAIN:
         return None
+    if recurrences.growing(vitals, harm(vitals)) is not None:
+        return None  # for what is multiplied by itself over time they are of no ordinary size: see exploding_gradient
     grown = [place_of(series[0]) for series in readings(vitals, _carries).values() if _std(series[0]) > 30]
     return Finding(
         "exploding_activation",

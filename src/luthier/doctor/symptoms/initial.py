@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 
 from luthier.doctor.findings import Finding, NotSeen
-from luthier.doctor.symptoms.activations import place_of, readings
-from luthier.doctor.symptoms.facts import baseline, known, middle, node_of, progress
+from luthier.doctor.symptoms.facts import baseline, known, middle, progress
 from luthier.doctor.symptoms.harm import FITTED, harm
 from luthier.doctor.symptoms.layers import (
     ACTIVATIONS,
     GATED,
     MULTIPLYING,
-    RECURRENT,
-    SQUASHING,
     Layer,
     biases,
     first_look,
@@ -21,6 +18,7 @@ from luthier.doctor.symptoms.layers import (
     names,
     normalised,
 )
+from luthier.doctor.symptoms.starting import dead_at_start, gates_at_start, stuck_at_start
 from luthier.doctor.vitals import Look, Parameter, Vitals
 
 _HE = "He et al., Delving deep into rectifiers, 2015, section 2.2"
@@ -51,13 +49,13 @@ def _too_large(vitals: Vitals, look: Look) -> Finding | None:
     large = [(layer, gain) for layer, gain in free_gains(vitals, look) if gain > 4]
     if not large:
         return None
-    effects = [loss_above(vitals), growth_at_start(look), _stuck_at_start(vitals), _gates_at_start(vitals, look)]
+    effects = [loss_above(vitals), growth_at_start(look), stuck_at_start(vitals), gates_at_start(vitals, look)]
     effects = [told for told in effects if told]
     if not effects:
         return None
     worst = max(gain for _, gain in large)
     learnt = progress(vitals)
-    fine = learnt is not None and learnt > 0.9 and not loss_above(vitals, 10.0) and not _stuck_at_start(vitals)
+    fine = learnt is not None and learnt > 0.9 and not loss_above(vitals, 10.0) and not stuck_at_start(vitals)
     return Finding(
         "bad_init",
         "info" if fine else "critical" if worst > 30 else "warning",
@@ -124,37 +122,6 @@ def growth_at_start(look: Look, factor: float = 30.0) -> str:
     return ""
 
 
-def _stuck_at_start(vitals: Vitals) -> str:
-    """Squashing units on their flat parts before any weight moved."""
-    flat = [
-        (series[0].stats.flat or 0.0, place_of(series[0]))
-        for series in readings(vitals, lambda node: node.op in SQUASHING | RECURRENT).values()
-        if series[0].look.step == 0
-    ]
-    worst = max(flat, default=(0.0, ""))
-    return f"step 0: {worst[0]:.0%} of {worst[1]} lies on the flat part" if worst[0] > 0.5 else ""
-
-
-def _gates_at_start(vitals: Vitals, look: Look) -> str:
-    """Gates that nothing shows (they are computed within one operation), judged by the sums that they are given.
-
-    Of normal sums of size s around c the part beyond 4 on either side, where a sigmoid is flat.
-    """
-    held = {item.name: item.mean or 0.0 for item in vitals.anatomies[0].parameters} if vitals.anatomies else {}
-    for layer in layers(vitals, look):
-        if layer.node is None or layer.node.op not in GATED or "weight_ih" not in layer.name:
-            continue
-        source = node_of(look, layer.node.arguments[0].source) if layer.node.arguments else None
-        stats = source.stats if source is not None else look.inputs.stats if look.inputs is not None else None
-        size = math.hypot(stats.mean or 0.0, stats.std or 0.0) if stats is not None else 0.0
-        sums = max(size * (_gain(layer) or 0.0), 1e-9)
-        about = sum(held.get(layer.name.replace("weight_ih", kind), 0.0) for kind in ("bias_ih", "bias_hh"))
-        share = sum(math.erfc((4 + side * about) / (sums * math.sqrt(2))) for side in (-1, 1)) / 2
-        if share > 0.5:
-            return f"step 0: about {share:.0%} of the gates of {layer.place} lie on the flat part"
-    return ""
-
-
 def _too_small(vitals: Vitals, look: Look) -> Finding | None:
     """The part of the signal that differs between examples fades with depth, and the loss does not move."""
     learnt, signals = progress(vitals), _signals(look)
@@ -195,9 +162,7 @@ def _shifted(vitals: Vitals, look: Look) -> Finding | None:
     learnt = progress(vitals)
     if learnt is not None and learnt > FITTED:
         return None
-    effects = [
-        told for told in (_dead_at_start(vitals), _stuck_at_start(vitals), _gates_at_start(vitals, look)) if told
-    ]
+    effects = [told for told in (dead_at_start(vitals), stuck_at_start(vitals), gates_at_start(vitals, look)) if told]
     if not effects:
         return None
     found = layers(vitals, look)
@@ -228,16 +193,6 @@ def _shifted(vitals: Vitals, look: Look) -> Finding | None:
         {"mean": mean, "direction": "shifted"},
         source=_HE,
     )
-
-
-def _dead_at_start(vitals: Vitals) -> str:
-    dead = [
-        (series[0].stats.dead or 0.0, place_of(series[0]))
-        for series in readings(vitals, lambda node: node.op in ACTIVATIONS).values()
-        if series[0].look.step == 0
-    ]
-    worst = max(dead, default=(0.0, ""))
-    return f"step 0: {worst[0]:.0%} of the units of {worst[1]} are dead" if worst[0] > 0.5 else ""
 
 
 # --- identical units -------------------------------------------------------------------------------------------------

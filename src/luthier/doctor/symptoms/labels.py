@@ -7,6 +7,7 @@ from functools import partial
 
 from luthier.doctor.findings import Finding, NotSeen
 from luthier.doctor.symptoms import facts
+from luthier.doctor.symptoms.mixing import mixed
 from luthier.doctor.symptoms.noise import FEWEST, NOTHING, label_noise
 from luthier.doctor.symptoms.outcomes import agreement, conflict, contrary, from_start, generalises, read, series
 from luthier.doctor.vitals import Vitals
@@ -15,13 +16,13 @@ __all__ = ["label_misaligned", "label_noise"]
 
 
 def label_misaligned(vitals: Vitals) -> list[Finding] | NotSeen:
-    """Targets that belong to other inputs: shifted in the batch, paired anew every epoch, or unrelated to them.
+    """Targets that belong to other inputs: shifted in the batch, paired anew, unrelated, or inputs mixed by a view.
 
     Small cross-validated learners look at the sampled pairs. That they find nothing proves nothing by itself (parity,
     order in a sequence): it counts only when the network cannot generalise either.
     """
     n = read(vitals.data, "learn", "n")
-    for look in (_repaired, _shifted, _unrelated):
+    for look in (mixed, _repaired, _shifted, _unrelated):
         found = look(vitals)
         if found is not None:
             return [found]

@@ -160,7 +160,7 @@ def frozen_params(vitals: Vitals) -> list[Finding] | NotSeen:
     anatomy = vitals.anatomy
     if anatomy is None or not anatomy.parameters:
         return NotSeen("no parameters were seen: watch a model with parameters")
-    missing = [] if _is_stale(anatomy) else _missing(vitals, anatomy)
+    missing = [] if _is_stale(vitals, anatomy) else _missing(vitals, anatomy)
     frozen = [item for item in anatomy.parameters if not item.requires_grad]
     fresh = _should_learn(vitals, frozen)
     if missing:
@@ -259,11 +259,20 @@ def _alike(anatomy: Anatomy) -> int:
     return sum(tuple(item.shape) in shapes or tuple(item.shape[1:]) in inputs for item in _outside(anatomy))
 
 
-def _is_stale(anatomy: Anatomy) -> bool:
-    """The optimizers hold tensors of an earlier model in place of its parameters."""
+def _is_stale(vitals: Vitals, anatomy: Anatomy) -> bool:
+    """The optimizers hold tensors of an earlier model in place of its parameters: alike, or read by nothing."""
     outside = _outside(anatomy)
+    if not anatomy.foreign or not outside:
+        return False
     trainable = sum(item.requires_grad for item in anatomy.parameters)
-    return bool(anatomy.foreign and outside) and (len(outside) == trainable or 2 * _alike(anatomy) >= len(outside))
+    return len(outside) == trainable or 2 * _alike(anatomy) >= len(outside) or _are_idle(vitals, outside)
+
+
+def _are_idle(vitals: Vitals, outside: Sequence[Parameter]) -> bool:
+    """Nothing reads the tensors of others (a loss with weights would), while some of the model's own go unstepped."""
+    seen = graphs(vitals)
+    read = any(a.source.startswith("leaf:") for graph in seen for n in graph.nodes.values() for a in n.arguments)
+    return bool(seen) and not read and any(_on_the_way(seen, item.name) for item in outside)
 
 
 def stale_optimizer(vitals: Vitals) -> list[Finding] | NotSeen:
@@ -271,7 +280,7 @@ def stale_optimizer(vitals: Vitals) -> list[Finding] | NotSeen:
     anatomy = vitals.anatomy
     if anatomy is None or not (vitals.optimizers or anatomy.foreign):
         return NotSeen("no optimizer was seen: pass it to watch, or step it while watching")
-    if not _is_stale(anatomy):
+    if not _is_stale(vitals, anatomy):
         return []
     outside = _outside(anatomy)
     alike = _alike(anatomy)
