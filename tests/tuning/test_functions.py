@@ -224,6 +224,34 @@ def test_a_watched_trial_ends_when_its_numbers_do(tmp_path: Path) -> None:
     assert (tmp_path / "t" / "params.json").is_file()
 
 
+@pytest.mark.parametrize(("kind", "told"), [("steep", "diverged: the loss is "), ("dead", "dead network: "), ("", "")])
+def test_a_watched_trial_ends_when_it_cannot_become_anything(tmp_path: Path, kind: str, told: str) -> None:
+    def train(trial: LiveTrial) -> None:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+        if kind == "dead":
+            nn.init.constant_(model[0].bias, -100.0)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        with trial.watch(model, optimizer, stop=trial.params["stop"]) as watch:
+            for epoch in range(1, 5):
+                for _ in range(30):
+                    x = torch.randn(16, 4)
+                    scale = 300.0 if kind == "steep" and epoch > 1 else 1.0  # for good, and never infinite
+                    loss = scale * nn.functional.mse_loss(model(x), x.sum(1, keepdim=True))
+                    optimizer.zero_grad()
+                    loss.backward()
+                    nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+                    optimizer.step()
+                    watch.step(loss, inputs=x, targets=x.sum(1, keepdim=True))
+                trial.report(1.0, step=epoch)
+
+    state, details = run(train, tmp_path / "t", values={"stop": True})
+    assert (state, details["reason"][: len(told)]) == ("failed" if kind else "finished", told)
+    assert run(train, tmp_path / "u", values={"stop": False})[0] == "finished"
+    if kind:
+        assert run(train, tmp_path / "v", values={"stop": True}, guarded=False)[0] == "finished"
+
+
 def test_a_worker_that_waits_for_an_answer_leaves_with_its_parent_and_never_imports_torch(tmp_path: Path) -> None:
     def train(trial: Any) -> None:
         assert "torch" not in sys.modules

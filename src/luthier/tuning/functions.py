@@ -60,6 +60,9 @@ class LiveTrial:
         self._known, self._rows = int(order.get("known", 0)), list[dict[str, Any]]()
         self._saves = Saves(self._path / "checkpoints")
         self._restores = self._saved = False
+        self._guarded: bool = order.get("guarded", True)
+        self._watch: Watch | None = None
+        self._next_judgement = 1
 
     @property
     def folder(self) -> Path:
@@ -90,6 +93,9 @@ class LiveTrial:
         saved, self._saved = self._saved, False
         if saved:
             self._saves.settle(self._note())
+        if step >= self._next_judgement:
+            self._next_judgement = max(step + 1, step * 3 // 2)
+            self._judge()
         if step == self._steps:
             return
         if self._channel.pausing == self.number:
@@ -133,7 +139,10 @@ class LiveTrial:
 
         Args:
             model, optimizer, loss_fn: as for `luthier.watch`.
-            stop: whether numbers that became NaN or infinite end the trial at once as failed, by `TrialPaused`.
+            stop: whether a training that cannot become anything ends the trial as failed, by `TrialPaused`: at once
+                when numbers became NaN or infinite; when the loss has diverged for good or the network is dead, as soon
+                as a finding or a later report (the 1st, 2nd, 3rd, 4th, 6th, 9th, ...) shows it. The baseline ends
+                by the former only: the others are compared with it.
 
         Returns:
             The watch, for a `with` statement.
@@ -143,9 +152,12 @@ class LiveTrial:
         def end(finding: Finding) -> None:
             if finding.symptom in _FATAL and finding.severity == "critical":
                 self._end("failed", f"{finding.symptom}: {finding.cause}")
+            self._judge()
 
         path = self.folder / "vitals.jsonl"
-        return watch(model, optimizer, loss_fn, on_finding=end if stop else None, path=path)
+        watching = watch(model, optimizer, loss_fn, on_finding=end if stop else None, path=path)
+        self._watch = watching if stop and self._guarded else None
+        return watching
 
     def finish(self, result: Any) -> None:
         """Take what the function returned: nothing, or what it might report, which is the reading of the last step."""
@@ -165,6 +177,16 @@ class LiveTrial:
         total = self._steps or (self._step if finished else None)
         known = {} if total is None else {"total_steps": total}
         return {"step": self._step, "time_s": round(self._time_s(), 4), **known}
+
+    def _judge(self) -> None:
+        """End a training as those of recipes are ended, but for steps that are too small: how many come is unknown."""
+        if self._watch is None:
+            return
+        from luthier.doctor.fatal import dead, diverged
+
+        vitals = self._watch.vitals
+        if (reason := diverged(vitals) or dead(vitals)) is not None:
+            self._end("failed", reason)
 
     def _tell(self, readings: dict[str, float], step: int) -> None:
         self._step = step
