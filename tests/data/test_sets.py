@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from luthier.data import cifar, mnist, reviews
 from luthier.data.dataset import checksum, held_out
+from luthier.data.digits import bundled
 from luthier.data.fetching import Fetched, Generated
 from luthier.data.sets import DATA_SETS, load
 from luthier.data.sources import SourceError
@@ -205,3 +207,10 @@ def test_held_out_depends_on_seed_and_takes_its_share_of_each_class():
     assert [int(chosen[labels == label].sum()) for label in range(3)] == [10, 6, 4]
     assert (chosen != other).any()
     assert (chosen == held_out(keys, labels, 0.2, seed=0)).all()
+
+
+def test_digits_are_read_as_scikit_learn_reads_them():
+    images, labels = load_digits(return_X_y=True)
+    pixels, classes = bundled()
+    assert np.array_equal(pixels, images)
+    assert np.array_equal(classes, labels)
