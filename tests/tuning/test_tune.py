@@ -21,7 +21,7 @@ from luthier.task import Task
 from luthier.tuning.budgets import seconds
 from luthier.tuning.ledger import StudyError, read_events
 from luthier.tuning.optuna_store import NUMBER, url
-from luthier.tuning.searched import derived_for
+from luthier.tuning.searched import derived_for, recipe_search
 from luthier.tuning.space import choice, loguniform, uniform
 from luthier.tuning.study import Study
 from luthier.tuning.tune import tune
@@ -39,6 +39,13 @@ def data(n: int, seed: int) -> Any:
 
 def tiny_task(model: Any = None, name: str = "tiny") -> Task:
     return Task(model or (lambda: nn.Linear(8, 3)), data(200, 0), val=data(100, 1), test=data(100, 2), name=name)
+
+
+def test_less_time_is_set_aside_where_there_are_no_test_data() -> None:
+    task = tiny_task()
+    with_test = recipe_search(task, RECIPE, SPACE, None, 0).closing_s
+    task.test = None
+    assert 0 < recipe_search(task, RECIPE, SPACE, None, 0).closing_s < with_test
 
 
 class Log:

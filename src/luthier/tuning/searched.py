@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from luthier.task import Task
     from luthier.tasks import Subject
 
+_TESTING_S, _CLOSING_S = 5.0, 2.0  # for the end of a study that reads test data, and of one without any
+
 
 class Searched(Protocol):
     """What tune and its engine ask.
@@ -89,7 +91,6 @@ class RecipeSearch:
     groups: Mapping[str, Any] | None
     objectives: tuple[Objective, ...]
     repeats: int = 3
-    closing_s: float = 5.0
     widens: bool = False
     start_values: dict[str, Any] | None = field(default_factory=dict)  # values say what differs from the recipe
 
@@ -98,6 +99,7 @@ class RecipeSearch:
         self.name = task.name
         self.order: dict[str, Any] = {"measured": [each.name for each in self.objectives if each.name in MEASURED]}
         self._sizes: dict[str, int] = {}
+        self.closing_s = _CLOSING_S if task.test is None else _TESTING_S
         self.reference, self.epochs = self.subject.reference, self.start.epochs
         self.description: dict[str, Any] = {
             "task": task.describe(),
