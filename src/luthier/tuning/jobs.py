@@ -103,7 +103,9 @@ class Outlook:
     Attributes:
         share: of its budget that is spent, 0-1; 1 when no trial may begin any more.
         left: what it still has of it; None without a budget.
+        more: whether new trials are still to begin.
     """
 
     share: float
     left: float | None
+    more: bool = True

@@ -78,6 +78,10 @@ class Ladder:
         """The trial that a rung sends on; failed trials count as the worst of the lowest rung."""
         return self.rungs[index].promotable(eta, len(self._failed) if index == 0 else 0)
 
+    def came(self, index: int) -> int:
+        """How many trials have come to a rung, the failed ones to the lowest."""
+        return len(self.rungs[index].reached) + (len(self._failed) if index == 0 else 0)
+
 
 class Ladders(Follower):
     """All ladders of a study: one for each arm, bracket and schedule.

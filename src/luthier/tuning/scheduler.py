@@ -7,7 +7,9 @@ clock run the very same code, and a resumed study decides as it would have befor
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+from luthier.tuning import closing
 from luthier.tuning.budgets import Budget, fits
 from luthier.tuning.jobs import BASELINE, Continue, Outlook, Plan, Propose, Start, Stop
 from luthier.tuning.ladders import Ladder, ladders_of
@@ -21,6 +23,7 @@ def next_job(state: State, plan: Plan, propose: Propose, clock: float) -> Start 
 
     Order: a training that was cut off (crash, kill, deadline) goes on to where it was to go; the baseline, first and
     over its full budget; promotions; new trials, dealt over the arms in turn; at last what the result still needs.
+    With a budget, what the best waiting trial needs to its end is kept for it, see `closing`.
 
     Args:
         state: as folded from the ledger.
@@ -42,17 +45,36 @@ def next_job(state: State, plan: Plan, propose: Propose, clock: float) -> Start 
 
 
 def _next_of_search(state: State, plan: Plan, propose: Propose, outlook: Outlook) -> Start | Continue | None:
+    """The next training of the search, in the order that `next_job` tells."""
+    strategy, left = strategy_for(plan), outlook.left
+    room = closing.room(state, plan, left)
+    bets = left is not None and _trials_left(state, plan)
+    if bets and room < closing.BETS and (bet := closing.bet(state, plan, left)) is not None:
+        return bet
+    begins = strategy.begins(outlook) and _may_start(state, plan, left)
+    early = begins and room >= closing.BEGINS
+    job = _promotion(state, plan, outlook) or _new_trial(state, plan, propose, left) if early else None
+    outlook = replace(outlook, more=False)
+    needed = (job for arm in plan.arms if (job := strategy.last(state, arm)) is not None)
+    return (
+        job
+        or _promotion(state, plan, outlook)
+        or next((job for job in needed if closing.fits_in(state, plan, job, left)), None)
+        or (closing.bet(state, plan, left) if bets else None)
+        or _promotion(state, plan, outlook, ends=False)
+        or (_new_trial(state, plan, propose, left) if begins else None)
+    )
+
+
+def _promotion(state: State, plan: Plan, outlook: Outlook, ends: bool = True) -> Continue | None:
+    """A promotion of the strategy that fits into what is left, by default with all that the trial needs to its end."""
     strategy, left = strategy_for(plan), outlook.left
     for arm in plan.arms:
-        if (promoted := strategy.promote(state, arm, outlook)) is not None and _fits(state, plan, promoted, left):
-            return promoted
-    begins = strategy.begins(outlook) and _may_start(state, plan, left)
-    if begins and (start := _new_trial(state, plan, propose, left)) is not None:
-        return start
-    for arm in plan.arms:
-        if (needed := strategy.last(state, arm)) is not None and _fits(state, plan, needed, left):
-            return needed
-    return _last_bets(state, plan, left) if left is not None and _trials_left(state, plan) else None
+        if (job := strategy.promote(state, arm, outlook)) is not None:
+            way = whole(state.trials[job.number]) if ends else job
+            if closing.fits_in(state, plan, way, left):
+                return job
+    return None
 
 
 def _share(state: State, plan: Plan, clock: float, left: float | None) -> float:
@@ -162,7 +184,7 @@ def _unfinished(state: State, plan: Plan, kind: str, left: float | None) -> Cont
     """A training that has not come to where it was told to go, the earliest first."""
     jobs = (Continue(number, state.trials[number].until) for number in standings(state).cut_off[kind])
     exact = plan.budget is not None and plan.budget.exact
-    return next((job for job in jobs if not exact or _fits(state, plan, job, left)), None)
+    return next((job for job in jobs if not exact or closing.fits_in(state, plan, job, left)), None)
 
 
 def _may_start(state: State, plan: Plan, left: float | None) -> bool:
@@ -202,17 +224,6 @@ def _start(state: State, plan: Plan, arm: str, propose: Propose, left: float | N
 
 def _cost(plan: Plan, start: Start) -> float | None:
     return None if plan.budget is None else plan.budget.beginning(start)
-
-
-def _last_bets(state: State, plan: Plan, left: float) -> Continue | None:
-    """In the last moments of a budget: the most promising paused trial that can still come to its end."""
-    jobs = (whole(state.trials[number]) for number in standings(state).paused)
-    return next((job for job in jobs if _fits(state, plan, job, left)), None)
-
-
-def _fits(state: State, plan: Plan, job: Continue, left: float | None) -> bool:
-    """Whether a training comes to the job's step with what is left."""
-    return plan.budget is None or fits(plan.budget.rest(state.trials[job.number], job.until_step), left)
 
 
 def _why(trial: Trial, ladder: Ladder, eta: float) -> str:

@@ -87,7 +87,7 @@ class Standings(Follower):
         alive: by arm, how many are running or finished.
         cut_off: by kind, trainings that have not come to where they were told to go, by number.
         finished: search trials but the baseline over their full budget, best first.
-        paused: search trials with a value that wait, furthest along first, then best first.
+        paused: search trials with a value that wait at a rung, best first.
     """
 
     def __init__(self) -> None:
@@ -132,7 +132,7 @@ class Standings(Follower):
 
     def _rank(self, state: State, trial: Trial) -> None:
         if trial.value is not None and trial.state == "paused" and trial.step >= trial.until:
-            self.paused.put(trial.number, -round(9 * trial.step / trial.total_steps), *state.losses(trial))
+            self.paused.put(trial.number, *state.losses(trial))
         else:
             self.paused.drop(trial.number)
         if trial.value is not None and trial.state == "finished" and trial.arm != BASELINE:

@@ -53,7 +53,7 @@ class Strategy(ABC):
     def last(self, state: State, arm: str) -> Continue | None:
         """When no new trial is to come: the paused trial that the arm's result needs.
 
-        The one furthest along when none has finished or is under way; then each that already reads better than the
+        The best one when none has finished or is under way; then each that already reads better than the
         best one over its full budget, with several objectives each that is on the front as it reads now.
         """
         standing = standings(state)
@@ -63,7 +63,7 @@ class Strategy(ABC):
         if len(state.objectives) > 1:
             both = (t for t in state.search if t.arm == arm and t.state in ("paused", "finished"))
             return next((whole(trial) for trial in state.undominated(both) if trial.state == "paused"), None)
-        best = state.rank(paused)[0]
+        best = paused[0]
         finished = next((state.trials[n] for n in standing.finished if state.trials[n].arm == arm), None)
         return whole(best) if finished is not None and state.rank([best, finished])[0] is best else None
 
@@ -100,10 +100,17 @@ class Halving(Strategy):
         """The best paused trial among a rung's best, highest rung first."""
         ladders = ladders_of(state, self).by_arm.get(arm, {})
         for index in reversed(range(max(map(len, self.brackets)))):
+            needs = self.needs(index, outlook)
             for (bracket, _), ladder in ladders.items():
-                if index < len(self.brackets[bracket]) and (n := ladder.promotable(index, self.eta)) is not None:
-                    return Continue(n, self.next_stop(state.trials[n]))
+                if index >= len(self.brackets[bracket]) or ladder.came(index) < needs:
+                    continue
+                if (number := ladder.promotable(index, self.eta)) is not None:
+                    return Continue(number, self.next_stop(state.trials[number]))
         return None
+
+    def needs(self, index: int, outlook: Outlook) -> float:
+        """How many trials must have come to a rung before one of them goes on."""
+        return 0
 
 
 @dataclass(frozen=True)
@@ -160,8 +167,11 @@ class TopK(Strategy):
 class Auto(Halving):
     """Our best: patient halving. Many rungs, and half of the trials go on at each, so that few good ones are cut.
 
-    The rungs and `eta` were chosen on recorded curves (see LOG.md): at equal time the regret was half of that of
-    thirds at 1/9 and 1/3, and a good value was reached as early.
+    A rung sends nobody on before as many have come as one of them needs to get to its end: of 16 trials at the lowest
+    rung 8 go on, then 4, 2 and 1. So chance does not decide between the first two, and a study that ends soon has
+    looked at many. When no trial is to begin any more, those that are there suffice.
+
+    The rungs, `eta` and the wait were chosen on recorded curves (see LOG.md).
 
     Attributes:
         whole: how many trials, from the first on, train to their end at once: a study that starts from something known
@@ -175,6 +185,10 @@ class Auto(Halving):
     def first_stop(self, number: int, total_steps: int) -> int:
         """The lowest rung, but for the first trials."""
         return total_steps if number < self.whole else super().first_stop(number, total_steps)
+
+    def needs(self, index: int, outlook: Outlook) -> float:
+        """As many as leave one at the highest rung to go on, while trials begin."""
+        return self.eta ** (len(self.brackets[0]) - index) if outlook.more else 0
 
 
 def _one_epoch(plan: Plan) -> Strategy:
