@@ -193,6 +193,12 @@ def test_repeats_know_whether_targets_came_along():
     assert torn["twins"] == 0
 
 
+def test_blank_inputs_tell_nothing_about_their_targets():
+    x, y = torch.randn(4000, 8), torch.randint(3, (4000,))
+    x[::8] = 0.0
+    assert sampled(x, y).examine()["repeats"]["pairs"] < 20
+
+
 def test_twins_in_a_batch_show_discrete_inputs():
     x = torch.randint(2, (400, 4)).float()
     assert sampled(x, x.sum(1).long() % 2).examine()["repeats"]["twins"] == pytest.approx(1 / 16, abs=0.03)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from luthier.doctor.findings import Finding, NotSeen
-from luthier.doctor.symptoms import courses, curves, facts, generalising, regularising, steps, underfit
+from luthier.doctor.symptoms import courses, curves, facts, generalising, regularising, schedules, steps, underfit
 from luthier.doctor.vitals import (
     Anatomy,
     Argument,
@@ -335,6 +335,40 @@ def test_too_few_epochs():
     assert curves.too_few_epochs(replace(steady, steps=replace(steady.steps, lr=rates))) == []
     higher = [20.0 * math.exp(-i / 2) + LN10 - 0.25 * i / 300 for i in range(300)]  # a bad start is no progress
     assert the(curves.too_few_epochs(vitals(noisy(higher, 0.01))))
+
+
+def test_four_fifths_of_two_classes_are_little():
+    rows = [BatchTargets(step, 30, {"0": 15, "1": 15}) for step in range(5)]
+    steady = vitals(noisy([0.69 - 0.2 * i / 300 for i in range(300)], 0.02), targets=rows)
+    steady.looks = [look(s, nodes=(look(0).nodes[0], node("binary_cross_entropy_with_logits", 1))) for s in LOOKS]
+    assert the(curves.too_few_epochs(replace(steady, metrics=accurate(0.84))))
+    assert curves.too_few_epochs(replace(steady, metrics=accurate(0.93))) == []
+
+
+@pytest.mark.parametrize(("end", "found"), [(0.2, 0), (1.6, 1)])
+def test_a_warm_up_that_outlasts_the_training(end, found):
+    sick = vitals(noisy([LN10 - (LN10 - end) * i / 300 for i in range(300)], 0.02))
+    rates = tuple(1e-3 * (1 + (i // 60) / 100) for i in range(300))
+    warming = replace(sick, steps=replace(sick.steps, lr=rates))
+    assert len(schedules.lr_schedule_collapse(warming)) == len(steps.lr_too_low(warming)) == found
+    settled = replace(sick, steps=replace(sick.steps, lr=tuple(1e-3 * min(1, (i + 1) / 60) for i in range(300))))
+    assert schedules.lr_schedule_collapse(settled) == steps.lr_too_low(settled) == []
+
+
+def test_augmentation_that_leaves_too_little():
+    data = {"examples": 900, "repeats": {"pairs": 0}, "compare": {"log_spread": -0.9, "spread_null": [0.0, 0.03]}}
+    settled = vitals(noisy(falling(end=1.6, speed=15), 0.03), metrics=[(1.7, 1.6)] * 10, data=data)
+    assert the(regularising.too_much_regularisation(settled)).numbers["spread"] > 1.5
+    fixed = data | {"repeats": {"pairs": 400}}  # as much noise, once and for all: prepared differently, not augmented
+    assert regularising.too_much_regularisation(replace(settled, data=fixed)) == []
+
+
+def test_a_convolution_of_few_channels_is_not_narrow():
+    weights = [Parameter(f"{n}.weight", s, layer=n) for n, s in (("conv", (8, 1, 3, 3)), ("fc", (10, 72)))]
+    arguments = [(Argument("input:0", (32, 8)), Argument(f"param:{item.name}", item.shape)) for item in weights]
+    nodes = (Node(0, "conv2d", "conv", arguments[0]), Node(1, "linear", "fc", arguments[1]))
+    seen = vitals(looks=[look(step, nodes=nodes, weight=(1.0, 1.0)) for step in LOOKS])
+    assert courses.narrow_layers(replace(seen, anatomies=[Anatomy(parameters=tuple(weights))])) == []
 
 
 def test_a_gap_of_accuracies_within_chance_is_no_overfitting():

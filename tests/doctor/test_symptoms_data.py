@@ -522,6 +522,14 @@ def test_a_third_of_two_classes_wrong_everywhere():
     assert "label_noise" in alarms(vitals)
 
 
+@pytest.mark.parametrize(("quarters", "found"), [([0.13, 0.09, 0.21, 0.46], 0), ([0.25, 0.2, 0.22, 0.3], 1)])
+def test_a_tenth_of_sure_mistakes_may_be_chance(quarters, found):
+    vitals = trained(*blobs(classes=2, n=1600), accuracy=0.85, val_accuracy=0.85, end=0.35)
+    accuracy = 1 - sum(quarters) / 4
+    vitals.data["learn"] |= {"accuracy": accuracy, "contradicted": quarters, "majority": 0.53, "n": 512, "z": 13.0}
+    assert len(label_noise(vitals)) == found
+
+
 def test_classes_that_overlap_are_not_noisy():
     x, _ = blobs(classes=2, n=1600)
     drawn = torch.rand(len(x), generator=torch.Generator().manual_seed(0))

@@ -421,6 +421,10 @@ SICK: dict[str, tuple[str, Program]] = {
     ),
     "nll_loss of logits": ("wrong_loss", classifier(lambda m, x, y: F.nll_loss(m(x), y))),
     "nll_loss of softmax": ("wrong_loss", classifier(lambda m, x, y: F.nll_loss(m(x), y), nn.Softmax(dim=1))),
+    "MAE of one-hot rows by hand": (
+        "wrong_loss",
+        classifier(lambda m, x, y: (F.softmax(m(x), 1) - F.one_hot(y, 4)).abs().mean()),
+    ),
     "MSE of one-hot rows": ("wrong_loss", classifier(lambda m, x, y: F.mse_loss(m(x), one_hot(y)))),
     "MAE of looked-up rows": ("wrong_loss", classifier(lambda m, x, y: (m(x) - torch.eye(4)[y]).abs().mean())),
     "MSE of class ids": (

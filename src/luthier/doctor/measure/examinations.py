@@ -118,7 +118,7 @@ def _repeats(sample: Sample) -> dict[str, Any]:
 
     Returns:
         twins: share of the pairs within a batch that are equal inputs (0 for continuous data);
-        pairs: pairs of equal inputs in different batches;
+        pairs: pairs of equal inputs in different batches, without blank ones (all values equal), which tell nothing;
         conflict: how far their targets differ: 0 = the same, 1 = as if drawn anew (None without targets).
     """
     sizes = torch.bincount(sample.block)
@@ -128,7 +128,9 @@ def _repeats(sample: Sample) -> dict[str, Any]:
     equal = sample.keys[left] == sample.keys[right]
     left, right = left[equal], right[equal]
     inside = sample.block[left] == sample.block[right]
-    left, right = left[~inside], right[~inside]
+    blank = (sample.inputs == sample.inputs[:, :1]).all(1) & (sample.inputs.shape[1] > 1)
+    telling = ~inside & ~blank[left]
+    left, right = left[telling], right[telling]
     row: dict[str, Any] = {"twins": 2 * int(inside.sum()) / max(same_batch, 1), "pairs": len(left), "conflict": None}
     labels = labels_of(sample.targets)
     if labels is not None and len(left):

@@ -249,8 +249,10 @@ def too_much_regularisation(finding: Finding) -> tuple[Remedy, ...]:
     )
 
 
-def lr_schedule_collapse(_: Finding) -> tuple[Remedy, ...]:
+def lr_schedule_collapse(finding: Finding) -> tuple[Remedy, ...]:
     """A schedule over the whole training, stepped as it counts."""
+    if "warming" in finding.numbers:
+        return (_stepped_per_batch(), cures.schedule("one-cycle", "it is laid over the actual number of steps"))
     return (
         patched(
             "Let the schedule span the whole training: step it once per epoch if it counts epochs, and give it the "
@@ -262,6 +264,16 @@ def lr_schedule_collapse(_: Finding) -> tuple[Remedy, ...]:
         patched("Keep the learning rate constant.", Set(field="schedule", value="constant")),
         cures.schedule("one-cycle", "it is laid over the actual number of steps"),
         patched("Let a step schedule decay more gently.", Set(field="schedule.gamma", value=0.5)),
+    )
+
+
+def _stepped_per_batch() -> Remedy:
+    return patched(
+        "Let the schedule span the whole training: step it after every batch if it counts batches, and give it the "
+        "right total.",
+        Set(field="schedule", value="one-cycle"),
+        code="  for epoch in range(epochs):\n      for x, y in loader:\n          ...\n"
+        "          optimizer.step()\n+         scheduler.step()\n-     scheduler.step()",
     )
 
 

@@ -17,7 +17,7 @@ from luthier.doctor.symptoms.facts import (
 )
 from luthier.doctor.symptoms.harm import several_models
 from luthier.doctor.symptoms.layers import first_look, layers
-from luthier.doctor.symptoms.outcomes import data_allow_more, data_allow_no_more
+from luthier.doctor.symptoms.outcomes import data_allow_more, data_allow_no_more, majority
 from luthier.doctor.vitals import Node, Vitals
 
 FEW = NotSeen("fewer than 30 training losses were seen: pass the loss to watch.step and train longer")
@@ -71,6 +71,12 @@ def accurate(vitals: Vitals, limit: float = 0.8) -> bool:
     return any(value is not None and value > limit for value in accuracies(vitals))
 
 
+def learnt_most(vitals: Vitals, limit: float = 0.78) -> bool:
+    """Most of the way from always answering the most frequent class to a perfect accuracy; 0.8 of ten even classes."""
+    most = majority(vitals) or 0.0
+    return most < 1 and accurate(vitals, most + limit * (1 - most))
+
+
 def good_enough(vitals: Vitals, limit: float) -> bool:
     """Accurate, and small learners do not find much more in the data."""
     return accurate(vitals, limit) and not data_allow_more(vitals)
@@ -101,7 +107,7 @@ def _shares(node: Node) -> bool:
 
 
 def narrow_layers(vitals: Vitals) -> list[str]:
-    """Hidden layers with fewer units than outputs, or fewer than 4."""
+    """Hidden layers with fewer units than outputs, or fewer than 4; a channel of a convolution is a whole map."""
     look = first_look(vitals) or (vitals.looks[0] if vitals.looks else None)
     chain = layers(vitals, look) if look is not None else []
     if len(chain) < 2:
@@ -110,5 +116,5 @@ def narrow_layers(vitals: Vitals) -> list[str]:
     return [
         f"{layer.place} ({layer.parameter.shape[0]})"
         for layer in chain[:-1]
-        if layer.parameter.shape[0] < max(min(outputs, 16), 4)
+        if len(layer.parameter.shape) == 2 and layer.parameter.shape[0] < max(min(outputs, 16), 4)
     ]

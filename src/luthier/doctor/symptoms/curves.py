@@ -8,7 +8,16 @@ from collections.abc import Sequence
 from statistics import median, pstdev
 
 from luthier.doctor.findings import Finding, NotSeen, Severity
-from luthier.doctor.symptoms.courses import FEW, Course, accurate, course_of, good_enough, narrow_layers, poor_below
+from luthier.doctor.symptoms.courses import (
+    FEW,
+    Course,
+    accurate,
+    course_of,
+    good_enough,
+    learnt_most,
+    narrow_layers,
+    poor_below,
+)
 from luthier.doctor.symptoms.facts import (
     Baseline,
     batch_size,
@@ -218,7 +227,7 @@ def too_few_epochs(vitals: Vitals) -> list[Finding] | NotSeen:
     steep = (course.steady and curve.drop > 0.03 * span) or _brief(vitals, base)
     behind = data_allow_more(vitals) and not accurate(vitals, 0.75)
     far = course.end < (0.9 if behind else 0.6)
-    if not steep or not far or accurate(vitals) or _decayed(vitals) or not course.stable:
+    if not steep or not far or learnt_most(vitals) or _decayed(vitals) or not course.stable:
         return []
     if not _validation_falls(vitals):
         return []

@@ -173,8 +173,10 @@ def _is_reconstruction(graph: Graph, target: Argument) -> bool:
 
 
 def _looked_up(graph: Graph, target: Argument) -> tuple[str, str, float] | None:
-    """Rows of a square table picked by whole numbers: one-hot rows of an identity matrix."""
+    """One-hot rows made in the loop: by one_hot, or picked by whole numbers from a square table."""
     node = graph.origin(target.source, SAME_VALUES - {"getitem"})
+    if node is not None and node.op == "one_hot":
+        return f"one-hot rows of {node.shape[-1] if node.shape else 'the'} classes", "critical", 0.95
     if node is None or node.op != "getitem" or len(node.arguments) != 2:
         return None
     table, labels = node.arguments

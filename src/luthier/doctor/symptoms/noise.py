@@ -78,7 +78,7 @@ def _contradicted(vitals: Vitals) -> Finding | None:
     if floor - 2 * error < 0.03 or floor < 0.1 or floor < 0.35 * wrong:
         return None
     certainty, said = _network_agrees(vitals, quarters, accuracy)
-    if certainty == 0.0:
+    if certainty == 0.0 or (certainty < 0.8 and floor - 2 * error < 0.1):
         return None
     return _noise(
         "warning" if certainty >= 0.5 else "info",

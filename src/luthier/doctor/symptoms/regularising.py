@@ -6,9 +6,19 @@ import math
 from operator import itemgetter
 
 from luthier.doctor.findings import Finding, NotSeen
-from luthier.doctor.symptoms.facts import added_to, baseline, known, loss_curve, loss_node, middle, progress
+from luthier.doctor.symptoms.facts import (
+    added_to,
+    baseline,
+    batch_size,
+    known,
+    loss_curve,
+    loss_node,
+    middle,
+    progress,
+    steps_per_epoch,
+)
 from luthier.doctor.symptoms.layers import is_matrix, layers, names, total
-from luthier.doctor.symptoms.outcomes import data_allow_more
+from luthier.doctor.symptoms.outcomes import data_allow_more, read, series, val_worse
 from luthier.doctor.vitals import Look, Node, Vitals
 
 _DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
@@ -19,7 +29,7 @@ def too_much_regularisation(vitals: Vitals) -> list[Finding] | NotSeen:
     learnt = _learnt(vitals)
     if learnt is None or not vitals.looks:
         return NotSeen("no training loss was seen: pass the loss to watch.step")
-    for look_for in (_dropout, _penalty, _weight_decay, _smoothing, _collapse):
+    for look_for in (_dropout, _penalty, _weight_decay, _smoothing, _collapse, _augmentation):
         found = look_for(vitals, learnt)
         if found is not None:
             return [found]
@@ -167,6 +177,32 @@ def _pulled_in_depth(vitals: Vitals) -> bool:
     gradients = [_matrices(vitals, look, look.grad) for look in vitals.looks]
     reached = [len(row) >= 2 and all(row) for row in gradients]
     return sum(reached) > len(reached) / 2
+
+
+def _augmentation(vitals: Vitals, learnt: float) -> Finding | None:
+    """Training inputs are new in every epoch and far more spread than those of validation, which fares no worse."""
+    spread, null = read(vitals.data, "compare", "log_spread"), series(vitals.data, "compare", "spread_null")
+    if spread is None or len(null) != 2 or learnt > 0.6 or val_worse(vitals) is not False or not _always_new(vitals):
+        return None
+    if null[0] - spread < max(0.4, 6 * null[1]):
+        return None
+    return _finding(
+        f"Augmentation or noise spreads the training inputs {2 ** (null[0] - spread):.1f} times as wide as those of "
+        "validation: too little of them is left to fit.",
+        (_poor(learnt), "no training input comes again unchanged, and validation is answered no worse than training"),
+        (),
+        0.6,
+        spread=2 ** (null[0] - spread),
+    )
+
+
+def _always_new(vitals: Vitals) -> bool:
+    """Inputs do not come again although the examples kept of two epochs and more would hold many twice."""
+    pairs, n = read(vitals.data, "repeats", "pairs"), read(vitals.data, "examples") or 0.0
+    steps, size = steps_per_epoch(vitals), batch_size(vitals)
+    if pairs is None or not steps or not size or max(look.step for look in vitals.looks) < 2 * steps:
+        return False
+    return pairs < 0.1 * n**2 / (4 * steps * size) > 1
 
 
 def _smoothing(vitals: Vitals, learnt: float) -> Finding | None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from luthier.doctor.findings import Finding, NotSeen
+from luthier.doctor.symptoms.facts import progress
 from luthier.doctor.symptoms.objectives import terms
 from luthier.doctor.symptoms.paths import graphs
 from luthier.doctor.vitals import Look, Vitals
@@ -92,7 +93,8 @@ def _movement(vitals: Vitals) -> float | None:
 
 
 def lr_schedule_collapse(vitals: Vitals) -> list[Finding] | NotSeen:
-    """A schedule drives the learning rate to nearly nothing far too early (stepped per batch, wrong total)."""
+    """A schedule keeps the learning rate near nothing: it fell far too early (stepped per batch, wrong total), or its
+    warm-up never ended (stepped per epoch)."""
     pairs = [(s, lr) for s, lr in zip(vitals.steps.step, vitals.steps.lr, strict=False) if math.isfinite(lr)]
     if len(pairs) < 20:
         return NotSeen("the learning rate of fewer than 20 steps was seen: train longer")
@@ -107,7 +109,30 @@ def lr_schedule_collapse(vitals: Vitals) -> list[Finding] | NotSeen:
     cycles = _cycles(rates, peak)
     if cycles >= 3 and not _is_triangular(rates):
         return [_swinging(steps, rates, cycles)]
-    return []
+    return [_never_warm(steps, rates)] if still_warming(vitals) else []
+
+
+def still_warming(vitals: Vitals) -> bool:
+    """The learning rate only rose, up to the end, and most is still to be learnt: the warm-up outlasts the training."""
+    rates = [lr for lr in vitals.steps.lr if math.isfinite(lr)]
+    learnt = progress(vitals)
+    if len(rates) < 20 or learnt is None or learnt > 0.6:
+        return False
+    rising = all(later >= earlier * (1 - 1e-9) for earlier, later in itertools.pairwise(rates))
+    return rising and rates[-1] > rates[int(0.7 * len(rates))] * (1 + 1e-6)
+
+
+def _never_warm(steps: Sequence[int], rates: Sequence[float]) -> Finding:
+    return Finding(
+        symptom="lr_schedule_collapse",
+        severity="warning",
+        cause=f"the learning rate is still being warmed up when training ends, from {rates[0]:.3g} to {rates[-1]:.3g}: "
+        "the schedule is set for far more steps than it gets, likely in batches but stepped per epoch.",
+        evidence=(f"it only rose, from step {steps[0]} to step {steps[-1]}, and never reached its peak.",),
+        onset=0,
+        certainty=0.85,
+        numbers={"peak": max(rates), "final": rates[-1], "warming": True},
+    )
 
 
 def _last_above(rates: Sequence[float], limit: float) -> int:

@@ -24,6 +24,7 @@ from luthier.doctor.symptoms.growing import compounding
 from luthier.doctor.symptoms.harm import FITTED, harm
 from luthier.doctor.symptoms.layers import RECTIFIERS, RECURRENT, SQUASHING, layers, ratios, total, update_ratio
 from luthier.doctor.symptoms.outcomes import data_allow_more
+from luthier.doctor.symptoms.schedules import still_warming
 from luthier.doctor.vitals import Optimizer, Vitals
 
 _RATIO = "Karpathy, CS231n notes, ratio of weights:updates, usually about 1e-3"
@@ -193,7 +194,8 @@ def lr_too_low(vitals: Vitals) -> list[Finding] | NotSeen:
         return NotSeen("no update of a weight was seen: watch the optimizer too, and pass the loss to watch.step")
     moved = _path(series, vitals.n_steps)
     usual = middle([ratio for _, ratio in series])
-    if vitals.n_steps < 20 or learnt > 0.5 or moved > 0.05 or usual > 1e-3 or not _sound(vitals):
+    small = learnt <= 0.5 and moved <= 0.05 and usual <= 1e-3
+    if vitals.n_steps < 20 or not (small or still_warming(vitals)) or not _sound(vitals):
         return []
     lr = learning_rate(vitals)
     row = optimizer_at_work(vitals)
