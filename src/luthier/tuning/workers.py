@@ -49,6 +49,9 @@ class Place:
         self.log = folder / "workers" / f"worker-{index}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
 
+    def note_words(self) -> None:
+        """Put into the log what was written before the log was known; here nothing was."""
+
 
 class Worker(Place):
     """One process, and the trial that it trains."""
