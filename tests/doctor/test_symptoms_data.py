@@ -644,6 +644,8 @@ def test_a_feature_that_only_a_single_example_of_a_rare_class_shows_is_no_leakag
         ("multi_head_attention", {}, True),
         ("multi_head_attention", {"causal": True}, False),
         ("scaled_dot_product_attention", {"masked": True}, False),
+        ("scaled_dot_product_attention", {"masked": True, "ahead": False}, False),
+        ("multi_head_attention", {"masked": True, "ahead": True}, True),
         ("lstm", {"bidirectional": True}, True),
         ("gru", {"bidirectional": False}, False),
     ],

@@ -711,6 +711,51 @@ def test_sick_programs_are_named(name: str) -> None:
     assert findings[0].evidence
 
 
+class Seq2Seq(nn.Module):
+    """An encoder, and a decoder that is given tokens; the batch holds the sequences that it is to answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.source, self.tokens = nn.Embedding(9, 8), nn.Embedding(9, 8)
+        self.encoder, self.decoder = (nn.GRU(8, 16, batch_first=True) for _ in range(2))
+        self.head = nn.Linear(16, 9)
+
+    def forward(self, x: Tensor, given: Tensor) -> Tensor:
+        return self.head(self.decoder(self.tokens(given), self.encoder(self.source(x))[1])[0])
+
+
+@pytest.mark.parametrize(("shifted", "leaks"), [(False, True), (True, False)])
+def test_a_decoder_that_is_given_the_targets_unshifted(shifted: bool, leaks: bool) -> None:
+    def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        given = torch.cat([torch.zeros_like(y[:, :1]), y[:, :-1]], 1) if shifted else y
+        return F.cross_entropy(model(x, given).transpose(1, 2), y)
+
+    x = torch.randint(1, 9, (64, 6))
+    vitals = watched(Seq2Seq(), loss, x, x.flip(1))
+    assert bool(found(vitals, ["data_leakage"])) == leaks
+
+
+@pytest.mark.parametrize(("hidden", "ahead"), [(torch.triu, False), (torch.tril, True)])
+def test_a_mask_tells_whether_it_shows_later_places(hidden: Callable[..., Tensor], ahead: bool) -> None:
+    mask = hidden(torch.ones(5, 5), 1 if hidden is torch.triu else -1).bool()
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.key, self.head, self.fused = nn.Linear(6, 6), nn.Linear(6, 4), nn.MultiheadAttention(6, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            by_hand = (self.key(x) @ x.transpose(1, 2)).masked_fill(mask, -1e9).softmax(-1) @ x
+            shown = F.scaled_dot_product_attention(x, self.key(x), x, ~mask)
+            times = x.transpose(0, 1)
+            fused = self.fused(times, times, times, attn_mask=mask)[0].transpose(0, 1)
+            return self.head((by_hand + shown + fused).mean(1))
+
+    vitals = watched(Masked(), cross_entropy, torch.randn(64, 5, 6), classes())
+    told = {node.op: node.attrs["ahead"] for node in vitals.looks[0].nodes if "ahead" in node.attrs}
+    assert told == dict.fromkeys(("masked_fill", "scaled_dot_product_attention", "multi_head_attention"), ahead)
+
+
 @pytest.mark.parametrize(("moves", "mixed"), [(False, True), (True, False)])
 def test_a_view_in_place_of_a_transpose_mixes_the_examples(moves: bool, mixed: bool) -> None:
     class TimeFirst(nn.Module):

@@ -102,7 +102,8 @@ class Node(Row):
         arguments: the tensors given, in order.
         attrs: what matters of the other arguments: dim, p, training, inplace, reduction, label_smoothing, weighted,
             negative_slope, groups, kernel, stride, momentum, eps, hidden_size, scalar (the number that a tensor is
-            multiplied or divided by, or added), keepdim, exponent, min, max, causal.
+            multiplied or divided by, or added), keepdim, exponent, min, max, causal, masked, ahead (a mask lets
+            places see later ones).
         shape, dtype, requires_grad: of the (first) output.
         stats: of the (first) output if it is float; for all nodes but views.
     """

@@ -30,6 +30,8 @@ _KEPT = {
 }
 _WEIGHTS_OF_CLASSES = ("weight", "pos_weight")
 _MASKS = ("attn_mask", "key_padding_mask")
+_HIDES = frozenset({"masked_fill", "multi_head_attention"})
+"""True in a mask of theirs hides; scaled_dot_product_attention shows where it is True."""
 
 
 def tensors(value: Any) -> list[Tensor]:
@@ -134,10 +136,26 @@ def _recurrent(known: Operation, _: Any, __: Any, result: Any) -> dict[str, Any]
     }
 
 
+def _ahead(known: Operation, args: Sequence[Any], kwargs: Mapping[str, Any], _: Any) -> dict[str, Any]:
+    """Whether a mask lets places see later ones; not asked of masks on an accelerator, which would have to wait."""
+    mask = _given(known, args, kwargs, "mask" if known.name == "masked_fill" else "attn_mask")
+    padding = _given(known, args, kwargs, "key_padding_mask")
+    if mask is None and padding is not None:
+        return {"ahead": True}
+    if not isinstance(mask, Tensor) or mask.ndim < 2 or mask.device.type != "cpu" or mask.shape[-1] < 2:
+        return {}
+    if mask.shape[-2] not in (1, mask.shape[-1]):
+        return {}
+    hides = known.name in _HIDES
+    shown = mask > -1e4 if mask.is_floating_point() else mask == 0 if hides else mask != 0
+    return {"ahead": bool(shown.triu(1).any())}
+
+
 _SPECIAL: Mapping[str, Callable[..., dict[str, Any]]] = {
     **dict.fromkeys(("add", "sub", "mul", "div", "pow"), _number),
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _kernel),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _kernel),
     **dict.fromkeys(("permute", "transpose"), _dims),
     **dict.fromkeys(RECURRENT, _recurrent),
+    **dict.fromkeys(("multi_head_attention", "scaled_dot_product_attention", "masked_fill"), _ahead),
 }

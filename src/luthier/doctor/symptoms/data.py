@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from luthier.doctor.findings import Finding, NotSeen, Severity
 from luthier.doctor.symptoms import facts
-from luthier.doctor.symptoms.causality import next_among_inputs
+from luthier.doctor.symptoms.causality import next_among_inputs, target_as_input
 from luthier.doctor.symptoms.outcomes import (
     read,
     series,
@@ -132,7 +132,8 @@ def data_leakage(vitals: Vitals) -> list[Finding] | NotSeen:
     """Validation examples that are trained on, or inputs that show the target."""
     if not vitals.data:
         return NotSeen("no examples were seen: pass inputs= and targets= to watch.step")
-    found = [_target_among_inputs(vitals), next_among_inputs(vitals), _validation_in_training(vitals)]
+    looks = (target_as_input, _target_among_inputs, next_among_inputs, _validation_in_training)
+    found = [look(vitals) for look in looks]
     return [finding for finding in found if finding is not None][:1]
 
 
