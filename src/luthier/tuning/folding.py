@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from luthier.tuning.levels import level
 from luthier.tuning.objectives import TRAIN_TIME, best_scores
 from luthier.tuning.state import Event, State, Trial, trial_folder
 
@@ -95,8 +97,7 @@ def _row(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
 
 def _scored(state: State, rows: list[dict[str, Any]], total_steps: int) -> dict[str, Any]:
     """What rows say of a training of so many steps: a trial's value and scores."""
-    epochs = [row for row in rows if row["kind"] == "epoch"] or rows
-    read = best_scores(epochs, state.objectives, total_steps)
+    read = best_scores(_curve(rows), state.objectives, total_steps)
     if read is None:
         return {"value": None, "scores": {}}
     return {"value": read[0], "scores": dict(zip([each.name for each in state.objectives], read, strict=True))}
@@ -106,8 +107,21 @@ def _position(trial: Trial, payload: Mapping[str, Any]) -> dict[str, Any]:
     return {name: payload.get(name, getattr(trial, name)) for name in ("step", "time_s", "total_steps", "reason")}
 
 
-def _paused(_: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
-    return replace(trial, state="paused", **_position(trial, payload))
+def _paused(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
+    return _levelled(state, replace(trial, state="paused", **_position(trial, payload)))
+
+
+def _levelled(state: State, trial: Trial) -> Trial:
+    """The trial with its level."""
+    first = state.objectives[0]
+    read = [(row["step"], first.of(row, trial.total_steps)) for row in _curve(trial.rows)]
+    finite = [(step, value) for step, value in read if math.isfinite(value)]
+    return replace(trial, level=level(finite, trial.total_steps, first.direction))
+
+
+def _curve(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The readings that count: those after epochs, where there are any."""
+    return [row for row in rows if row["kind"] == "epoch"] or rows
 
 
 def _finished(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
@@ -115,7 +129,7 @@ def _finished(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
     scored = _scored(state, ended.rows, ended.step)  # it may have ended before its last step
     if TRAIN_TIME in scored["scores"]:
         scored["scores"][TRAIN_TIME] = ended.time_s
-    ended = replace(ended, **scored)
+    ended = _levelled(state, replace(ended, **scored))
     if ended.value is None:
         missing = ", ".join(objective.name for objective in state.objectives)
         return replace(ended, state="failed", reason=f"no finite validation value of {missing}")

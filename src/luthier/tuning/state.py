@@ -46,7 +46,9 @@ class Trial:
         seed: of weights, data order and dropout.
         state: "waiting", "running", "paused", "finished", "stopped" (outranked) or "failed".
         reason: why it stands so.
-        value: best validation value of the metric so far, the first objective.
+        value: best validation value of the metric so far, the first objective: one reading, as it was told.
+        level: what its curve is worth (see `levels`), by which trials of one objective are ranked; None while it trains
+            for the first time.
         step, total_steps: optimizer steps taken, and those of the whole recipe.
         time_s: seconds of training.
         started_s, ended_s: when, in seconds since the study began.
@@ -83,6 +85,7 @@ class Trial:
     ends: float = 0.0
     may_return: bool = False
     scores: dict[str, float] = field(default_factory=dict)
+    level: float | None = None
 
     @property
     def ended(self) -> bool:
@@ -172,13 +175,14 @@ class State:
         return sorted((trial for trial in self.trials if trial.of == of), key=lambda trial: trial.seed)
 
     def rank(self, trials: Iterable[Trial]) -> list[Trial]:
-        """Trials with a value, best first in the first objective, then in the next ones, then by their numbers."""
+        """Trials with a value, best first by `losses`, then by their numbers."""
         valued = (trial for trial in trials if trial.value is not None)
         return sorted(valued, key=lambda trial: (*self.losses(trial), trial.number))
 
     def losses(self, trial: Trial) -> tuple[float, ...]:
-        """A trial's scores, smaller is better."""
-        return losses(trial.scores.values(), self.objectives)
+        """What a trial is ranked by, smaller is better: its level, then its value; of several objectives its scores."""
+        scores = losses(trial.scores.values(), self.objectives)
+        return scores if len(scores) > 1 or trial.level is None else (self.sign * trial.level, *scores)
 
     @property
     def front(self) -> list[Trial]:
@@ -198,7 +202,10 @@ class State:
 
     @property
     def winner(self) -> Trial | None:
-        """The search trial over the full budget that is best in the first objective, the baseline left out."""
+        """The search trial over the full budget that ranks first, the baseline left out.
+
+        By its level, not by its best reading: that is one of many, and the luckiest (see `levels`).
+        """
         ranked = self.rank(t for t in self.search if t.state == "finished" and t.arm != BASELINE)
         return ranked[0] if ranked else None
 

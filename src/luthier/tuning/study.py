@@ -38,7 +38,8 @@ class Study:
         widened: ranges that were widened during the search, as they are now.
         groups: arms of the search and their fields; None: one arm over the whole space.
         trials: in order of their numbers.
-        best: the best search trial over its full budget, the baseline included; None before one has finished.
+        best: the search trial over its full budget that ranks first by its level, the best of its smoothed curve, the
+            baseline included (`best.value` is its best single reading); None before one has finished.
         comparison: winner against baseline; None before both have finished.
         settings: sampler, strategy, trials, budget, workers, seed, repeats of the last call.
         elapsed_s: seconds at work, over all calls.
@@ -87,7 +88,7 @@ class Study:
 
     @property
     def best(self) -> Trial | None:
-        """The best search trial over its full budget."""
+        """The search trial over its full budget that ranks first; another one may have a luckier single reading."""
         return next(iter(self.state.rank(t for t in self.trials if t.kind == "search" and t.state == "finished")), None)
 
     @property
