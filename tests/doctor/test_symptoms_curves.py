@@ -7,7 +7,17 @@ from dataclasses import replace
 import pytest
 
 from luthier.doctor.findings import Finding, NotSeen
-from luthier.doctor.symptoms import courses, curves, facts, generalising, regularising, schedules, steps, underfit
+from luthier.doctor.symptoms import (
+    courses,
+    curves,
+    facts,
+    generalising,
+    mismatch,
+    regularising,
+    schedules,
+    steps,
+    underfit,
+)
 from luthier.doctor.vitals import (
     Anatomy,
     Argument,
@@ -356,11 +366,27 @@ def test_a_warm_up_that_outlasts_the_training(end, found):
 
 
 def test_augmentation_that_leaves_too_little():
-    data = {"examples": 900, "repeats": {"pairs": 0}, "compare": {"log_spread": -0.9, "spread_null": [0.0, 0.03]}}
+    compare = {"shift": 0.3, "shift_null": [0.1, 0.01], "log_spread": -0.9, "spread_null": [0.0, 0.03]}
+    data = {"examples": 900, "repeats": {"pairs": 0}, "compare": compare}
     settled = vitals(noisy(falling(end=1.6, speed=15), 0.03), metrics=[(1.7, 1.6)] * 10, data=data)
-    assert the(regularising.too_much_regularisation(settled)).numbers["spread"] > 1.5
+    assert the(regularising.too_much_regularisation(settled)).numbers["apart"] > 0.9
+    assert the(mismatch.train_val_mismatch(settled)).severity == "info"
     fixed = data | {"repeats": {"pairs": 400}}  # as much noise, once and for all: prepared differently, not augmented
     assert regularising.too_much_regularisation(replace(settled, data=fixed)) == []
+
+
+def test_a_steady_fall_counts_however_slow_when_the_data_allow_more():
+    slow = vitals(noisy([LN10 - 0.15 * i / 300 for i in range(300)], 0.003))
+    assert curves.too_few_epochs(slow) == []
+    assert the(curves.too_few_epochs(replace(slow, data=LEARNERS, metrics=accurate(0.4))))
+
+
+def test_always_answering_no_is_not_accurate():
+    rows = [BatchTargets(step, 240, None, 0.03, 0.17) for step in range(5)]
+    looks = [look(s, nodes=(look(0).nodes[0], node("binary_cross_entropy_with_logits", 8))) for s in LOOKS]
+    sick = vitals(noisy([0.14 + 0.5 * math.exp(-i / 40) for i in range(300)]), looks, targets=rows)
+    assert the(curves.no_learning(replace(sick, metrics=accurate(0.97))))
+    assert curves.no_learning(replace(sick, metrics=accurate(0.995))) == []
 
 
 def test_a_convolution_of_few_channels_is_not_narrow():

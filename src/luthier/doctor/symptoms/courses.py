@@ -18,7 +18,7 @@ from luthier.doctor.symptoms.facts import (
 from luthier.doctor.symptoms.harm import several_models
 from luthier.doctor.symptoms.layers import first_look, layers
 from luthier.doctor.symptoms.outcomes import data_allow_more, data_allow_no_more, majority
-from luthier.doctor.vitals import Node, Vitals
+from luthier.doctor.vitals import Look, Node, Vitals
 
 FEW = NotSeen("fewer than 30 training losses were seen: pass the loss to watch.step and train longer")
 
@@ -93,11 +93,18 @@ def poor_below(vitals: Vitals) -> float:
     dense = any(
         len(node.arguments[0].shape) > 2
         or node.arguments[0].shape[0] > 1.5 * (look.batch_size or math.inf)
+        or _at_every_place(look, node)
         or _shares(node)
         for look in vitals.looks[:3]
         if (node := loss_node(look)) is not None and node.arguments and node.arguments[0].shape
     )
     return 0.15 if dense else 0.6
+
+
+def _at_every_place(look: Look, node: Node) -> bool:
+    """As many answers as the inputs have places (tokens), although they were told as one row of targets."""
+    shape = look.inputs.shape if look.inputs is not None else ()
+    return len(shape) > 1 and shape[1] > 1 and node.arguments[0].shape[0] == shape[0] * shape[1]
 
 
 def _shares(node: Node) -> bool:

@@ -28,7 +28,7 @@ from luthier.doctor.symptoms.facts import (
     steps_per_epoch,
 )
 from luthier.doctor.symptoms.layers import total
-from luthier.doctor.symptoms.outcomes import data_allow_more
+from luthier.doctor.symptoms.outcomes import data_allow_more, majority
 from luthier.doctor.vitals import Vitals
 
 
@@ -95,7 +95,8 @@ def _above_chance(vitals: Vitals, base: Baseline) -> bool:
     """Accuracy far above what the loss of a constant answer allows; or fitted from the first step on."""
     if base.assumed and is_classification(vitals) and base.value < 0.3:
         return True
-    return accurate(vitals, 0.9 if base.loss.startswith("binary") else 0.6)
+    most = majority(vitals) or 0.0
+    return accurate(vitals, max(0.9 if base.loss.startswith("binary") else 0.6, (1 + most) / 2))
 
 
 def plateau(vitals: Vitals) -> list[Finding] | NotSeen:
@@ -224,8 +225,8 @@ def too_few_epochs(vitals: Vitals) -> list[Finding] | NotSeen:
         return FEW
     curve, base = course.curve, course.base
     span = base.value - base.floor
-    steep = (course.steady and curve.drop > 0.03 * span) or _brief(vitals, base)
     behind = data_allow_more(vitals) and not accurate(vitals, 0.75)
+    steep = (course.steady and (behind or curve.drop > 0.03 * span)) or _brief(vitals, base)
     far = course.end < (0.9 if behind else 0.6)
     if not steep or not far or learnt_most(vitals) or _decayed(vitals) or not course.stable:
         return []

@@ -6,7 +6,16 @@ import math
 
 from luthier.doctor.findings import Finding, NotSeen, Severity
 from luthier.doctor.symptoms import facts
-from luthier.doctor.symptoms.outcomes import generalises, majority, n_validation, read, series, share, val_worse
+from luthier.doctor.symptoms.outcomes import (
+    always_new,
+    generalises,
+    majority,
+    n_validation,
+    read,
+    series,
+    share,
+    val_worse,
+)
 from luthier.doctor.symptoms.targets import IMBALANCED
 from luthier.doctor.vitals import Vitals
 
@@ -59,10 +68,11 @@ def _other_inputs(vitals: Vitals) -> Finding | None:
 
 
 def _mismatch_severity(vitals: Vitals, effect: float, stretch: float) -> Severity | None:
-    """How bad a difference of inputs is, given how validation came out."""
+    """How bad a difference of inputs is, given how validation came out; augmentation makes one on purpose."""
     worse, beats = val_worse(vitals), generalises(vitals)
     if effect >= 1.0 or stretch >= 1.3:
-        return "warning" if worse is False and beats is not False else "critical"
+        fine = worse is False and beats is not False
+        return "critical" if not fine else "info" if always_new(vitals) else "warning"
     if effect >= 0.5 or stretch >= 0.5:
         return "warning" if worse or beats is False else "info"
     if effect >= 0.25 or stretch >= 0.3:

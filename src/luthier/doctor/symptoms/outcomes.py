@@ -58,9 +58,12 @@ def best_val_accuracy(vitals: Vitals) -> float | None:
 
 
 def majority(vitals: Vitals) -> float | None:
-    """Share of the most frequent class."""
+    """Share of the most frequent class; of several binary labels that of the more frequent answer."""
     counts = facts.class_counts(vitals)
-    return max(counts.values()) / sum(counts.values()) if counts and sum(counts.values()) else None
+    if counts and sum(counts.values()):
+        return max(counts.values()) / sum(counts.values())
+    ones = facts.target_mean(vitals) if facts.loss_name(vitals).startswith("binary") else None
+    return max(ones, 1 - ones) if ones is not None and 0 <= ones <= 1 else None
 
 
 def n_validation(vitals: Vitals) -> int:
@@ -151,6 +154,15 @@ def conflict(vitals: Vitals) -> tuple[float, int] | None:
     if conflict is None or pairs is None or pairs < FEWEST_PAIRS or (twins or 0.0) > DISCRETE:
         return None
     return conflict, int(pairs)
+
+
+def always_new(vitals: Vitals) -> bool:
+    """Inputs do not come again although the examples kept of two epochs and more would hold many twice."""
+    pairs, n = read(vitals.data, "repeats", "pairs"), read(vitals.data, "examples") or 0.0
+    steps, size = facts.steps_per_epoch(vitals), facts.batch_size(vitals)
+    if pairs is None or not steps or not size or max((look.step for look in vitals.looks), default=0) < 2 * steps:
+        return False
+    return pairs < 0.1 * n**2 / (4 * steps * size) > 1
 
 
 def agreement(vitals: Vitals) -> tuple[float, float, int]:

@@ -6,19 +6,9 @@ import math
 from operator import itemgetter
 
 from luthier.doctor.findings import Finding, NotSeen
-from luthier.doctor.symptoms.facts import (
-    added_to,
-    baseline,
-    batch_size,
-    known,
-    loss_curve,
-    loss_node,
-    middle,
-    progress,
-    steps_per_epoch,
-)
+from luthier.doctor.symptoms.facts import added_to, baseline, known, loss_curve, loss_node, middle, progress
 from luthier.doctor.symptoms.layers import is_matrix, layers, names, total
-from luthier.doctor.symptoms.outcomes import data_allow_more, read, series, val_worse
+from luthier.doctor.symptoms.outcomes import always_new, data_allow_more, read, series, val_worse
 from luthier.doctor.vitals import Look, Node, Vitals
 
 _DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
@@ -180,29 +170,26 @@ def _pulled_in_depth(vitals: Vitals) -> bool:
 
 
 def _augmentation(vitals: Vitals, learnt: float) -> Finding | None:
-    """Training inputs are new in every epoch and far more spread than those of validation, which fares no worse."""
-    spread, null = read(vitals.data, "compare", "log_spread"), series(vitals.data, "compare", "spread_null")
-    if spread is None or len(null) != 2 or learnt > 0.6 or val_worse(vitals) is not False or not _always_new(vitals):
+    """Training inputs are new in every epoch and far from those of validation, which fares no worse."""
+    shift, spread = (read(vitals.data, "compare", name) for name in ("shift", "log_spread"))
+    nulls = [series(vitals.data, "compare", name)[:1] for name in ("shift_null", "spread_null")]
+    if shift is None or spread is None or not all(nulls) or learnt > 0.6:
         return None
-    if null[0] - spread < max(0.4, 6 * null[1]):
+    apart = math.hypot(math.sqrt(max(shift**2 - nulls[0][0] ** 2, 0.0)), spread - nulls[1][0])
+    if apart < 0.4 or val_worse(vitals) is not False or not always_new(vitals):
         return None
     return _finding(
-        f"Augmentation or noise spreads the training inputs {2 ** (null[0] - spread):.1f} times as wide as those of "
-        "validation: too little of them is left to fit.",
-        (_poor(learnt), "no training input comes again unchanged, and validation is answered no worse than training"),
+        "Augmentation or noise changes the training inputs so much that too little of them is left to fit.",
+        (
+            _poor(learnt),
+            "no training input comes again unchanged, and validation is answered no worse than training",
+            f"means of the features differ from those in validation by {shift:.2f} standard deviations, spreads by a "
+            f"factor of {2**spread:.2f}",
+        ),
         (),
         0.6,
-        spread=2 ** (null[0] - spread),
+        apart=apart,
     )
-
-
-def _always_new(vitals: Vitals) -> bool:
-    """Inputs do not come again although the examples kept of two epochs and more would hold many twice."""
-    pairs, n = read(vitals.data, "repeats", "pairs"), read(vitals.data, "examples") or 0.0
-    steps, size = steps_per_epoch(vitals), batch_size(vitals)
-    if pairs is None or not steps or not size or max(look.step for look in vitals.looks) < 2 * steps:
-        return False
-    return pairs < 0.1 * n**2 / (4 * steps * size) > 1
 
 
 def _smoothing(vitals: Vitals, learnt: float) -> Finding | None:
