@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import luthier
 from luthier.doctor.findings import Finding, NotSeen
 from luthier.doctor.symptoms import SYMPTOMS
+from luthier.doctor.symptoms.courses import poor_below
 from luthier.doctor.vitals import Vitals
 
 RULES = (
@@ -733,6 +734,21 @@ def test_a_decoder_that_is_given_the_targets_unshifted(shifted: bool, leaks: boo
     x = torch.randint(1, 9, (64, 6))
     vitals = watched(Seq2Seq(), loss, x, x.flip(1))
     assert bool(found(vitals, ["data_leakage"])) == leaks
+
+
+def test_tokens_keep_a_loss_of_their_own_also_when_their_targets_are_told_as_one_row() -> None:
+    model, tokens = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 9)), torch.randint(9, (16, 6))
+    optimizer = torch.optim.Adam(model.parameters())
+    for y, limit in ((tokens.flatten(), 0.15), (tokens[:, 0], 0.6)):
+        with luthier.watch(model, optimizer) as watch:
+            for _ in range(3):
+                logits = model(tokens).flatten(0, 1) if len(y) > 16 else model(tokens).mean(1)
+                loss = F.cross_entropy(logits, y)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                watch.step(loss, inputs=tokens, targets=y)
+        assert poor_below(watch.vitals) == limit
 
 
 @pytest.mark.parametrize(("hidden", "ahead"), [(torch.triu, False), (torch.tril, True)])
