@@ -22,6 +22,7 @@ from luthier.fitting import Interrupted, evaluate_test, fit, total_steps
 from luthier.recipe import Recipe
 from luthier.record import Record
 from luthier.task import Step, Task
+from luthier.tasks import load as load_subject
 from luthier.training.checkpoints import load
 from luthier.training.hooks import Hook
 
@@ -486,3 +487,15 @@ def test_non_finite_metrics_are_strings_in_the_file_and_numbers_again(task, tmp_
     last = (record.path / "metrics.jsonl").read_text().splitlines()[-1]
     assert json.loads(last)["val_loss"] == "Infinity"
     assert from_json(last)["val_loss"] == float("inf")
+
+
+def test_reading_test_data_needs_no_optimizer_nor_torchs_compiler(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from luthier.fitting import evaluate_test\n"
+        "from luthier.record import Record; from luthier.tasks import load\n"
+        f"print(evaluate_test(load('digits').task, [Record(Path({str(tmp_path / 'run')!r}))]))\n"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    subject = load_subject("digits")
+    fit(subject.task, subject.recipe.replace({"epochs": 1}), folder=tmp_path / "run", console=False)
+    subprocess.run([sys.executable, "-c", code], check=True)

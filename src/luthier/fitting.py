@@ -253,7 +253,7 @@ def evaluate_test(task: Task, records: Sequence[Record]) -> list[dict[str, float
     data = task.test.open("the final reading")
     readings = []
     for record in records:
-        run = Run(task, record.recipe)
+        run = Run(task, record.recipe, trains=False)
         model = record.load_best(task).to(run.device)
         values = evaluate(run, model, evaluation_batches(data, record.recipe, "test"))
         record.write_test(values)

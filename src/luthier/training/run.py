@@ -30,8 +30,25 @@ if TYPE_CHECKING:
 _EVALUATION_BATCH = 512
 
 
+def optimizer_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimizer."""
+    decays = recipe.weight_decay > 0 or recipe.l1 > 0  # if not, one group of parameters does, and steps faster
+    return build_optimizer(
+        model,
+        recipe.optimizer,
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        decoupled=recipe.decoupled,
+        decay_norms_and_biases=recipe.decay_norms_and_biases or not decays,
+    )
+
+
 class Run:
     """A training in progress.
+
+    Args:
+        task, recipe, hooks: what is trained, how, and who listens.
+        trains: False for evaluations only: no optimizer is made, for the first of which torch imports its compiler.
 
     Attributes:
         step: optimizer steps taken; epoch: epochs completed; batch: batches taken of the current epoch.
@@ -43,7 +60,7 @@ class Run:
         kept: what hooks keep in the checkpoint, by name.
     """
 
-    def __init__(self, task: Task, recipe: Recipe, hooks: Sequence[Hook] = ()) -> None:
+    def __init__(self, task: Task, recipe: Recipe, hooks: Sequence[Hook] = (), trains: bool = True) -> None:
         self.task, self.recipe = task, recipe
         self.device = choose_device(recipe.device)
         check_precision(recipe.precision, self.device)
@@ -52,15 +69,8 @@ class Run:
         model, self.surgery = build_model(task, recipe, lambda: example_of(task, recipe, self.train))
         self.model: nn.Module = model.to(self.device)
         self.forward: nn.Module = torch.compile(self.model) if recipe.compile else self.model  # type: ignore[assignment]
-        decays = recipe.weight_decay > 0 or recipe.l1 > 0  # if not, one group of parameters does, and steps faster
-        self.optimizer = build_optimizer(
-            self.model,
-            recipe.optimizer,
-            lr=recipe.lr,
-            weight_decay=recipe.weight_decay,
-            decoupled=recipe.decoupled,
-            decay_norms_and_biases=recipe.decay_norms_and_biases or not decays,
-        )
+        if trains:
+            self.optimizer = optimizer_of(self.model, recipe)
         self.averaging = None if recipe.averaging is None else build_averaging(recipe.averaging, self.model)
         self.scaler = torch.amp.GradScaler() if recipe.precision == "float16" else None
         self.inputs = InputPipeline(task, recipe, self.device)
