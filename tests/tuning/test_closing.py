@@ -69,8 +69,14 @@ def test_a_slow_favourite_leaves_the_end_to_others() -> None:
 
 
 def test_no_rung_sends_on_before_it_can_tell() -> None:
-    assert first_promotion(simulator(trials=100, workers=1).run()) == 16
-    assert first_promotion(simulator(trials=100, workers=4).run()) == 16 + 3  # the others are under way then
+    assert first_promotion(simulator(trials=100, workers=1).run()) == 8
+    assert first_promotion(simulator(trials=100, workers=4).run()) == 8 + 3  # the others are under way then
+
+
+@pytest.mark.parametrize(("whole", "first"), [(6, 16), (20, 8)])
+def test_a_small_budget_waits_for_more(whole: int, first: int) -> None:
+    assert first_promotion(simulator(budget=Time(whole * TOTAL * EPOCH_S), workers=1).run()) == first
+    assert first_promotion(simulator(budget=Work(whole * TOTAL), workers=1).run()) == first
 
 
 @pytest.mark.parametrize("limit", [{"trials": 6}, {"options": 6}])

@@ -37,6 +37,14 @@ def room(state: State, plan: Plan, left: float | None) -> float:
     return math.inf if rest is None else left / min(rest, _HALF * plan.budget.total)
 
 
+def trainings(state: State, plan: Plan) -> float:
+    """How many whole trainings the budget holds; infinite without one, or while nobody knows what a training takes."""
+    typical = None if plan.budget is None else plan.budget.typical(state)
+    if plan.budget is None or not typical:
+        return math.inf
+    return plan.budget.total * (1 if plan.budget.exact else plan.workers) / typical
+
+
 def bet(state: State, plan: Plan, left: float | None) -> Continue | None:
     """The best waiting trial that can still come to its end."""
     jobs = (whole(state.trials[number]) for number in islice(standings(state).paused, _MOST))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -104,8 +105,10 @@ class Outlook:
         share: of its budget that is spent, 0-1; 1 when no trial may begin any more.
         left: what it still has of it; None without a budget.
         more: whether new trials are still to begin.
+        trainings: how many whole ones the budget holds in all; infinite without a budget, or while nobody knows.
     """
 
     share: float
     left: float | None
     more: bool = True
+    trainings: float = math.inf

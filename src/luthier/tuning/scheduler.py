@@ -41,7 +41,8 @@ def next_job(state: State, plan: Plan, propose: Propose, clock: float) -> Start 
     if left is not None and left <= 0:
         return None
     job = _unfinished(state, plan, "search", left)
-    return job or _next_of_search(state, plan, propose, Outlook(_share(state, plan, clock, left), left))
+    outlook = Outlook(_share(state, plan, clock, left), left, trainings=closing.trainings(state, plan))
+    return job or _next_of_search(state, plan, propose, outlook)
 
 
 def _next_of_search(state: State, plan: Plan, propose: Propose, outlook: Outlook) -> Start | Continue | None:

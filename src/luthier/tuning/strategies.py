@@ -167,28 +167,32 @@ class TopK(Strategy):
 class Auto(Halving):
     """Our best: patient halving. Many rungs, and half of the trials go on at each, so that few good ones are cut.
 
-    A rung sends nobody on before as many have come as one of them needs to get to its end: of 16 trials at the lowest
-    rung 8 go on, then 4, 2 and 1. So chance does not decide between the first two, and a study that ends soon has
-    looked at many. When no trial is to begin any more, those that are there suffice.
+    With a small budget a rung sends nobody on before as many have come as one of them needs to get to its end: of 16
+    trials at the lowest rung 8 go on, then 4, 2 and 1. So chance does not decide between the first two. That takes 4
+    trainings; where there is room for more than `ample`, half of them suffice, and good values come earlier. When no
+    trial is to begin any more, those that are there suffice.
 
     The rungs, `eta` and the wait were chosen on recorded curves (see LOG.md).
 
     Attributes:
         whole: how many trials, from the first on, train to their end at once: a study that starts from something known
             has a result to compare with as early as can be.
+        ample: trainings that make a budget a large one.
     """
 
     brackets: tuple[tuple[float, ...], ...] = ((0.1, 0.2, 0.4, 0.7),)
     eta: float = 2
     whole: int = 0
+    ample: float = 8
 
     def first_stop(self, number: int, total_steps: int) -> int:
         """The lowest rung, but for the first trials."""
         return total_steps if number < self.whole else super().first_stop(number, total_steps)
 
     def needs(self, index: int, outlook: Outlook) -> float:
-        """As many as leave one at the highest rung to go on, while trials begin."""
-        return self.eta ** (len(self.brackets[0]) - index) if outlook.more else 0
+        """As many as leave one of them at the end, or half of that, while trials begin."""
+        full = self.eta ** (len(self.brackets[0]) - index) if outlook.more else 0
+        return full if outlook.trainings < self.ample else full / 2
 
 
 def _one_epoch(plan: Plan) -> Strategy:
