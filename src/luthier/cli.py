@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from luthier import __version__
 from luthier.errors import LuthierError
+from luthier.training.uncompiled import spare_compiler
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -35,6 +38,8 @@ def main(tokens: Sequence[str] | None = None) -> None:
     if given in ([], ["-h"], ["--help"]):
         print(overview())
         return
+    atexit.register(gc.freeze)  # else the interpreter takes a second at its end to look through all of torch
+    spare_compiler()
     try:
         command_line()(settings_as_set(given))
     except LuthierError as error:

@@ -124,37 +124,35 @@ def tune(
     options: RecipeOptions = UNSET,
 ) -> None:
     """Search for a better recipe. The baseline is the task's recipe with the options given here."""
-    from luthier.tuning.asking import n_cores
-    from luthier.tuning.recruits import call_early
-
-    if on is None:
-        call_early(workers or n_cores())  # they import torch while the task is loaded here
     from luthier.show.terminal import TuneConsole
+    from luthier.tuning.asking import n_cores
+    from luthier.tuning.recruits import called_early
     from luthier.tuning.space import as_space, parse_range
     from luthier.tuning.tune import tune as search
 
-    subject = load(task)
-    recipe = start_from(recipe_file, subject).replace(recipe_values(options, settings))
-    ranges = as_space((name, parse_range(text)) for name, text in map(_assignment, space))
-    study = search(
-        subject,
-        recipe,
-        ranges or None,
-        trials=trials,
-        budget=budget,
-        sampler=sampler,
-        strategy=strategy,
-        objectives=objective or None,
-        deterministic=recipe.deterministic,
-        workers=workers,
-        on=on,
-        resources={name: parse_value(text) for name, text in map(_assignment, resources)} or None,
-        repeats=repeats,
-        folder=folder,
-        storage=storage,
-        seed=recipe.seed,
-        console=None if quiet else TuneConsole(),
-    )
+    with called_early(0 if on is not None else workers or n_cores()):  # they import torch while the task is loaded here
+        subject = load(task)
+        recipe = start_from(recipe_file, subject).replace(recipe_values(options, settings))
+        ranges = as_space((name, parse_range(text)) for name, text in map(_assignment, space))
+        study = search(
+            subject,
+            recipe,
+            ranges or None,
+            trials=trials,
+            budget=budget,
+            sampler=sampler,
+            strategy=strategy,
+            objectives=objective or None,
+            deterministic=recipe.deterministic,
+            workers=workers,
+            on=on,
+            resources={name: parse_value(text) for name, text in map(_assignment, resources)} or None,
+            repeats=repeats,
+            folder=folder,
+            storage=storage,
+            seed=recipe.seed,
+            console=None if quiet else TuneConsole(),
+        )
     path = study.report(report or study.folder / "report.html")
     open_console().print(f"report     {path}", soft_wrap=True)
     if study.ended == "interrupted":

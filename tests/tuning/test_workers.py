@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from luthier.tuning.ledger import StudyError
-from luthier.tuning.recruits import Recruit, call_early, recruited
+from luthier.tuning.recruits import Recruit, _early, called_early, recruited
 from luthier.tuning.workers import Workers
 
 
@@ -31,9 +31,10 @@ def test_workers_that_never_start_are_said_and_closed_cleanly(tmp_path: Path, mo
 
 
 def test_processes_begin_before_their_study_is_known_and_go_when_it_does_not_come(tmp_path: Path) -> None:
-    call_early(1)
-    with recruited(2, recipes=True) as recruits:
-        early = list(recruits)
+    with called_early(2):
+        with recruited(1, recipes=True) as recruits:
+            early = [*recruits, *_early]
+        assert [recruit.process.returncode for recruit in early] == [-9, None]
     assert [recruit.process.returncode for recruit in early] == [-9, -9]
     with recruited(1, recipes=False) as recruits:
         (recruit,) = recruits

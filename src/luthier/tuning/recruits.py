@@ -62,9 +62,15 @@ class Recruit:
             file.close()
 
 
-def call_early(count: int) -> None:
+@contextmanager
+def called_early(count: int) -> Iterator[None]:
     """Begin processes for the next study of recipes in this process, before its task is loaded."""
-    _early.extend(Recruit(recipes=True) for _ in range(count - len(_early)))
+    try:
+        _early.extend(Recruit(recipes=True) for _ in range(count))
+        yield
+    finally:
+        while _early:
+            _early.pop().dismiss()
 
 
 @contextmanager
