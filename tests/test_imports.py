@@ -88,3 +88,8 @@ def test_rules_read_vitals_only():
         text = path.read_text()
         assert "import torch" not in text, path.name
         assert "doctor.measure" not in text, path.name
+
+
+def test_data_sets_are_reached_without_an_import_of_their_own():
+    code = "import luthier; print('mnist' in luthier.data.DATA_SETS, callable(luthier.tasks.load))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True True\n"

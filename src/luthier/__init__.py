@@ -99,11 +99,17 @@ __all__ = [
 ]
 
 
+_ROOMS = ("data", "tasks")
+"""Subpackages that are used by their own names: `luthier.data.load("mnist")`."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"luthier.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'luthier' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, *_ROOMS]
