@@ -57,13 +57,12 @@ class Strategy(ABC):
         best one over its full budget, with several objectives each that is on the front as it reads now.
         """
         standing = standings(state)
-        paused = [state.trials[n] for n in standing.paused if state.trials[n].arm == arm]
-        if not paused or not standing.alive[arm]:
-            return whole(paused[0]) if paused else None
+        best = next((state.trials[n] for n in standing.paused if state.trials[n].arm == arm), None)
+        if best is None or not standing.alive[arm]:
+            return whole(best) if best is not None else None
         if len(state.objectives) > 1:
             both = (t for t in state.search if t.arm == arm and t.state in ("paused", "finished"))
             return next((whole(trial) for trial in state.undominated(both) if trial.state == "paused"), None)
-        best = paused[0]
         finished = next((state.trials[n] for n in standing.finished if state.trials[n].arm == arm), None)
         return whole(best) if finished is not None and state.rank([best, finished])[0] is best else None
 
