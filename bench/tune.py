@@ -103,12 +103,12 @@ def turn(contender: str, task: str, seed: int, seconds: float) -> dict[str, Any]
             raise RuntimeError(f"its winner could not be retrained. The log ends: {tail(log)}")
         retrained = json.loads((folder / "retrained.json").read_text())
         named = {"contender": contender, "task": task, "seed": seed, "seconds": seconds, "load": load}
-        return {**named, **summary(found, retrained)}
+        return {**named, **summary(found, retrained, folder)}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def summary(found: list[dict[str, Any]], retrained: dict[str, Any]) -> dict[str, Any]:
+def summary(found: list[dict[str, Any]], retrained: dict[str, Any], folder: Path) -> dict[str, Any]:
     """What is kept of a run's readings."""
     longest: dict[str, float] = {}
     for reading in found:
@@ -117,7 +117,7 @@ def summary(found: list[dict[str, Any]], retrained: dict[str, Any]) -> dict[str,
         "first_s": found[0]["t"],
         "trials": len(longest),
         "epochs": sum(longest.values()),
-        "winner": winner(found, found[-1]["t"]),
+        "winner": winner(found, found[-1]["t"], folder),
         "retrained": retrained,
         "curve": curve(found, found[-1]["t"]),
     }

@@ -6,9 +6,10 @@ What every contender gets
 - Two cores: two processes with one torch thread each, but for the tutorial, which is one process and leaves torch's
   threads at their default.
 - Readings of the whole validation part after each epoch (Luthier's own way in: whenever its schedule of rungs says).
-- For its winner, which is the configuration of its own best reading: four retrainings with fresh seeds over all epochs,
-  outside the search's time. Of each the weights of the best epoch by validation count; the test data are read with
-  these, after everything else, and steer nothing.
+- For its winner, which is what it calls its best itself (that of its best reading for all but ours, which goes by the
+  smoothed curves of trials over their full budget): four retrainings with fresh seeds over all epochs, outside the
+  search's time. Of each the weights of the best epoch by validation count; the test data are read with these, after
+  everything else, and steer nothing.
 
 Contenders
 - `luthier`: a user's `luthier.tune(task, budget=...)`. Derived space, schedules and doctor included. The network is one

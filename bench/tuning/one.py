@@ -33,6 +33,7 @@ CONTENDERS = {
 """Name -> function of a module beside this one."""
 
 PROCESSES = 2
+CHOICE = "choice.txt"
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,10 @@ class Job:
         file = os.open(self.folder / "readings.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         os.write(file, line.encode())
         os.close(file)
+
+    def choose(self, trial: str) -> None:
+        """Note the trial that the contender itself calls its best, where that is not the one with the best reading."""
+        (self.folder / CHOICE).write_text(trial)
 
     @contextmanager
     def second_process(self) -> Iterator[None]:

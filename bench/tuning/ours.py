@@ -18,7 +18,7 @@ def as_a_user(job: Job) -> None:
     task, recipe, folder = task_for(job.task), Recipe(epochs=job.task.epochs), job.folder / "study"
     began_s = job.elapsed_s
     try:
-        tune(
+        study = tune(
             task,
             recipe,
             budget=job.left_s,
@@ -28,6 +28,7 @@ def as_a_user(job: Job) -> None:
             repeats=REPEATS,
             test=False,
         )
+        _choose(job, study)
     finally:
         _tell_events(job, folder, began_s)
 
@@ -79,7 +80,7 @@ def engine(job: Job) -> None:
             trial.save(training.state())
             trial.report(value, step=training.epochs)
 
-    tune(
+    study = tune(
         train,
         space=for_luthier(space_of(job.task)),
         steps=job.task.epochs,
@@ -88,3 +89,9 @@ def engine(job: Job) -> None:
         seed=job.seed,
         folder=job.folder / "study",
     )
+    _choose(job, study)
+
+
+def _choose(job: Job, study: Any) -> None:
+    if study.best is not None:
+        job.choose(str(study.best.number))

@@ -13,15 +13,18 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tuning.one import PROCESSES, readings
+from tuning.one import CHOICE, PROCESSES, readings
 from tuning.tasks import TASKS, Task
 
 SEEDS = (1_000_001, 1_000_002, 1_000_003, 1_000_004)
 
 
-def winner(found: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
-    """The reading that a contender would go by: its best one within the time, the first of equals."""
-    return max((reading for reading in found if reading["t"] <= seconds), key=lambda reading: reading["value"])
+def winner(found: list[dict[str, Any]], seconds: float, folder: Path) -> dict[str, Any]:
+    """The best reading within the time, the first of equals: of the trial that the contender chose, if it told one."""
+    choice = folder / CHOICE
+    chosen = choice.read_text() if choice.exists() else None
+    within = [reading for reading in found if reading["t"] <= seconds and chosen in (None, reading["trial"])]
+    return max(within, key=lambda reading: reading["value"])
 
 
 def retrain(contender: str, task: Task, config: dict[str, Any], seed: int, folder: Path) -> dict[str, float]:
@@ -89,7 +92,7 @@ def _by_recipe(task: Task, config: dict[str, Any], seed: int, folder: Path) -> d
 
 def main(contender: str, name: str, where: str, seconds: str) -> None:
     folder, task = Path(where), TASKS[name]
-    best = winner(readings(folder), float(seconds))
+    best = winner(readings(folder), float(seconds), folder)
     with ProcessPoolExecutor(PROCESSES) as pool:
         jobs = [pool.submit(retrain, contender, task, best["config"], seed, folder) for seed in SEEDS]
         trained = [job.result() for job in jobs]

@@ -16,7 +16,7 @@ import pytest
 import torch
 from rich.console import Console
 from tuning.curves import at, curve, figures, load, reached_s, targets, times
-from tuning.one import CONTENDERS, Job, readings
+from tuning.one import CHOICE, CONTENDERS, Job, readings
 from tuning.report import report
 from tuning.retrain import Best, winner
 from tuning.spaces import Range, draw, for_luthier, for_ray, space_of, suggest
@@ -90,9 +90,11 @@ def test_the_report_tells_what_is_there_and_its_file_holds_plain_numbers(tmp_pat
     assert summary["luthier"]["trials"] == 2
 
 
-def test_a_winner_is_the_first_of_the_best_within_the_time() -> None:
+def test_a_winner_is_the_first_of_the_best_within_the_time_or_what_was_chosen(tmp_path: Path) -> None:
     found = [reading(1, 0.5, "a"), reading(2, 0.8, "b"), reading(3, 0.8, "c"), reading(9, 0.9, "late")]
-    assert winner(found, 5.0)["trial"] == "b"
+    assert winner(found, 5.0, tmp_path)["trial"] == "b"
+    (tmp_path / CHOICE).write_text("a")
+    assert winner(found, 5.0, tmp_path)["trial"] == "a"
 
 
 def test_of_a_retraining_the_weights_of_the_first_best_epoch_count() -> None:
