@@ -103,7 +103,7 @@ def autocast_bf16():
 
 def grad_scaler_with_a_skipped_step():
     model = mlp()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
     scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
 
     def run(watch):
