@@ -17,25 +17,29 @@ MOST_CLASSES = 256
 
 
 class Recent:
-    """The steps since the last transfer."""
+    """The steps since the last transfer.
+
+    Attributes:
+        steps, losses: a row for each: step, lr, seconds of waiting and of work; and its loss, None while unknown.
+    """
 
     def __init__(self) -> None:
-        self._steps: list[tuple[int, float, float, float]] = []
-        self._losses: list[Any] = []
+        self.steps: list[tuple[int, float, float, float]] = []
+        self.losses: list[Any] = []
         self._targets: list[tuple[int, Tensor]] = []
 
     def __len__(self) -> int:
-        return len(self._steps)
+        return len(self.steps)
 
     def add(self, step: int, lr: float, wait_s: float, busy_s: float) -> None:
         """A step ended; its loss may follow."""
-        self._steps.append((step, lr, wait_s, busy_s))
-        self._losses.append(None)
+        self.steps.append((step, lr, wait_s, busy_s))
+        self.losses.append(None)
 
     def set_loss(self, loss: Any) -> None:
         """The loss of the last step."""
-        if self._losses:
-            self._losses[-1] = loss
+        if self.losses:
+            self.losses[-1] = loss
 
     def add_targets(self, step: int, targets: Tensor) -> None:
         """The targets of a step (copied: the user may change them in place)."""
@@ -44,8 +48,8 @@ class Recent:
 
     def take(self) -> tuple[dict[str, list[Any]], list[dict[str, Any]]]:
         """Columns and rows `targets` of all steps so far, with a transfer for each; starts anew."""
-        names, steps, losses, targets = ("step", "lr", "wait_s", "busy_s"), self._steps, self._losses, self._targets
-        self._steps, self._losses, self._targets = [], [], []
+        names, steps, losses, targets = ("step", "lr", "wait_s", "busy_s"), self.steps, self.losses, self._targets
+        self.steps, self.losses, self._targets = [], [], []
         columns = {name: list(column) for name, column in zip(names, zip(*steps, strict=True), strict=False)}
         return {"loss": _numbers(losses), **(columns or {name: [] for name in names})}, _target_rows(targets)
 

@@ -48,13 +48,6 @@ class Iteration:
     without_gradients: int = 0
     interrupted: bool = False
 
-    def count_on(self) -> None:
-        """Become the next iteration, when neither this one nor that is looked at."""
-        self.step += 1
-        self.forwards = self.backwards = 0
-        self.training = self.forward_at = self.loss = self.scale = None
-        self.interrupted = False
-
     def end_trace(self) -> None:
         """Stop listening to operations; what was heard stays."""
         if self.trace is not None:

@@ -72,7 +72,7 @@ class Loop:
         self._told_step, self._told_in_vain = first_step, 0
         self._known_step = first_step
         self.accounts = Accounts(pace)
-        self._stretch = Stretch(self.resting, pace, self._recent, self.accounts)
+        self._stretch = Stretch(ears, self.resting, pace, self._recent, self.accounts)
         self._now = self._begin(first_step)
 
     @property
@@ -161,7 +161,12 @@ class Loop:
         """It stepped."""
         at = time.perf_counter()
         if self.resting.now and self._closer() is optimizer:
-            self._end(optimizer, at)
+            now = self._now
+            usual = now.forwards == self._usual_forwards and not self.evaluating.forwards
+            if not (usual and self._stretch.ended(now, optimizer, at)):
+                self._end(optimizer, at)
+            elif self._ended is not None:
+                self._ended(now.step)
             return
         slot = self._slot(optimizer)
         if slot is None:
@@ -304,19 +309,13 @@ class Loop:
 
     def _end(self, optimizer: torch.optim.Optimizer | None, at: float) -> None:
         now = self._now
-        usual = self.resting.now and now.forwards == self._usual_forwards and not self.evaluating.forwards
-        if not (usual and optimizer is not None and self._stretch.ended(now, optimizer, at)):
-            self._account(now, optimizer, at)
-        if self._ended is not None:
-            self._ended(self._now.step)
-        self.accounts.ended_at = time.perf_counter()
-
-    def _account(self, now: Iteration, optimizer: torch.optim.Optimizer | None, at: float) -> None:
-        """The full account of an iteration, and the beginning of the next."""
         self._finish(now, optimizer)
         self._now = self._begin(now.step + 1)
         self._book(now, optimizer, at)
         self._stretch.begin(self.step, self.resting.now and self._late.pending is None)
+        if self._ended is not None:
+            self._ended(self.step)
+        self.accounts.ended_at = time.perf_counter()
 
     def _finish(self, now: Iteration, optimizer: torch.optim.Optimizer | None) -> None:
         if now.trace is not None:

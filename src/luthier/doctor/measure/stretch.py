@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from luthier.doctor.measure.accounts import Accounts
+from luthier.doctor.measure.attaching import Ears
 from luthier.doctor.measure.batches import ALL_TARGETS_UNTIL, EVERY, Recent
 from luthier.doctor.measure.iteration import Iteration
 from luthier.doctor.measure.pace import Pace
@@ -23,14 +24,16 @@ class Stretch:
     """Steps in a row of a loop that tells its losses, none of which is looked at, written or read.
 
     Args:
-        resting: whether the ears rest: only then.
+        ears: forget a loss that was told.
+        resting: whether they rest: only then.
         pace: when the next look or norms come.
         recent: where the steps go.
         accounts: of their times.
     """
 
-    def __init__(self, resting: Resting, pace: Pace, recent: Recent, accounts: Accounts) -> None:
-        self._resting, self._pace, self._recent, self._accounts = resting, pace, recent, accounts
+    def __init__(self, ears: Ears, resting: Resting, pace: Pace, recent: Recent, accounts: Accounts) -> None:
+        self._ears, self._resting, self._pace = ears, resting, pace
+        self._recent, self._accounts = recent, accounts
         self._until = 0
 
     def begin(self, step: int, free: bool) -> None:
@@ -42,17 +45,22 @@ class Stretch:
         """An iteration as usual has ended: whether that is all there is to it. It becomes the next one then."""
         if now.step >= self._until or at >= self._pace.poor_until_s:
             return False
-        self._recent.add(now.step, learning_rate(optimizer), *self._accounts.count(now, at))
-        if now.loss is not None:
-            self._recent.set_loss(now.loss)
-        now.count_on()
+        recent = self._recent
+        recent.steps.append((now.step, learning_rate(optimizer), *self._accounts.count(now, at)))
+        recent.losses.append(now.loss)
+        now.step += 1
+        now.forwards = 0
+        now.forward_at = now.loss = None
+        now.interrupted = False
+        self._accounts.ended_at = time.perf_counter()
         return True
 
     def told(self, step: int, loss: object, at: float) -> bool:
         """The loss of the latest step: whether that is all there is to be told."""
-        if step >= self._until or not self._resting.now or not isinstance(loss, Tensor):
+        recent = self._recent
+        if step >= self._until or not self._resting.now or not recent.losses or not isinstance(loss, Tensor):
             return False
-        self._recent.set_loss(loss.detach())
-        self._resting.told(True)
+        recent.losses[-1] = loss.detach()
+        self._ears.forget_latest()
         self._accounts.cost_s += time.perf_counter() - at
         return True
