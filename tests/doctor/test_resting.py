@@ -1,5 +1,7 @@
 """A watch whose hooks rest between looks sees all the same: every loss, evaluations, new optimizers, odd steps."""
 
+import time
+
 import pytest
 import torch
 from tests.doctor.test_watch import data, net
@@ -95,6 +97,16 @@ def test_looks_go_on_while_the_rest_of_the_steps_rests():
     looks = [row.step for row in run.seen().looks]
     assert max(looks) > 200
     assert len(looks) < 100
+
+
+def test_what_a_report_takes_is_no_waiting_for_data():
+    run, ended = Run().steps(60), []
+    assert run.resting
+    run.watch._loop._ended = lambda step: ended.append(time.perf_counter())
+    for _ in range(5):
+        run.step()
+        assert run.watch._loop.accounts.ended_at >= ended[-1]
+    assert_all_losses(run)
 
 
 def test_an_evaluation_is_seen_while_resting():

@@ -1,5 +1,6 @@
 """Ranges at whose end the best trials lie are told, never widened silently."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 from tests.tuning.test_steering import study
 
 import luthier
-from luthier.tuning.edges import KNOWN_GOOD, best_of, end_of
+from luthier.tuning.edges import KNOWN_GOOD, best_of, crowded, end_of
 from luthier.tuning.ranges import Range
 from luthier.tuning.space import choice, integers, loguniform, uniform
 
@@ -37,6 +38,15 @@ def test_at_which_end_the_best_lie(range_: Range, values: tuple[float, ...], end
 def test_known_good_settings_alone_say_nothing() -> None:
     state = study(*[({"x": 1.0}, 0.9)] * 3, source=KNOWN_GOOD)
     assert best_of(state, "all") == []
+
+
+@pytest.mark.parametrize(("known", "told"), [(1, True), (2, False)])
+def test_mostly_known_good_settings_at_an_end_are_no_crowd(known: int, told: bool) -> None:
+    state = study(({"x": 1.0}, 0.9), ({"x": 0.99}, 0.89), ({"x": 0.98}, 0.88))
+    placed = [number for number, trial in enumerate(state.trials) if "x" in trial.values][:known]
+    for number in placed:
+        state.trials[number] = replace(state.trials[number], source=KNOWN_GOOD)
+    assert bool(crowded({"x": uniform(0.0, 1.0)}, state, {"all": ["x"]})) is told
 
 
 def test_a_study_says_that_its_range_may_be_too_narrow(tmp_path: Path) -> None:

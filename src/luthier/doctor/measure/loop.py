@@ -167,6 +167,7 @@ class Loop:
                 self._end(optimizer, at)
             elif self._ended is not None:
                 self._ended(now.step)
+                self.accounts.ended_at = time.perf_counter()  # what it took is no waiting for data
             return
         slot = self._slot(optimizer)
         if slot is None:
