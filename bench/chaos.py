@@ -57,7 +57,7 @@ luthier.tune(task, recipe, trials=trials, workers=2, folder=folder, seed=seed, r
 """
 
 
-KINDS = ((FUNCTION, 4.0), (RECIPE, 12.0))
+KINDS = ((FUNCTION, 3.0), (RECIPE, 8.0))
 """Scripts, and the mean seconds between kills: workers without torch start sooner."""
 
 
