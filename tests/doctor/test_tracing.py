@@ -15,7 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from luthier.doctor.measure.stats import DeadUnits
 from luthier.doctor.measure.tracing import Trace, has_fast_path
-from luthier.doctor.vitals import Look, _look
+from luthier.doctor.vitals import Look
+from luthier.doctor.vitals.reading import look_of
 
 
 class Ears:
@@ -150,7 +151,7 @@ def read(trace, x=None, y=None):
     graph, numbers, extras = trace.read(x, y)
     assert "trace_error" not in extras, extras
     row = {"step": 0, "numbers": numbers, **extras}
-    return _look(row, graph), extras
+    return look_of(row, graph), extras
 
 
 def ordinary(model, x, y):
