@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from luthier.cli import main
-from luthier.commands import parse_value
+from luthier.options import parse_value
 from luthier.record import Record
 
 

@@ -2,56 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import field, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from rich.table import Table
 
 from luthier.errors import LuthierError
+from luthier.options import UNSET, Folder, RecipeFile, RecipeOptions, Settings, assignment, parse_value, subject_of
 from luthier.parts import Part
-from luthier.recipe import Recipe
 from luthier.show.console import open_console
-from luthier.tasks import TASKS, Subject, load
-
-
-def _recipe_options() -> type:
-    """A dataclass with one option for every field of Recipe (but `model`, a dict), all None unless given."""
-    options: list[tuple[str, Any, Any]] = []
-    for name, info in Recipe.model_fields.items():
-        if name == "model":
-            continue
-        kind = bool | None if info.annotation in (bool, bool | None) else str | None
-        help_text = f"{info.description} [{_default(info.default)}]"
-        options.append((name, Annotated[kind, Parameter(help=help_text, show_default=False)], field(default=None)))
-    return make_dataclass("RecipeOptions", options, kw_only=True, namespace={"__module__": __name__})
-
-
-def _default(value: Any) -> str:
-    return value.name if isinstance(value, Part) else "unset" if value in (None, (), {}) else str(value)
-
-
-_Options = _recipe_options()
-if TYPE_CHECKING:
-    RecipeOptions = Any
-else:
-    RecipeOptions = Annotated[_Options, Parameter(name="*", group="Recipe")]
-UNSET = _Options()
-Settings = Annotated[
-    list[str],
-    Parameter(
-        name="--set",
-        negative=(),
-        help="any dotted setting: --set model.width=256; in short --model.width 256, --schedule.gamma 0.5",
-    ),
-]
-RecipeFile = Annotated[
-    Path | None, Parameter(name="--recipe", help="start from the recipe in this file, not from the task's own")
-]
-Folder = Annotated[Path | None, Parameter(help="where the result goes; default: a new one under runs/ or studies/")]
+from luthier.tasks import TASKS
 
 
 def fit(
@@ -71,9 +33,8 @@ def fit(
 
     if resume and folder is None:
         raise LuthierError("--resume needs the folder of the training to go on with: --folder runs/...")
-    subject = load(task)
-    recipe = start_from(recipe_file, subject).replace(recipe_values(options, settings))
-    record = train(subject.task, recipe, folder=folder, resume=resume, test=test, console=not quiet)
+    subject = subject_of(task, settings, options, recipe_file)
+    record = train(subject.task, subject.recipe, folder=folder, resume=resume, test=test, console=not quiet)
     if record.test is not None:
         from luthier.show.words import named_values
 
@@ -131,26 +92,24 @@ def tune(
     from luthier.tuning.tune import tune as search
 
     with called_early(0 if on is not None else workers or n_cores()):  # they import torch while the task is loaded here
-        subject = load(task)
-        recipe = start_from(recipe_file, subject).replace(recipe_values(options, settings))
-        ranges = as_space((name, parse_range(text)) for name, text in map(_assignment, space))
+        subject = subject_of(task, settings, options, recipe_file)
+        ranges = as_space((name, parse_range(text)) for name, text in map(assignment, space))
         study = search(
             subject,
-            recipe,
-            ranges or None,
+            space=ranges or None,
             trials=trials,
             budget=budget,
             sampler=sampler,
             strategy=strategy,
             objectives=objective or None,
-            deterministic=recipe.deterministic,
+            deterministic=subject.recipe.deterministic,
             workers=workers,
             on=on,
-            resources={name: parse_value(text) for name, text in map(_assignment, resources)} or None,
+            resources={name: parse_value(text) for name, text in map(assignment, resources)} or None,
             repeats=repeats,
             folder=folder,
             storage=storage,
-            seed=recipe.seed,
+            seed=subject.recipe.seed,
             console=None if quiet else TuneConsole(),
         )
     path = study.report(report or study.folder / "report.html")
@@ -177,10 +136,9 @@ def mend(
     """Diagnose a training, try the prescribed patches, keep what is shown to help, diagnose again."""
     from luthier.doctor.mend import mend as cure
 
-    subject = load(task)
+    subject = subject_of(task, settings, options, recipe_file)
     mended = cure(
         subject,
-        start_from(recipe_file, subject).replace(recipe_values(options, settings)),
         trials=trials,
         budget=budget,
         seeds=seeds,
@@ -222,8 +180,8 @@ def check(
     from luthier.files import to_json
     from luthier.show.health_card import print_health_card
 
-    subject = load(task)
-    card = examine(subject.task, subject.recipe.replace(recipe_values(options, settings)), limit_s=limit_s)
+    subject = subject_of(task, settings, options)
+    card = examine(subject.task, subject.recipe, limit_s=limit_s)
     if as_json:
         print(to_json(card.to_dict(), indent=2))  # noqa: T201
     else:
@@ -261,8 +219,8 @@ def find_lr(task: str, /, *, settings: Settings = [], options: RecipeOptions = U
     from luthier.show.terminal import print_lr_range
     from luthier.training.finders import find_lr as search
 
-    subject = load(task)
-    print_lr_range(search(subject.task, subject.recipe.replace(recipe_values(options, settings))))
+    subject = subject_of(task, settings, options)
+    print_lr_range(search(subject.task, subject.recipe))
 
 
 def find_batch_size(task: str, /, *, settings: Settings = [], options: RecipeOptions = UNSET) -> None:  # noqa: B006
@@ -270,8 +228,8 @@ def find_batch_size(task: str, /, *, settings: Settings = [], options: RecipeOpt
     from luthier.show.terminal import print_batch_sizes
     from luthier.training.finders import find_batch_size as search
 
-    subject = load(task)
-    print_batch_sizes(search(subject.task, subject.recipe.replace(recipe_values(options, settings))))
+    subject = subject_of(task, settings, options)
+    print_batch_sizes(search(subject.task, subject.recipe))
 
 
 def tasks() -> None:
@@ -317,39 +275,3 @@ def fetch(name: str, /) -> None:
     data = load_data(name)
     shapes = ", ".join(f"{part} {len(getattr(data, part)[1]):,}" for part in ("train", "test"))
     open_console().print(f"{name}: {shapes} examples, verified")
-
-
-def start_from(recipe_file: Path | None, subject: Subject) -> Recipe:
-    """The recipe that options change: that of the file, else the task's own."""
-    return subject.recipe if recipe_file is None else Recipe.load(recipe_file)
-
-
-def recipe_values(options: Any, settings: list[str]) -> dict[str, Any]:
-    """Recipe values by dotted path, from the options given and `--set` pairs."""
-    given = {name: value for name, value in vars(options).items() if value is not None}
-    values = {name: parse_value(value) if isinstance(value, str) else value for name, value in given.items()}
-    return values | {name: parse_value(text) for name, text in map(_assignment, settings)}
-
-
-def _assignment(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise LuthierError(f"expected FIELD=VALUE, got {text!r}")
-    return name.strip().replace("-", "_"), value.strip()
-
-
-def parse_value(text: str) -> Any:
-    """A value from the command line: JSON where it is JSON, "none", comma-separated lists, else the text itself.
-
-    >>> parse_value("1e-3"), parse_value("none"), parse_value("0.9,0.99"), parse_value("flip,crop"), parse_value("relu")
-    (0.001, None, [0.9, 0.99], ['flip', 'crop'], 'relu')
-    """
-    if text.lower() == "none":
-        return None
-    try:
-        return json.loads(text)
-    except ValueError:
-        pass
-    if "," in text:
-        return [parse_value(item.strip()) for item in text.split(",")]
-    return text

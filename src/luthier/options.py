@@ -1,0 +1,90 @@
+"""What the commands ask for: options for every field of a recipe, and the values that their texts stand for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import field, make_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from luthier.errors import LuthierError
+from luthier.parts import Part
+from luthier.recipe import Recipe
+from luthier.tasks import Subject, load
+
+
+def _recipe_options() -> type:
+    """A dataclass with one option for every field of Recipe (but `model`, a dict), all None unless given."""
+    options: list[tuple[str, Any, Any]] = []
+    for name, info in Recipe.model_fields.items():
+        if name == "model":
+            continue
+        kind = bool | None if info.annotation in (bool, bool | None) else str | None
+        help_text = f"{info.description} [{_default(info.default)}]"
+        options.append((name, Annotated[kind, Parameter(help=help_text, show_default=False)], field(default=None)))
+    return make_dataclass("RecipeOptions", options, kw_only=True, namespace={"__module__": __name__})
+
+
+def _default(value: Any) -> str:
+    return value.name if isinstance(value, Part) else "unset" if value in (None, (), {}) else str(value)
+
+
+_Options = _recipe_options()
+if TYPE_CHECKING:
+    RecipeOptions = Any
+else:
+    RecipeOptions = Annotated[_Options, Parameter(name="*", group="Recipe")]
+UNSET = _Options()
+Settings = Annotated[
+    list[str],
+    Parameter(
+        name="--set",
+        negative=(),
+        help="any dotted setting: --set model.width=256; in short --model.width 256, --schedule.gamma 0.5",
+    ),
+]
+RecipeFile = Annotated[
+    Path | None, Parameter(name="--recipe", help="start from the recipe in this file, not from the task's own")
+]
+Folder = Annotated[Path | None, Parameter(help="where the result goes; default: a new one under runs/ or studies/")]
+
+
+def subject_of(task: str, settings: list[str], options: Any, recipe_file: Path | None = None) -> Subject:
+    """A task with the recipe to begin with: its own, or that of the file, changed by the options given."""
+    subject = load(task)
+    recipe = subject.recipe if recipe_file is None else Recipe.load(recipe_file)
+    return replace(subject, recipe=recipe.replace(recipe_values(options, settings)))
+
+
+def recipe_values(options: Any, settings: list[str]) -> dict[str, Any]:
+    """Recipe values by dotted path, from the options given and `--set` pairs."""
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    values = {name: parse_value(value) if isinstance(value, str) else value for name, value in given.items()}
+    return values | {name: parse_value(text) for name, text in map(assignment, settings)}
+
+
+def assignment(text: str) -> tuple[str, str]:
+    """Name and value of NAME=VALUE."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise LuthierError(f"expected FIELD=VALUE, got {text!r}")
+    return name.strip().replace("-", "_"), value.strip()
+
+
+def parse_value(text: str) -> Any:
+    """A value from the command line: JSON where it is JSON, "none", comma-separated lists, else the text itself.
+
+    >>> parse_value("1e-3"), parse_value("none"), parse_value("0.9,0.99"), parse_value("flip,crop"), parse_value("relu")
+    (0.001, None, [0.9, 0.99], ['flip', 'crop'], 'relu')
+    """
+    if text.lower() == "none":
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    if "," in text:
+        return [parse_value(item.strip()) for item in text.split(",")]
+    return text
