@@ -7,6 +7,7 @@ clock run the very same code, and a resumed study decides as it would have befor
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 from luthier.tuning import closing
@@ -40,31 +41,35 @@ def next_job(state: State, plan: Plan, propose: Propose, clock: float) -> Start 
         return job  # it is owed all of the budget
     if left is not None and left <= 0:
         return None
-    job = _unfinished(state, plan, "search", left)
+    if (job := _unfinished(state, plan, "search", left)) is not None:
+        return job
     outlook = Outlook(_share(state, plan, clock, left), left, trainings=closing.trainings(state, plan))
-    return job or _next_of_search(state, plan, propose, outlook)
+    return next((job for job in _ways_on(state, plan, propose, outlook) if job is not None), None)
 
 
-def _next_of_search(state: State, plan: Plan, propose: Propose, outlook: Outlook) -> Start | Continue | None:
-    """The next training of the search, in the order that `next_job` tells."""
-    strategy, left = strategy_for(plan), outlook.left
-    room = closing.room(state, plan, left)
-    bets = left is not None and _trials_left(state, plan)
-    if bets and room < closing.BETS and (bet := closing.bet(state, plan, left)) is not None:
-        return bet
-    begins = strategy.begins(outlook) and _may_start(state, plan, left)
-    early = begins and room >= closing.BEGINS
-    job = _promotion(state, plan, outlook) or _new_trial(state, plan, propose, left) if early else None
-    outlook = replace(outlook, more=False)
-    needed = (job for arm in plan.arms if (job := strategy.last(state, arm)) is not None)
-    return (
-        job
-        or _promotion(state, plan, outlook)
-        or next((job for job in needed if closing.fits_in(state, plan, job, left)), None)
-        or (closing.bet(state, plan, left) if bets else None)
-        or _promotion(state, plan, outlook, ends=False)
-        or (_new_trial(state, plan, propose, left) if begins else None)
-    )
+def _ways_on(state: State, plan: Plan, propose: Propose, outlook: Outlook) -> Iterator[Start | Continue | None]:
+    """What the search may do next, the best first; the later ones are only thought of when nothing came before."""
+    left, late = outlook.left, replace(outlook, more=False)
+    begins = strategy_for(plan).begins(outlook) and _may_start(state, plan, left)
+    room, bets = closing.room(state, plan, left), left is not None and _trials_left(state, plan)
+    if bets and room < closing.BETS:
+        yield closing.bet(state, plan, left)
+    if begins and room >= closing.BEGINS:
+        yield _promotion(state, plan, outlook)
+        yield _new_trial(state, plan, propose, left)
+    yield _promotion(state, plan, late)
+    yield _needed(state, plan, left)
+    if bets:
+        yield closing.bet(state, plan, left)
+    yield _promotion(state, plan, late, ends=False)
+    if begins:
+        yield _new_trial(state, plan, propose, left)
+
+
+def _needed(state: State, plan: Plan, left: float | None) -> Continue | None:
+    """What the result of an arm still needs."""
+    jobs = (strategy_for(plan).last(state, arm) for arm in plan.arms)
+    return next((job for job in jobs if job is not None and closing.fits_in(state, plan, job, left)), None)
 
 
 def _promotion(state: State, plan: Plan, outlook: Outlook, ends: bool = True) -> Continue | None:
