@@ -16,7 +16,7 @@ class Accounts:
 
     Attributes:
         cost_s: what watching the present iteration has cost so far.
-        counted_s: what steps that only counted have cost and is not booked yet.
+        counted_s: what the steps of a stretch have cost and is not booked yet.
         began_at, ended_at: when watching began, and when the last iteration ended.
     """
 
@@ -53,15 +53,7 @@ class Accounts:
         self.cost_s = 0.0
         return (wait_s, busy_s) if now.kind == "count" and not now.interrupted else (0.0, 0.0)
 
-    def count(self, now: Iteration, at: float) -> tuple[float, float]:
-        """The same for one of many iterations that only count: `pay` books later what they cost."""
-        began = now.forward_at if now.forward_at is not None else at
-        wait_s = began - self.ended_at
-        self.counted_s += self.cost_s + time.perf_counter() - at
-        self.cost_s = 0.0
-        return (0.0, 0.0) if now.interrupted else (wait_s if wait_s > 0 else 0.0, at - began)
-
     def pay(self, step: int) -> None:
-        """Book what steps up to this one have cost that only counted."""
+        """Book what the steps of a stretch have cost, up to this one."""
         self._pace.paid("count", self.counted_s, step)
         self.counted_s = 0.0

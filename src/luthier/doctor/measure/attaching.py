@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -17,9 +17,14 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from luthier.doctor.measure.backwards import Listening
 from luthier.doctor.measure.home import Home
 
+if TYPE_CHECKING:
+    from luthier.doctor.measure.stretch import Stretch
+
 
 class Observer(Protocol):
-    """What the hooks call."""
+    """What the hooks call: the stretch first, and all else if the event is none of a stretch."""
+
+    stretch: Stretch
 
     def before_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """A watched model is about to run; returns whether its output matters."""
@@ -51,13 +56,13 @@ class ModelHook:
     """A forward pre-hook that calls the observer in this process and thread only, never while a graph is compiled."""
 
     def __init__(self, observer: Observer) -> None:
-        self.observer = observer
+        self.observer, self.stretch = observer, observer.stretch
         self.home = Home()
         self.once: OutputHook | None = None
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Tell of the forward, and ask for its output when that matters."""
-        if not self.home.is_here() or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or self.stretch.forward(model) or not self.home.is_here():
             return
         if self.observer.before_forward(model, args, kwargs) and self.once is None:
             self.once = OutputHook(model, self)
@@ -135,7 +140,7 @@ class Ears:
 
     def __init__(self) -> None:
         self._handle: Any = None
-        self._listening: Listening | None = None
+        self.listening: Listening | None = None
 
     def open(self, observer: Observer) -> None:
         """Hear everything for an observer, which is held weakly."""
@@ -148,37 +153,33 @@ class Ears:
                 alive.before_step(optimizer, bool(closure))
 
         self._before_step = before_step
-        self._handle, self._listening = register_optimizer_step_pre_hook(before_step), Listening(observer)
+        self._handle, self.listening = register_optimizer_step_pre_hook(before_step), Listening(observer)
         weakref.finalize(observer, self.remove).atexit = False
 
     def rest(self, rests: bool) -> None:
         """Hear no more than the latest loss, or everything again."""
-        if self._listening is None:
+        if self.listening is None:
             return
         self._handle.remove()
         if not rests:
             self._handle = register_optimizer_step_pre_hook(self._before_step)
-        self._listening.rest(rests)
+        self.listening.rest(rests)
 
     def take_latest(self) -> torch.Tensor | None:
-        """The loss of the latest backward pass while resting, once; None when there was none, or it is no scalar."""
-        if self._listening is None:
-            return None
-        latest, self._listening.latest = self._listening.latest, None
-        loss = latest[0] if isinstance(latest, (list, tuple)) and latest else latest
-        return loss.detach() if isinstance(loss, torch.Tensor) and loss.numel() == 1 else None
+        """The loss of the latest backward pass while resting, if any, once."""
+        return None if self.listening is None else self.listening.take_latest()
 
     def forget_latest(self) -> None:
         """It is known already."""
-        if self._listening is not None:
-            self._listening.latest = None
+        if self.listening is not None:
+            self.listening.latest = None
 
     def remove(self) -> None:
         """Hear nothing more."""
-        if self._listening is not None:
+        if self.listening is not None:
             self._handle.remove()
-            self._listening.remove()
-            self._listening = None
+            self.listening.remove()
+            self.listening = None
 
 
 class Attachment:
@@ -191,9 +192,11 @@ class Attachment:
             vars(model).setdefault("__getstate__", unwatched)
             self._handles += [model.register_forward_pre_hook(hook, with_kwargs=True), hook, unwatched]
         ears.open(observer)
-        weak, home = weakref.ref(observer), Home()
+        weak, stretch, home = weakref.ref(observer), observer.stretch, Home()
 
         def after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            if stretch.ended(optimizer):
+                return
             alive = weak()
             if alive is not None and home.is_this_process():
                 alive.after_step(optimizer)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any, Protocol
 
 import torch
@@ -46,7 +47,7 @@ class Listening:
 
     def __init__(self, hearer: Hearer) -> None:
         self._hearer = weakref.ref(hearer)
-        self._home = Home()
+        self._home, self._thread = Home(), get_ident()
         self._depth = 0
         self._rests = False
         self.latest: Any = None
@@ -65,6 +66,12 @@ class Listening:
         """Hear no more than the latest loss from the next backward pass on, or everything again."""
         self._rests = rests
         Listening._count()
+
+    def take_latest(self) -> Tensor | None:
+        """The loss of the latest backward pass while resting, once; None when there was none, or it is no scalar."""
+        latest, self.latest = self.latest, None
+        loss = latest[0] if isinstance(latest, (list, tuple)) and latest else latest
+        return loss.detach() if isinstance(loss, Tensor) and loss.numel() == 1 else None
 
     def begins(self, loss: Tensor) -> None:
         """Tell that a backward pass begins."""
@@ -95,7 +102,7 @@ def _wrapped(backward: Callable[..., None]) -> Callable[..., None]:
     def told(tensors: Any, *args: Any, **kwargs: Any) -> None:
         resting = Listening._resting
         if resting is not None:
-            if resting._home.is_here():
+            if get_ident() == resting._thread:
                 resting.latest = tensors
             backward(tensors, *args, **kwargs)
             return

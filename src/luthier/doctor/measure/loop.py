@@ -6,6 +6,7 @@ when the next one ends. Every step counts; only looks and norms measure (see `pa
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +34,7 @@ from luthier.doctor.measure.tracing import Trace
 
 MOST_ENTRIES = 4
 PATIENCE = 10
+FIRST_REPORT = 5
 NAN = float("nan")
 
 
@@ -44,7 +46,7 @@ class Loop:
         pace: when to look.
         journal: where rows go.
         ears: what may rest at some steps.
-        ended: called after every iteration with its step, if given.
+        ended: called after iterations with their step, if given, at steps in geometric progression.
         first_step: steps made before watching began (a resumed training).
     """
 
@@ -62,6 +64,7 @@ class Loop:
         self.evaluating = Evaluating(patient, self.samples)
         self.resting = Resting(ears, allowed=not (patient.several or patient.compiled))
         self._ended = ended
+        self._report_at: float = math.inf if ended is None else FIRST_REPORT
         self._dead = DeadUnits()
         self._recent = Recent()
         self._late = Late(journal, self.samples)
@@ -72,7 +75,7 @@ class Loop:
         self._told_step, self._told_in_vain = first_step, 0
         self._known_step = first_step
         self.accounts = Accounts(pace)
-        self._stretch = Stretch(ears, self.resting, pace, self._recent, self.accounts)
+        self._ears, self.stretch = ears, Stretch(pace, self._recent, self.accounts)
         self._now = self._begin(first_step)
 
     @property
@@ -87,6 +90,7 @@ class Loop:
         if self._in_backward:
             self.resting.never()
             return False
+        self._leave_stretch()
         if self._known_step != self._now.step:
             self._untold()
         if self._owed is not None:
@@ -121,6 +125,7 @@ class Loop:
 
     def backward_begins(self, loss: Tensor) -> None:
         """A backward pass begins; its loss counts when a watched model ran before."""
+        self._leave_stretch()
         now = self._now
         self._in_backward = True
         if now.forwards and loss.numel() == 1:
@@ -160,14 +165,9 @@ class Loop:
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """It stepped."""
         at = time.perf_counter()
+        self._leave_stretch()
         if self.resting.now and self._closer() is optimizer:
-            now = self._now
-            usual = now.forwards == self._usual_forwards and not self.evaluating.forwards
-            if not (usual and self._stretch.ended(now, optimizer, at)):
-                self._end(optimizer, at)
-            elif self._ended is not None:
-                self._ended(now.step)
-                self.accounts.ended_at = time.perf_counter()  # what it took is no waiting for data
+            self._end(optimizer, at)
             return
         slot = self._slot(optimizer)
         if slot is None:
@@ -189,10 +189,7 @@ class Loop:
     def told(self, loss: Any, inputs: Any, targets: Any) -> None:
         """watch.step: belongs to the iteration that just ended."""
         at = time.perf_counter()
-        step = self._now.step
-        if self._told_step != step and self._stretch.told(step, loss, at):
-            self._told_step = self._known_step = step
-            return
+        self._leave_stretch()
         if self._owed is not None:
             self._catch_up()
         if self._told_step == self._now.step and not self._ends_untold(at):
@@ -215,6 +212,7 @@ class Loop:
 
     def evaluated(self) -> None:
         """Whatever ran since the last step was an evaluation."""
+        self._leave_stretch()
         self._catch_up()
         now = self._now
         if now.forwards and not self.patient.several:
@@ -226,6 +224,7 @@ class Loop:
 
     def settle(self) -> None:
         """Read everything that still lies on the device."""
+        self._leave_stretch()
         self._catch_up()
         if self._known_step != self._now.step:
             self._untold()
@@ -242,6 +241,13 @@ class Loop:
         self.journal.flush()
 
     # An iteration
+
+    def _leave_stretch(self) -> None:
+        """Go on from where the steps have come that were counted without this loop."""
+        if self.stretch.next is not None:
+            told = self.stretch.next != "told"
+            self._told_step = self._known_step = self.step if told else self.step - 1
+            self.stretch.next = None
 
     def _untold(self) -> None:
         """Nobody told of the latest step so far."""
@@ -313,10 +319,13 @@ class Loop:
         self._finish(now, optimizer)
         self._now = self._begin(now.step + 1)
         self._book(now, optimizer, at)
-        self._stretch.begin(self.step, self.resting.now and self._late.pending is None)
-        if self._ended is not None:
+        if self._ended is not None and self.step >= self._report_at:
+            self._report_at = self.step + 3 if self.step < 12 else int(self.step * 1.5)
             self._ended(self.step)
-        self.accounts.ended_at = time.perf_counter()
+        listening = self._ears.listening
+        if self.resting.now and self._late.pending is None and listening is not None:
+            self.stretch.begin(self._now, self._closer, listening, self._usual_forwards, self._report_at - 1)
+        self.accounts.ended_at = time.perf_counter()  # what a report takes is no waiting for data
 
     def _finish(self, now: Iteration, optimizer: torch.optim.Optimizer | None) -> None:
         if now.trace is not None:

@@ -1,66 +1,119 @@
-"""Stretches of steps that only count: most steps of a training, so they pass through as few calls as can be.
+"""Stretches of steps that only count: most steps of a training, so each of their hooks is one call of ours.
 
-Called once a millisecond, each call comes from cold caches. What may come between (an evaluation, a loss that is not
-told, time for a look) is left to the full account of an iteration.
+Called once a millisecond, every call comes from cold caches. Whatever is not forward, optimizer step and the telling of
+the loss in turn (an evaluation, a loss that is not told, time for a look) ends the stretch, and `Loop` goes on with it.
 """
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
+from threading import get_ident
+from time import perf_counter
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from luthier.doctor.measure.accounts import Accounts
-from luthier.doctor.measure.attaching import Ears
+from luthier.doctor.measure.backwards import Listening
 from luthier.doctor.measure.batches import ALL_TARGETS_UNTIL, EVERY, Recent
 from luthier.doctor.measure.iteration import Iteration
 from luthier.doctor.measure.pace import Pace
-from luthier.doctor.measure.resting import Resting
-from luthier.doctor.measure.slots import learning_rate
+from luthier.doctor.measure.slots import plain_number
+
+Next = Literal["forward", "step", "told", None]
 
 
 class Stretch:
     """Steps in a row of a loop that tells its losses, none of which is looked at, written or read.
 
+    Each hook asks here first; False says that the event is none of a stretch and has not been dealt with.
+
     Args:
-        ears: forget a loss that was told.
-        resting: whether they rest: only then.
         pace: when the next look or norms come.
         recent: where the steps go.
         accounts: of their times.
+
+    Attributes:
+        next: what must come next for the stretch to go on; None between stretches.
     """
 
-    def __init__(self, ears: Ears, resting: Resting, pace: Pace, recent: Recent, accounts: Accounts) -> None:
-        self._ears, self._resting, self._pace = ears, resting, pace
-        self._recent, self._accounts = recent, accounts
-        self._until = 0
+    def __init__(self, pace: Pace, recent: Recent, accounts: Accounts) -> None:
+        self._pace, self._recent, self._accounts = pace, recent, accounts
+        self._thread = get_ident()
+        self.next: Next = None
 
-    def begin(self, step: int, free: bool) -> None:
-        """From a step on as far as can be known; `free`: nothing waits to be read."""
-        ends = min(self._pace.next_granted - 1, step + EVERY - len(self._recent))
-        self._until = ends if free and step >= ALL_TARGETS_UNTIL else 0
+    def begin(
+        self,
+        now: Iteration,
+        closer: Callable[[], torch.optim.Optimizer | None],
+        listening: Listening,
+        usual_forwards: int | None,
+        until: float,
+    ) -> None:
+        """A step has ended that is yet to be told; from here on as far as can be known.
 
-    def ended(self, now: Iteration, optimizer: torch.optim.Optimizer, at: float) -> bool:
-        """An iteration as usual has ended: whether that is all there is to it. It becomes the next one then."""
-        if now.step >= self._until or at >= self._pace.poor_until_s:
+        Args:
+            now: the iteration that begins; it becomes each of those to come in turn.
+            closer: the optimizer whose steps end them.
+            listening: forgets a loss that was told.
+            usual_forwards: in each of them.
+            until: the first step that is to be left to the loop.
+        """
+        self._until = min(until, self._pace.next_granted - 1, now.step + EVERY - len(self._recent))
+        if not ALL_TARGETS_UNTIL <= now.step < self._until:
+            return
+        self._now, self._closer, self._listening, self._usual = now, closer, listening, usual_forwards
+        self._until_s = self._pace.poor_until_s
+        self.next = "told"
+
+    def forward(self, model: nn.Module) -> bool:
+        """A watched model is about to run."""
+        following = self.next
+        if following is None or following == "told" or get_ident() != self._thread or not torch.is_grad_enabled():
             return False
-        recent = self._recent
-        recent.steps.append((now.step, learning_rate(optimizer), *self._accounts.count(now, at)))
-        recent.losses.append(now.loss)
-        now.step += 1
-        now.forwards = 0
-        now.forward_at = now.loss = None
-        now.interrupted = False
-        self._accounts.ended_at = time.perf_counter()
+        at, now = perf_counter(), self._now
+        if following == "forward":
+            now.forward_at, now.training = at, model.training
+            self.next = "step"
+        now.forwards += 1
+        self._accounts.counted_s += perf_counter() - at
         return True
 
-    def told(self, step: int, loss: object, at: float) -> bool:
-        """The loss of the latest step: whether that is all there is to be told."""
-        recent = self._recent
-        if step >= self._until or not self._resting.now or not recent.losses or not isinstance(loss, Tensor):
+    def ended(self, optimizer: torch.optim.Optimizer) -> bool:
+        """An optimizer has stepped."""
+        if self.next != "step":
             return False
-        recent.losses[-1] = loss.detach()
-        self._ears.forget_latest()
-        self._accounts.cost_s += time.perf_counter() - at
+        at, now, accounts = perf_counter(), self._now, self._accounts
+        began: Any = now.forward_at
+        if (
+            now.forwards != self._usual
+            or now.step >= self._until
+            or at >= self._until_s
+            or self._closer() is not optimizer
+        ):
+            return False
+        lr = optimizer.param_groups[0]["lr"]
+        wait_s = began - accounts.ended_at
+        self._recent.steps.append(
+            (now.step, lr if type(lr) is float else plain_number(lr), wait_s if wait_s > 0 else 0.0, at - began)
+        )
+        self._recent.losses.append(None)
+        now.step += 1
+        now.forwards = 0
+        now.forward_at = None
+        self.next = "told"
+        accounts.ended_at = ended_at = perf_counter()
+        accounts.counted_s += ended_at - at
+        return True
+
+    def told(self, loss: Any) -> bool:
+        """The loss of the step that has just ended."""
+        if self.next != "told" or not isinstance(loss, Tensor):
+            return False
+        at = perf_counter()
+        self._recent.losses[-1] = loss.detach()
+        self._listening.latest = None
+        self.next = "forward"
+        self._accounts.counted_s += perf_counter() - at
         return True

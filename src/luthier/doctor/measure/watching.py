@@ -68,13 +68,13 @@ class Watch:
         self._journal = Journal(path, first_step)
         self._idle = _is_follower()
         self._reported: set[str] = set()
-        self._next_report = 5
         patient = Patient(models, optimizers, loss_fn)
         for row in patient.describe(first_step):
             self._journal.add(row)
         report = None if on_finding is None else self._after_iteration
         ears = Ears()
         self._loop = Loop(patient, self._pace, self._journal, ears, report, first_step)
+        self._stretch = self._loop.stretch
         self._attachment = Attachment(self._loop, () if self._idle else models, ears)
         for model in models:
             _WATCHED[model] = weakref.ref(self)
@@ -87,7 +87,7 @@ class Watch:
             inputs: what the model was given, first dimension the batch.
             targets: what the loss compared with.
         """
-        if self.closed or self._idle:
+        if self._stretch.told(loss) or self.closed or self._idle:
             return
         if loss is not None and not isinstance(loss, (Tensor, float, int)):
             raise LuthierError(f"watch.step expects the loss as a tensor or a number, got {type(loss).__name__}")
@@ -191,10 +191,7 @@ class Watch:
             return [{"kind": "event", "step": self._loop.step, "name": "examination_failed", "details": details}]
 
     def _after_iteration(self, step: int) -> None:
-        """Report what shows early, at steps in geometric progression."""
-        if step < self._next_report:
-            return
-        self._next_report = step + 3 if step < 12 else int(step * 1.5)
+        """Report what shows early."""
         from luthier.doctor.diagnosing import diagnose_early
 
         for finding in diagnose_early(self.vitals).findings:
