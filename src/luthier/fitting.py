@@ -23,7 +23,7 @@ from luthier.training.checkpoints import load, save
 from luthier.training.hooks import Hook
 from luthier.training.loop import evaluate, train
 from luthier.training.preflight import preflight
-from luthier.training.run import Run, evaluation_batches
+from luthier.training.run import Evaluator, Run, evaluation_batches
 
 SAVE_EVERY_S = 15.0
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
@@ -253,9 +253,9 @@ def evaluate_test(task: Task, records: Sequence[Record]) -> list[dict[str, float
     data = task.test.open("the final reading")
     readings = []
     for record in records:
-        run = Run(task, record.recipe, trains=False)
-        model = record.load_best(task).to(run.device)
-        values = evaluate(run, model, evaluation_batches(data, record.recipe, "test"))
+        evaluator = Evaluator(task, record.recipe)  # no Run: for an optimizer torch imports its compiler
+        model = record.load_best(task).to(evaluator.device)
+        values = evaluate(evaluator, model, evaluation_batches(data, record.recipe, "test"))
         record.write_test(values)
         readings.append(values)
     return readings

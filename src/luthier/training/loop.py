@@ -14,7 +14,7 @@ from luthier.training.microbatches import divide_gradients, split_batch
 from luthier.training.nonfinite import first_nonfinite_layer
 from luthier.training.penalties import add_l1, clip_gradients
 from luthier.training.randomness import Stream, derive, seed_global
-from luthier.training.run import Run
+from luthier.training.run import Evaluator, Run
 
 
 def train(run: Run, until: int | None = None) -> tuple[str, str]:
@@ -193,7 +193,7 @@ def refresh_batch_norm(run: Run, batches: int = 50) -> None:
 
 
 @torch.inference_mode()
-def evaluate(run: Run, model: nn.Module, source: Any) -> dict[str, float]:
+def evaluate(run: Evaluator, model: nn.Module, source: Any) -> dict[str, float]:
     """Mean loss and metric over a part of the data, in evaluation mode; the training is left as it was."""
     metric = run.task.metric
     accumulator = metric.start() if metric.start is not None else None

@@ -43,12 +43,31 @@ def optimizer_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     )
 
 
-class Run:
+class Evaluator:
+    """What it takes to evaluate networks of a task: device, precision, and the way of a batch to the network.
+
+    Attributes:
+        step: optimizer steps taken before; random numbers follow from it.
+    """
+
+    def __init__(self, task: Task, recipe: Recipe) -> None:
+        self.task, self.recipe, self.step = task, recipe, 0
+        self.device = choose_device(recipe.device)
+        check_precision(recipe.precision, self.device)
+        self.inputs = InputPipeline(task, recipe, self.device)
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """Forward passes in the recipe's precision."""
+        if self.recipe.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=getattr(torch, self.recipe.precision))
+
+
+class Run(Evaluator):
     """A training in progress.
 
     Args:
         task, recipe, hooks: what is trained, how, and who listens.
-        trains: False for evaluations only: no optimizer is made, for the first of which torch imports its compiler.
 
     Attributes:
         step: optimizer steps taken; epoch: epochs completed; batch: batches taken of the current epoch.
@@ -60,25 +79,21 @@ class Run:
         kept: what hooks keep in the checkpoint, by name.
     """
 
-    def __init__(self, task: Task, recipe: Recipe, hooks: Sequence[Hook] = (), trains: bool = True) -> None:
-        self.task, self.recipe = task, recipe
-        self.device = choose_device(recipe.device)
-        check_precision(recipe.precision, self.device)
+    def __init__(self, task: Task, recipe: Recipe, hooks: Sequence[Hook] = ()) -> None:
+        super().__init__(task, recipe)
         self.train: BatchSource = task.batches(recipe.batch_size, derive(recipe.seed, Stream.DATA))
         self.val = evaluation_batches(task.val, recipe, "val")
         model, self.surgery = build_model(task, recipe, lambda: example_of(task, recipe, self.train))
         self.model: nn.Module = model.to(self.device)
         self.forward: nn.Module = torch.compile(self.model) if recipe.compile else self.model  # type: ignore[assignment]
-        if trains:
-            self.optimizer = optimizer_of(self.model, recipe)
+        self.optimizer = optimizer_of(self.model, recipe)
         self.averaging = None if recipe.averaging is None else build_averaging(recipe.averaging, self.model)
         self.scaler = torch.amp.GradScaler() if recipe.precision == "float16" else None
-        self.inputs = InputPipeline(task, recipe, self.device)
         self.hooks = Hooks(hooks)
         self.totals = Totals(task.metric, self.device)
         self.steps_by_epoch = [self.train.steps(self.batch_size(epoch)) for epoch in range(recipe.epochs)]
         self.total_steps = sum(self.steps_by_epoch)
-        self.step = self.epoch = self.batch = self.examples = 0
+        self.epoch = self.batch = self.examples = 0
         self.spent_s, self.began = 0.0, time.perf_counter()
         self.history: list[float] = []
         self.best_value: float | None = None
@@ -129,12 +144,6 @@ class Run:
         """The network to evaluate: the averaged one once there is one."""
         averaged = None if self.averaging is None else self.averaging.model
         return self.forward if averaged is None else averaged
-
-    def autocast(self) -> contextlib.AbstractContextManager[object]:
-        """Forward passes in the recipe's precision."""
-        if self.recipe.precision == "float32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=getattr(torch, self.recipe.precision))
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed training needs to go on bitwise equally (on the CPU)."""
