@@ -17,6 +17,7 @@ from luthier.doctor.mending.book import builder_choices, case_of, general, has_g
 from luthier.doctor.mending.candidates import candidates, prescribed
 from luthier.doctor.mending.judging import Effect, Noise, chance_spread, curve_spread
 from luthier.doctor.mending.trials import Trials
+from luthier.doctor.remedies.cures import less_regularisation
 from luthier.tasks import TASKS
 from luthier.tasks.patients import PATIENTS
 
@@ -252,6 +253,19 @@ def test_candidates_are_new_and_differ(moons):
     assert len({item.recipe.key() for item in found}) == len(found)
     assert known not in {item.recipe.key() for item in found}
     assert [item.source for item in refused] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("start", "own", "tried"),
+    [({}, 0.0, False), ({}, 0.2, True), ({"l1": 0.1}, 0.0, True), ({"dropout": 0.3}, 0.0, True)],
+)
+def test_regularisers_that_are_off_are_not_switched_off(start, own, tried):
+    task = luthier.Task(lambda: nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Dropout(own)), points(40, 0), name="moons")
+    recipe = SLOW.replace({"weight_decay": 0.0, **start})
+    sick = Diagnosis((Finding("underfitting", "warning", "", remedies=(less_regularisation(),)),))
+    found, refused = candidates(recipe, sick, case_of(task, recipe, None), [], {recipe.key()})
+    assert ("underfitting" in {item.source for item in found}) is tried
+    assert refused == []
 
 
 def test_known_good_settings_come_right_after_the_roots_first_remedy(moons):

@@ -13,8 +13,11 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+
 from luthier.data.batches import in_memory
 from luthier.data.trees import as_tensors
+from luthier.errors import LuthierError
 from luthier.patch import Patch, Scale, Set
 from luthier.recipe import Recipe
 from luthier.training.known_good import FOR_ADAPTIVE, SIGNALS, STEPS, UNREGULARISED
@@ -39,6 +42,7 @@ class Case:
         gap: training is clearly better than validation.
         choices: keywords of the model builder with named choices, and those of them that were not left already.
         current: (keyword, option) that the recipe takes now.
+        drops: the network has dropout of its own, which a rate of 0 would switch off.
     """
 
     recipe: Recipe
@@ -47,6 +51,7 @@ class Case:
     gap: bool
     choices: dict[str, tuple[Any, ...]]
     current: frozenset[tuple[str, Any]]
+    drops: bool
 
 
 def case_of(task: Task, recipe: Recipe, record: Record | None, left: Collection[tuple[str, Any]] = ()) -> Case:
@@ -67,7 +72,8 @@ def case_of(task: Task, recipe: Recipe, record: Record | None, left: Collection[
         name: tuple(option for option in options if (name, option) not in left)
         for name, options in builder_choices(task).items()
     }
-    return Case(recipe, n_train, images, record is not None and has_gap(task, record), choices, current)
+    gap = record is not None and has_gap(task, record)
+    return Case(recipe, n_train, images, gap, choices, current, has_dropout(task, recipe))
 
 
 def choices_of(task: Task, recipe: Recipe) -> set[tuple[str, Any]]:
@@ -86,6 +92,20 @@ def has_gap(task: Task, record: Record) -> bool:
         train_loss, val_loss = rows[-1].get("train_loss"), rows[-1].get("val_loss")
         return bool(train_loss is not None and val_loss is not None and val_loss > LOSS_GAP * train_loss)
     return bool(train - val > GAP)
+
+
+def has_dropout(task: Task, recipe: Recipe) -> bool:
+    """Whether the network drops units though no recipe asks for it; one that cannot be traced may."""
+    from luthier.training.building import build_model
+    from luthier.training.run import example_of
+
+    off = Recipe(model=recipe.model, dropout=0.0, batch_size=recipe.batch_size)
+    with torch.random.fork_rng():
+        try:
+            _, report = build_model(task, off, lambda: example_of(task, off, task.batches(off.batch_size, 0)))
+        except LuthierError:
+            return True
+    return bool(report.changes)
 
 
 def builder_choices(task: Task) -> dict[str, tuple[Any, ...]]:

@@ -67,10 +67,16 @@ def candidates(
         if isinstance(patched, NotApplicable):
             if source not in (BOOK, AGAIN) and not patched.reason.startswith("nothing would change"):
                 refused.append(Refused(patch, source, patched.reason))
-        elif patched.key() not in keys:
-            keys.add(patched.key())
+        elif keys.isdisjoint(same := equal_trainings(patched, case)):
+            keys |= same
             found.append(Candidate(patch, source, patched))
     return found, refused
+
+
+def equal_trainings(recipe: Recipe, case: Case) -> set[str]:
+    """Keys of the recipes that train alike: dropout at 0 is none at all in a network without its own."""
+    alike = recipe.dropout == 0 and not case.drops and recipe.model == case.recipe.model
+    return {recipe.key(), recipe.replace({"dropout": None}).key()} if alike else {recipe.key()}
 
 
 def prescribed(diagnosis: Diagnosis) -> Iterator[tuple[float, str, Patch]]:
