@@ -14,6 +14,7 @@ from luthier.doctor.mending.rounds import Rounds
 from luthier.doctor.mending.trials import Trials
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
+from luthier.tasks import as_subject
 
 if TYPE_CHECKING:
     from luthier.record import Record
@@ -98,7 +99,7 @@ def mend(
     """
     began = time.monotonic()
     _check(trials=(trials, 2), seeds=(seeds, 2), patience=(patience, 1))
-    subject = _subject(task)
+    subject = as_subject(task, "expected a Task, a Subject or a reference such as 'mnist-overfit'")
     if test and subject.task.test is None:
         raise LuthierError("test=True needs a task with test data: pass Task(test=...) or leave test out")
     start = explicit(subject.task, recipe or subject.recipe)
@@ -178,20 +179,6 @@ def _check(**settings: tuple[int, int]) -> None:
     for name, (value, least) in settings.items():
         if value < least:
             raise LuthierError(f"{name} must be at least {least}, got {value}")
-
-
-def _subject(task: Task | Subject | str) -> Subject:
-    from luthier.task import Task as TaskType
-    from luthier.tasks import Subject as SubjectType
-    from luthier.tasks import load
-
-    if isinstance(task, str):
-        return load(task)
-    if isinstance(task, TaskType):
-        return SubjectType(task)
-    if isinstance(task, SubjectType):
-        return task
-    raise LuthierError(f"expected a Task, a Subject or a reference such as 'mnist-overfit', got {task!r}")
 
 
 def _new_folder(folder: str | Path | None, task: Task) -> Path:

@@ -97,6 +97,27 @@ def load(reference: str) -> Subject:
     return replace(_subject(made, reference), reference=reference)
 
 
+def as_subject(task: Any, expected: str) -> Subject:
+    """A Subject, or the one of a Task or reference.
+
+    Args:
+        task: any of these.
+        expected: how the message begins when it is none of them.
+
+    Raises:
+        LuthierError: it is none of them, or see `load`.
+    """
+    from luthier.task import Task
+
+    if isinstance(task, str):
+        return load(task)
+    if isinstance(task, Task):
+        return Subject(task)
+    if isinstance(task, Subject):
+        return task
+    raise LuthierError(f"{expected}, got {task!r}")
+
+
 def _subject(made: Any, reference: str) -> Subject:
     from luthier.task import Task
 

@@ -5,6 +5,7 @@ Shapes: B batch, K classes, ... further dimensions.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -93,11 +94,10 @@ def correct_labels(outputs: Tensor, targets: Tensor) -> tuple[Tensor, int]:
     return ((outputs > 0) == (targets > 0.5)).sum(), targets.numel()
 
 
-class Torchmetric:
-    """A torchmetrics metric: batches are kept on the device and handed over once, at the end."""
+class Gathered(ABC):
+    """A metric over the whole evaluation: batches are kept on the device and handed over once, at the end."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self) -> None:
         self.batches: list[tuple[Tensor, Tensor]] = []
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
@@ -105,10 +105,26 @@ class Torchmetric:
         self.batches.append((outputs.detach(), targets))
 
     def compute(self) -> float:
-        """Hand all batches to torchmetrics' functional form."""
+        """The metric over all batches at once."""
         if not self.batches:
             return float("nan")
         outputs, targets = (torch.cat(list(parts)) for parts in zip(*self.batches, strict=True))
+        return self.measure(outputs, targets)
+
+    @abstractmethod
+    def measure(self, outputs: Tensor, targets: Tensor) -> float:
+        """The metric of all outputs and targets."""
+
+
+class Torchmetric(Gathered):
+    """A torchmetrics metric in its functional form, by name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def measure(self, outputs: Tensor, targets: Tensor) -> float:
+        """What torchmetrics says."""
         return _TORCHMETRICS[self.name](outputs.float(), targets)
 
 
@@ -162,18 +178,15 @@ _TORCHMETRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
 }
 
 
-class OwnMetric(Torchmetric):
-    """A user's function (outputs, targets) -> float over the whole evaluation."""
+class OwnMetric(Gathered):
+    """A user's function (outputs, targets) -> float."""
 
     def __init__(self, call: Callable[[Tensor, Tensor], float]) -> None:
-        super().__init__("own")
+        super().__init__()
         self.call = call
 
-    def compute(self) -> float:
-        """Hand all batches to the user's function."""
-        if not self.batches:
-            return float("nan")
-        outputs, targets = (torch.cat(list(parts)) for parts in zip(*self.batches, strict=True))
+    def measure(self, outputs: Tensor, targets: Tensor) -> float:
+        """What the function says."""
         return float(self.call(outputs, targets))
 
 

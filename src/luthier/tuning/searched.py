@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from luthier.errors import LuthierError
 from luthier.files import to_json
+from luthier.tasks import Subject, as_subject
 from luthier.tuning.conditions import Baseline
 from luthier.tuning.derived import derive_space
 from luthier.tuning.objectives import MEASURED, Objective, Objectives, described, task_objectives
@@ -20,7 +21,6 @@ from luthier.tuning.virtual import work
 if TYPE_CHECKING:
     from luthier.recipe import Recipe
     from luthier.task import Task
-    from luthier.tasks import Subject
 
 _TESTING_S, _CLOSING_S = 5.0, 2.0  # for the end of a study that reads test data, and of one without any
 
@@ -165,29 +165,16 @@ def recipe_search(
     Raises:
         LuthierError: they do not fit.
     """
-    subject = as_subject(task)
+    subject = as_subject(
+        task,
+        "task must be a Task, a Subject, a reference ('mnist', 'file.py:function') or a function of one argument, "
+        "the trial",
+    )
     baseline = (recipe or subject.recipe).replace({"seed": seed})
     own_groups = subject.groups if groups is None and space is None else groups
     derived = space is None and subject.space is None
     sought = task_objectives(objectives, subject.task.metric.name, subject.task.metric.direction)
     return RecipeSearch(subject, baseline, chosen_space(subject, baseline, space), own_groups, sought, widens=derived)
-
-
-def as_subject(task: Task | Subject | str) -> Subject:
-    """What may be passed as `task`, as a subject."""
-    from luthier.task import Task
-    from luthier.tasks import Subject, load
-
-    if isinstance(task, str):
-        return load(task)
-    if isinstance(task, Task):
-        return Subject(task)
-    if isinstance(task, Subject):
-        return task
-    raise LuthierError(
-        "task must be a Task, a Subject, a reference ('mnist', 'file.py:function') or a function of one argument, "
-        f"the trial, got {task!r}"
-    )
 
 
 def chosen_space(subject: Subject, baseline: Recipe, space: Space | None) -> dict[str, Any]:
