@@ -1,23 +1,35 @@
-"""What watching costs: the same loop bare and watched, taking turns, on nets from the smallest MLP to tens of ms.
+"""What watching costs: triplets of one training, one of them watched, taking short turns on one core.
 
-    python bench/watching.py [--rounds 3] [--seconds 20] [--only NAME]
+    python bench/watching.py [--rounds 5] [--seconds 60] [--only NAME]
 
-Each round trains both for about `seconds`; printed are the medians over rounds of the ratio of times (wall clock, and
-the CPU time of the one thread, which other processes disturb less), and the share that the watch says it spent.
+The three are forked from one process, so that their memory lies alike (the same step in fresh processes differs by up
+to 10 %), and turns of a tenth of a second share whatever else the machine does. Each trains for about `seconds`, looks
+and the examination of the first steps included, imports not. Printed are mean, spread and each round of what watching
+adds (wall clock and CPU time), of what the third, bare like the first, adds to it (the error of this measurement), and
+the share that the watch says it spent.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import multiprocessing
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 
 import torch
 from torch import Tensor, nn
 
 import luthier
 
+TURN_S = 0.1
+WATCHED = 1
+ORDERS = ((0, 1, 2), (2, 1, 0), (1, 2, 0), (0, 2, 1), (2, 0, 1), (1, 0, 2))
 Made = tuple[nn.Module, Tensor, Tensor, int]
 
 
@@ -52,54 +64,103 @@ def transformer() -> Made:
 NETS: dict[str, Callable[[], Made]] = {"mlp": mlp, "cnn": cnn, "transformer": transformer}
 
 
-def run(make: Callable[[], Made], steps: int, watched: bool) -> tuple[float, float, float]:
-    """Wall and CPU seconds of a training, and the seconds that the watch says it spent."""
-    torch.manual_seed(0)
-    model, inputs, targets, batch = make()
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
-    loss_fn = nn.CrossEntropyLoss()
-    watch = luthier.watch(model, optimizer, loss_fn) if watched else None
-    wall, cpu = time.perf_counter(), time.thread_time()
-    for step in range(steps):
-        first = step * batch % len(inputs)
-        x, y = inputs[first : first + batch], targets[first : first + batch]
-        optimizer.zero_grad()
-        loss = loss_fn(model(x), y)
-        loss.backward()
-        optimizer.step()
-        if watch is not None:
-            watch.step(loss, inputs=x, targets=y)
-    wall, cpu = time.perf_counter() - wall, time.thread_time() - cpu
-    if watch is None:
-        return wall, cpu, 0.0
-    watch.close()
-    spent = watch.vitals.spent
-    return wall, cpu, 0.0 if spent is None else spent.spent_s
+class Training:
+    """A plain loop, step by step, watched or not."""
+
+    def __init__(self, name: str) -> None:
+        torch.manual_seed(0)
+        self.model, self.inputs, self.targets, self.batch = NETS[name]()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-3)
+        self.loss_fn = nn.CrossEntropyLoss()
+        self.done = 0
+
+    def run(self, steps: int, watch: luthier.Watch | None = None) -> None:
+        model, optimizer, loss_fn = self.model, self.optimizer, self.loss_fn
+        for step in range(self.done, self.done + steps):
+            first = step * self.batch % len(self.inputs)
+            x, y = self.inputs[first : first + self.batch], self.targets[first : first + self.batch]
+            optimizer.zero_grad()
+            loss = loss_fn(model(x), y)
+            loss.backward()
+            optimizer.step()
+            if watch is not None:
+                watch.step(loss, inputs=x, targets=y)
+        self.done += steps
+
+
+def sibling(training: Training, watched: bool, turns: Connection) -> None:
+    """Train a turn whenever a number of steps comes; answer with wall and CPU seconds, at last with what was told."""
+    watch = None
+    while steps := turns.recv():
+        wall, cpu = time.perf_counter(), time.thread_time()
+        if watched and watch is None:
+            watch = luthier.watch(training.model, training.optimizer, training.loss_fn)
+        training.run(steps, watch)
+        turns.send((time.perf_counter() - wall, time.thread_time() - cpu))
+    spent = None if watch is None else watch.vitals.spent
+    turns.send((0.0, 0.0) if spent is None else (spent.spent_s, spent.elapsed_s))
+
+
+def compare(name: str, seconds: float) -> dict[str, float]:
+    """The shares that the watched and the third training add to the first."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    warm = Training(name)
+    with luthier.watch(warm.model, warm.optimizer, warm.loss_fn) as watch:
+        warm.run(30, watch)
+    watch.diagnose()
+    training = Training(name)
+    training.run(30)
+    began = time.perf_counter()
+    training.run(100)
+    step_s = (time.perf_counter() - began) / 100
+    steps, turns = max(1, round(TURN_S / step_s)), max(2, round(seconds / TURN_S))
+    fork = multiprocessing.get_context("fork")
+    ends = []
+    for number in range(3):
+        end, other = fork.Pipe()
+        fork.Process(target=sibling, args=(training, number == WATCHED, other), daemon=True).start()
+        ends.append(end)
+    times = [[0.0, 0.0] for _ in ends]
+    for turn in range(turns):
+        for number in ORDERS[turn % len(ORDERS)]:
+            ends[number].send(steps)
+            times[number] = [sum(both) for both in zip(times[number], ends[number].recv(), strict=True)]
+    for end in ends:
+        end.send(0)
+    spent_s = ends[WATCHED].recv()[0]
+    bare, watched, third = times
+    added = {"wall": watched[0] / bare[0], "cpu": watched[1] / bare[1]}
+    noise = {"bare, wall": third[0] / bare[0], "bare, cpu": third[1] / bare[1]}
+    shares = {name: ratio - 1 for name, ratio in (added | noise).items()}
+    return {"step_s": step_s, "steps": steps * turns, **shares, "told": spent_s / watched[0]}
 
 
 def main() -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--only", action="append", choices=NETS, default=[])
-    arguments = parser.parse_args()
+    parser.add_argument("--one", choices=NETS, help=argparse.SUPPRESS)
+    given = parser.parse_args()
     torch.set_num_threads(1)
-    for name in arguments.only or NETS:
-        run(NETS[name], 30, watched=True)
-        step_s = run(NETS[name], 100, watched=False)[0] / 100
-        steps = max(100, int(arguments.seconds / step_s))
-        ratios: dict[str, list[float]] = {"wall": [], "cpu": [], "told": []}
-        for turn in range(arguments.rounds):
-            order = (True, False) if turn % 2 else (False, True)
-            found = {watched: run(NETS[name], steps, watched) for watched in order}
-            ratios["wall"].append(found[True][0] / found[False][0] - 1)
-            ratios["cpu"].append(found[True][1] / found[False][1] - 1)
-            ratios["told"].append(found[True][2] / found[True][0])
-        told = ", ".join(
-            f"{kind} {statistics.median(values):+.2%} ({min(values):+.2%} to {max(values):+.2%})"
-            for kind, values in ratios.items()
+    if given.one:
+        print(json.dumps(compare(given.one, given.seconds)))
+        return
+    for name in given.only or NETS:
+        command = [sys.executable, __file__, "--one", name, "--seconds", str(given.seconds)]
+        rounds = [
+            json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            for _ in range(given.rounds)
+        ]
+        found = {kind: [each[kind] for each in rounds] for kind in ("wall", "cpu", "bare, wall", "bare, cpu", "told")}
+        told = "; ".join(
+            f"{kind} {statistics.mean(values):+.2%} ± {statistics.stdev(values) if len(values) > 1 else 0:.2%}"
+            f" ({', '.join(f'{value:+.2%}' for value in values)})"
+            for kind, values in found.items()
         )
-        print(f"{name}: {1000 * step_s:.2f} ms a step, {steps} steps: {told}", flush=True)
+        print(f"{name}: {1000 * rounds[0]['step_s']:.2f} ms a step, {rounds[0]['steps']} steps: {told}", flush=True)
 
 
 if __name__ == "__main__":

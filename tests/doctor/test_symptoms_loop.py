@@ -222,6 +222,12 @@ def test_a_small_lr_at_a_fitted_loss_is_worth_knowing_only() -> None:
     assert severities("lr_schedule_collapse", vitals) == ["info"]
 
 
+def test_the_decay_of_the_optimizer_itself_counts():
+    rows = [Optimizer(0, 0, "Adagrad", groups=({"lr": 0.1, "lr_decay": decay},)) for decay in (0.0, 1e-3, 1.0)]
+    seen = [severities("lr_schedule_collapse", Vitals(steps=steps([0.1] * 400), optimizers=[row])) for row in rows]
+    assert seen == [[], [], ["critical"]]
+
+
 def test_waiting_for_data() -> None:
     assert severities("input_bottleneck", Vitals(steps=steps([0.1] * 20, wait=0.02, busy=0.002))) == ["warning"]
     assert ask("input_bottleneck", Vitals(steps=steps([0.1] * 20, wait=0.001, busy=0.0002))) == []

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from luthier.doctor.diagnosing import order
 from luthier.doctor.findings import Finding, NotSeen
-from luthier.doctor.symptoms import activations, gradients, growing, initial, numerics, precision, trainable
+from luthier.doctor.symptoms import activations, constant, gradients, growing, initial, numerics, precision, trainable
 from luthier.doctor.symptoms.layers import layers, names, normalised, output_indices
 from luthier.doctor.vitals import (
     Anatomy,
@@ -28,7 +29,7 @@ RULES = [
     activations.dead_relu,
     activations.saturated_activation,
     growing.exploding_activation,
-    activations.constant_output,
+    constant.constant_output,
     numerics.nan_inf,
     precision.precision_loss,
     initial.bad_init,
@@ -288,13 +289,26 @@ def test_exploding_activation():
 
 def test_constant_output():
     same = Stats(n=48, mean=0.3, std=0.4, across=1e-6, nonfinite=0.0)
-    found = the(activations.constant_output(vitals([look(s, **graph(output=same)) for s in STEPS], STUCK)))
+    found = the(constant.constant_output(vitals([look(s, **graph(output=same)) for s in STEPS], STUCK)))
     assert found.severity == "critical"
     assert found.onset == 0
     late = [look(s, **graph(output=same if s >= 10 else None)) for s in STEPS]
-    assert the(activations.constant_output(vitals(late, STUCK))).onset == 10
+    assert the(constant.constant_output(vitals(late, STUCK))).onset == 10
     early = [look(s, **graph(output=same if s < 10 else None)) for s in STEPS]
-    assert activations.constant_output(vitals(early, STUCK)) == []
+    assert constant.constant_output(vitals(early, STUCK)) == []
+
+
+def test_the_operation_that_makes_every_answer_the_same_is_named():
+    """A norm layer over a single score, behind a layer that still tells the examples apart."""
+    *inside, loss = graph()["nodes"]
+    alike = Stats(n=16, mean=0.0, std=0.0, across=0.0, nonfinite=0.0)
+    norm = Node(len(inside), "layer_norm", "", (Argument(f"n{len(inside) - 1}", (16, 1)),), shape=(16, 1), stats=alike)
+    nodes = (*inside, norm, replace(loss, index=len(inside) + 1))
+    looks = [look(s, nodes=nodes, outputs=(norm.index,), roots=(norm.index + 1,)) for s in STEPS]
+    found = the(constant.constant_output(vitals(looks, STUCK)))
+    assert "layer_norm" in found.cause
+    dead = replace(found, symptom="dead_relu", severity="warning", certainty=0.8, onset=3, numbers={})
+    assert order([dead, found])[0].symptom == "constant_output"
 
 
 def test_outputs_are_not_constant_when_targets_lie_far_from_zero():
@@ -303,7 +317,7 @@ def test_outputs_are_not_constant_when_targets_lie_far_from_zero():
     mse = replace(shape["nodes"][-1], op="mse_loss")
     looks = [look(s, **{**shape, "nodes": (*shape["nodes"][:-1], mse)}) for s in STEPS]
     far = [BatchTargets(s, 16, None, 1000.0, 3.0) for s in range(5)]
-    assert activations.constant_output(vitals(looks, [8.9] * 100, targets=far)) == []
+    assert constant.constant_output(vitals(looks, [8.9] * 100, targets=far)) == []
 
 
 # --- initial weights -------------------------------------------------------------------------------------------------
@@ -338,6 +352,12 @@ def test_what_grows_over_time_is_left_to_the_gradient_that_grows_with_it():
     sick = recurrent(gain=1.4, losses=[1e4 / (1 + i) + 50.0 for i in range(100)])
     assert growing.exploding_activation(sick) == []
     assert the(gradients.exploding_gradient(sick)).numbers["times"] == 30
+
+
+def test_a_recurrence_that_grows_a_hundredfold_is_no_ordinary_layer():
+    sick = recurrent(gain=1.22, losses=[1e4 / (1 + i) + 50.0 for i in range(100)])
+    assert growing.exploding_activation(sick) == []
+    assert the(gradients.exploding_gradient(sick)).where == ("r",)
 
 
 def recurrent(gain: float, losses: list[float]) -> Vitals:
@@ -382,6 +402,19 @@ def test_weights_too_small_for_the_depth():
     assert found.numbers["direction"] == "small"
 
 
+def test_weights_of_the_default_scale_are_not_blamed_for_a_depth_that_fades():
+    looks = []
+    for step in STEPS:
+        nodes = list(graph()["nodes"])
+        for i, node in enumerate(nodes[:-1]):
+            nodes[i] = replace(node, stats=Stats(n=64, mean=0.0, std=10.0 ** (-i - 1), across=0.7, nonfinite=0.0))
+        looks.append(look(step, (1e-6, 1e-5, 1e-3, 1e-1), nodes=tuple(nodes)))
+    deep = vitals(looks, STUCK)
+    deep.anatomies = [Anatomy(model_types=("Net",), parameters=parameters(rms=1 / math.sqrt(3 * 8)))]
+    assert initial.bad_init(deep) == []
+    assert the(gradients.vanishing_gradient(deep)).severity == "critical"
+
+
 def test_biases_that_kill_units_before_training():
     dead = Stats(n=64, mean=0.0, std=0.0, zero=1.0, nonfinite=0.0, across=0.0, dead=1.0)
     given = tuple(replace(p, rms=10.0, mean=-10.0) if p.name.endswith("bias") else p for p in parameters())
@@ -402,6 +435,10 @@ def test_identical_units_that_stay_identical():
     found = the(initial.symmetric_init(vitals([look(s, row_spread=alike) for s in STEPS], STUCK)))
     assert found.where == ("0", "1", "2")
     assert found.onset == 0
+    unknown = vitals([look(s, row_spread=(0.0, *alike[1:2], *(None,) * 6)) for s in STEPS], targets=[])
+    unknown.anatomies = [replace(unknown.anatomies[0], loss_fn=None)]
+    unknown.looks = [replace(item, nodes=item.nodes[:-1], roots=()) for item in unknown.looks]
+    assert the(initial.symmetric_init(unknown)).severity == "critical"  # the loss fell from its start: that is all
     parting = [look(s, row_spread=alike if s < 2 else (0.9,) * (2 * DEPTH)) for s in STEPS]
     assert initial.symmetric_init(vitals(parting)) == []
     last = tuple(0.0 if i == 2 * DEPTH - 2 else None for i in range(2 * DEPTH))
@@ -547,6 +584,14 @@ def test_layers_come_in_the_order_of_use_and_without_a_graph_as_registered():
     assert [layer.name for layer in layers(blind, blind.looks[0])] == [f"{i}.weight" for i in range(DEPTH)]
     reverse = replace(look(0), nodes=tuple(reversed(graph()["nodes"])))
     assert layers(vitals([reverse]), reverse)[0].name == f"{DEPTH - 1}.weight"
+
+
+def test_a_parameter_that_a_layer_reads_as_data_is_no_weight():
+    nodes = list(graph()["nodes"])
+    nodes[1] = replace(nodes[1], op="linear", arguments=(Argument("param:1.weight", (8, 8)),))
+    nodes[2] = replace(nodes[2], arguments=nodes[2].arguments[:1])
+    seen = look(0, nodes=tuple(nodes))
+    assert [layer.name for layer in layers(vitals([seen]), seen)] == ["0.weight", "2.weight", "3.weight"]
 
 
 def test_a_norm_layer_behind_a_weight_is_found():

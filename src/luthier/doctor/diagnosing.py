@@ -155,9 +155,9 @@ def explains(cause: Finding, effect: Finding) -> bool:
 
 
 def effects(finding: Finding) -> frozenset[str]:
-    """What a finding can bring about; examples that are all the same also leave units dead and gradients vanishing."""
-    same_inputs = finding.symptom == "constant_output" and finding.numbers.get("distinct") == 1
-    return CAUSES.get(finding.symptom, frozenset()) | (SIGNALS if same_inputs else frozenset())
+    """What a finding can bring about; where examples lose what tells them apart, units die and gradients vanish too."""
+    alike = finding.symptom == "constant_output" and (finding.numbers.get("distinct") == 1 or "lost" in finding.numbers)
+    return CAUSES.get(finding.symptom, frozenset()) | (SIGNALS if alike else frozenset())
 
 
 def weight(finding: Finding) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from statistics import median
 
-from luthier.doctor.symptoms.activations import constant_output
+from luthier.doctor.symptoms.constant import constant_output
 from luthier.doctor.symptoms.facts import baseline, loss_curve
 from luthier.doctor.symptoms.layers import ratios
 from luthier.doctor.vitals import Look, Vitals

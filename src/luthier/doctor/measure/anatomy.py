@@ -13,7 +13,7 @@ from luthier.doctor.measure.units import row_spread
 Named = list[tuple[str, nn.Parameter]]
 
 _SETTINGS = ("p", "eps", "momentum", "affine", "track_running_stats", "num_groups", "dropout", "num_layers")
-_GROUP = ("lr", "weight_decay", "momentum", "betas", "eps", "maximize", "nesterov")
+_GROUP = ("lr", "lr_decay", "weight_decay", "momentum", "betas", "eps", "maximize", "nesterov")
 _SAMPLE = 1 << 20
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from luthier.doctor.findings import Finding, NotSeen
-from luthier.doctor.symptoms.activations import constant_output, dead_relu, saturated_activation
+from luthier.doctor.symptoms.activations import dead_relu, saturated_activation
 from luthier.doctor.symptoms.attention import softmax_wrong_dim
 from luthier.doctor.symptoms.comparing import loss_scale, shape_broadcast
+from luthier.doctor.symptoms.constant import constant_output
 from luthier.doctor.symptoms.curves import no_learning, oscillating_loss, plateau, too_few_epochs
 from luthier.doctor.symptoms.data import data_leakage, unshuffled_data
 from luthier.doctor.symptoms.fitness import wrong_loss

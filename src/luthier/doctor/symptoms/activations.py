@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from luthier.doctor.findings import Finding, NotSeen, Severity
 from luthier.doctor.symptoms.facts import (
     batch_size,
-    is_classification,
-    loss_curve,
     middle,
     node_of,
     progress,
     progress_at,
-    target_mean,
-    target_std,
 )
 from luthier.doctor.symptoms.harm import FITTED
 from luthier.doctor.symptoms.layers import (
@@ -188,87 +183,3 @@ def _saturated(vitals: Vitals, sick: Sequence[tuple[float, int, list[Reading]]])
         {"flat": worst},
         source="Glorot and Bengio, Understanding the difficulty of training deep feedforward neural networks, 2010",
     )
-
-
-# --- constant --------------------------------------------------------------------------------------------------------
-
-
-def constant_output(vitals: Vitals) -> list[Finding] | NotSeen:
-    """The net answers (nearly) the same to every example although the examples differ."""
-    looks = [look for look in vitals.looks if look.outputs and look.step > 0]
-    spreads = [(look, spread) for look in looks if (spread := _spread(look)) is not None]
-    if len(spreads) < 3:
-        return NotSeen("the model's outputs were seen at fewer than 3 looks: train for more steps")
-    limit = _limit(vitals)
-    late = spreads[-max(len(spreads) // 3, 3) :]
-    learnt = progress(vitals)
-    if _same_inputs(vitals):
-        return [_without_information(vitals)]
-    if any(spread >= limit for _, spread in late) or (learnt is not None and learnt > 0.3):
-        return []
-    inputs = middle([_input_spread(look) for look, _ in late], 1.0)
-    if inputs < 1e-3:
-        return []
-    first = next(i for i in range(len(spreads)) if all(spread < limit for _, spread in spreads[i:]))
-    onset = 0 if first == 0 else spreads[first][0].step
-    value = middle([spread for _, spread in late])
-    curve = loss_curve(vitals)
-    level = f"; the loss is {curve.end:.3g}" if curve is not None else ""
-    return [
-        Finding(
-            "constant_output",
-            "critical" if value < 1e-4 and len(spreads) >= 5 else "warning",
-            f"The outputs differ between examples by only {value:.1e} of their size: every input gets the same answer.",
-            (f"at {len(late)} looks up to step {late[-1][0].step}, while the inputs differ by {inputs:.2g}{level}",),
-            (),
-            onset,
-            0.8,
-            {"across": value},
-        )
-    ]
-
-
-def _without_information(vitals: Vitals) -> Finding:
-    n = int(vitals.data["examples"])
-    return Finding(
-        "constant_output",
-        "critical",
-        "Every example that the model is given is the same, so it can only give one answer: the inputs are lost before "
-        "the model (integer division, a wrong column, a vocabulary that knows no token).",
-        (f"{n} examples of training batches were compared: 1 distinct",),
-        (),
-        0,
-        0.95,
-        {"distinct": 1},
-    )
-
-
-def _same_inputs(vitals: Vitals) -> bool:
-    """Every example that the model was given is the same."""
-    return int(vitals.data.get("examples") or 0) >= 32 and int(vitals.data.get("distinct") or 0) == 1
-
-
-def _spread(look: Look) -> float | None:
-    """Spread over the batch of the first output that has one."""
-    for index in look.outputs:
-        node = look.nodes[index] if 0 <= index < len(look.nodes) else None
-        for _ in range(10):  # views carry no numbers: what they view does
-            if node is None or node.stats is not None or not node.arguments:
-                break
-            node = node_of(look, node.arguments[0].source)
-        if node is not None and node.stats is not None and node.stats.across is not None:
-            return None if node.stats.nonfinite else node.stats.across
-    return None
-
-
-def _input_spread(look: Look) -> float | None:
-    stats = look.inputs.stats if look.inputs is not None else None
-    return stats.across if stats is not None else None
-
-
-def _limit(vitals: Vitals) -> float:
-    """Below this spread outputs count as constant: 1e-3, or a twentieth of what the targets need if that is less."""
-    mean, std = target_mean(vitals), target_std(vitals)
-    if is_classification(vitals) or mean is None or std is None or std == 0:
-        return 1e-3
-    return min(1e-2, 0.05 * std / math.hypot(mean, std))

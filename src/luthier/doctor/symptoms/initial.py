@@ -6,6 +6,7 @@ import math
 
 from luthier.doctor.findings import Finding, NotSeen
 from luthier.doctor.symptoms.facts import baseline, known, middle, progress
+from luthier.doctor.symptoms.gradients import vanishing_gradient
 from luthier.doctor.symptoms.harm import FITTED, harm
 from luthier.doctor.symptoms.layers import (
     ACTIVATIONS,
@@ -21,6 +22,8 @@ from luthier.doctor.symptoms.layers import (
 from luthier.doctor.symptoms.starting import dead_at_start, gates_at_start, stuck_at_start
 from luthier.doctor.vitals import Look, Parameter, Vitals
 
+_DEFAULT = 0.5
+"""Gains above it are at least PyTorch's own (0.58)."""
 _HE = "He et al., Delving deep into rectifiers, 2015, section 2.2"
 
 
@@ -122,6 +125,11 @@ def growth_at_start(look: Look, factor: float = 30.0) -> str:
     return ""
 
 
+def _gradient_fades(vitals: Vitals) -> bool:
+    answer = vanishing_gradient(vitals)
+    return isinstance(answer, list) and any(found.severity != "info" for found in answer)
+
+
 def _too_small(vitals: Vitals, look: Look) -> Finding | None:
     """The part of the signal that differs between examples fades with depth, and the loss does not move."""
     learnt, signals = progress(vitals), _signals(look)
@@ -139,6 +147,8 @@ def _too_small(vitals: Vitals, look: Look) -> Finding | None:
     if not fades and not tiny:
         return None
     gains = [gain for _, gain in inner]
+    if middle(gains) > _DEFAULT and _gradient_fades(vitals):
+        return None  # nobody chose these weights: it is the depth that they are multiplied over
     blamed = small or inner
     return Finding(
         "bad_init",
@@ -217,7 +227,9 @@ def symmetric_init(vitals: Vitals) -> list[Finding] | NotSeen:
     zero = [layer for layer in stuck if (layer.parameter.absmax or 0.0) == 0.0]
     learnt = progress(vitals)
     what = "all zero" if zero else "identical to each other"
-    severity = "info" if learnt is not None and learnt > FITTED and len(stuck) < len(inner) else "critical"
+    base = baseline(vitals)
+    fitted = base is not None and not base.assumed and (learnt or 0.0) > FITTED  # a fall from the start proves little
+    severity = "info" if fitted and len(stuck) < len(inner) else "critical"
     return [
         Finding(
             "symmetric_init",

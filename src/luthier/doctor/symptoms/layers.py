@@ -112,7 +112,7 @@ def _layers(vitals: Vitals, look: Look) -> list[Layer]:
     for node in look.nodes:
         if node.op not in MULTIPLYING and node.op not in PRODUCTS:
             continue
-        for argument in node.arguments:
+        for argument in node.arguments[node.op in MULTIPLYING :]:  # the first one is what the weight multiplies
             name = source_of(look, argument.source).removeprefix("param:")
             if name in matrices:
                 used.setdefault(name, node)

@@ -135,7 +135,7 @@ def growing(vitals: Vitals, hurt: str) -> Finding | None:
     if recurrent is None or not hurt:
         return None
     place, gain, times = recurrent
-    if gain <= 1.2 or times * math.log10(gain) < 3:
+    if gain <= 1.2 or times * math.log10(gain) < 2:
         return None
     return Finding(
         "exploding_gradient",

@@ -98,7 +98,8 @@ def lr_schedule_collapse(vitals: Vitals) -> list[Finding] | NotSeen:
     pairs = [(s, lr) for s, lr in zip(vitals.steps.step, vitals.steps.lr, strict=False) if math.isfinite(lr)]
     if len(pairs) < 20:
         return NotSeen("the learning rate of fewer than 20 steps was seen: train longer")
-    steps, rates = [step for step, _ in pairs], [lr for _, lr in pairs]
+    decay = _own_decay(vitals)
+    steps, rates = [step for step, _ in pairs], [lr / (1 + step * decay) for step, lr in pairs]
     peak = max(rates)
     if peak <= 0:
         return []
@@ -110,6 +111,12 @@ def lr_schedule_collapse(vitals: Vitals) -> list[Finding] | NotSeen:
     if cycles >= 3 and not _is_triangular(rates):
         return [_swinging(steps, rates, cycles)]
     return [_never_warm(steps, rates)] if still_warming(vitals) else []
+
+
+def _own_decay(vitals: Vitals) -> float:
+    """`lr_decay` of the optimizer (Adagrad): at step t it divides the lr by 1 + t * lr_decay."""
+    given = [row for row in vitals.optimizers if row.given] or vitals.optimizers
+    return max((float(group.get("lr_decay") or 0.0) for row in given for group in row.groups[:1]), default=0.0)
 
 
 def still_warming(vitals: Vitals) -> bool:
@@ -141,7 +148,7 @@ def _last_above(rates: Sequence[float], limit: float) -> int:
 
 def _collapsed(vitals: Vitals, steps: Sequence[int], rates: Sequence[float], low: int, share: float) -> Finding:
     at = steps[low]
-    done = _is_done(vitals, at)
+    done, decay = _is_done(vitals, at), _own_decay(vitals)
     return Finding(
         symptom="lr_schedule_collapse",
         severity="info" if done else "critical",
@@ -151,6 +158,7 @@ def _collapsed(vitals: Vitals, steps: Sequence[int], rates: Sequence[float], low
         evidence=(
             f"lr {max(rates):.3g} at step {steps[rates.index(max(rates))]}, {rates[low]:.3g} at step {at}, "
             f"{rates[-1]:.3g} at step {steps[-1]}.",
+            *([f"lr_decay={decay:g} of the optimizer divides it by 1 + {decay:g} t."] if decay else []),
         ),
         onset=at,
         certainty=0.95,

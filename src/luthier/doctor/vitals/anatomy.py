@@ -71,7 +71,7 @@ class Optimizer(Row):
     Attributes:
         id: 0, 1, ...; a new object has a new id. given: passed to watch. replaces: id of the earlier optimizer that
             held (some of) the same parameters.
-        groups: lr, weight_decay, momentum, betas, eps, maximize, n_parameters of each group.
+        groups: lr, lr_decay, weight_decay, momentum, betas, eps, maximize, n_parameters of each group.
     """
 
     step: int
