@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
+import luthier
 from luthier.doctor.diagnosing import CAUSES, diagnose, explains, order
 from luthier.doctor.findings import Finding, NotSeen
 from luthier.doctor.symptoms import EARLY, SYMPTOMS
@@ -84,6 +86,16 @@ def test_rules_answer_to_empty_and_half_filled_vitals(symptom):
     for vitals in (Vitals(), Vitals(steps=Steps((0, 1), (1.0, 0.5), (0.1, 0.1), (0.0, 0.0), (0.0, 0.0)))):
         answer = SYMPTOMS[symptom](vitals)
         assert isinstance(answer, (list, NotSeen))
+
+
+def test_an_optimizer_of_an_earlier_model_is_named_though_it_steps_nothing_that_is_watched():
+    new, old = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(old.parameters(), lr=0.1)
+    with luthier.watch(new, optimizer) as watched:
+        for _ in range(5):
+            new(torch.randn(8, 4)).square().mean().backward()
+            optimizer.step()
+    assert names(watched.diagnose().findings) == ["stale_optimizer"]
 
 
 def test_silence_is_not_health():

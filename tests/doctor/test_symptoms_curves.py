@@ -241,6 +241,17 @@ def test_overfitting_by_rising_validation():
     assert found.numbers["best_step"] == 120
 
 
+def test_a_gap_of_accuracies_counts_by_what_guessing_leaves():
+    rows = [(0.65 * math.exp(-i), 0.35 + 0.3 * math.exp(-i)) for i in range(10)]
+    pair = node("binary_cross_entropy_with_logits", 1)
+    sick = vitals(falling(start=0.69, end=0.0), metrics=rows)
+    sick.looks = [replace(item, nodes=(item.nodes[0], pair)) for item in sick.looks]
+    sick.targets = [BatchTargets(step, 30, {"0": 15, "1": 15}) for step in range(5)]
+    for row in sick.metrics:
+        row.values.update(train_accuracy=1.0, val_accuracy=0.92)
+    assert generalising.overfitting(replace(sick, evaluations=[Evaluation(300, False, False, 1, 1000)]))
+
+
 def test_a_regression_learnt_by_heart_needs_no_rise_of_validation():
     rows = [(2.0 * math.exp(-2 * i), 0.36 + 0.64 * math.exp(-2 * i)) for i in range(10)]
     pair = Node(1, "mse_loss", None, (Argument("n0", (32, 1)), Argument("target", (32, 1))), {"reduction": "mean"})
@@ -345,6 +356,23 @@ def test_too_few_epochs():
     assert curves.too_few_epochs(replace(steady, steps=replace(steady.steps, lr=rates))) == []
     higher = [20.0 * math.exp(-i / 2) + LN10 - 0.25 * i / 300 for i in range(300)]  # a bad start is no progress
     assert the(curves.too_few_epochs(vitals(noisy(higher, 0.01))))
+
+
+def test_few_epochs_that_each_take_a_part_of_what_is_left():
+    rows = [(1.8, 1.7), (1.3, 1.2), (1.15, 1.05), (1.05, 0.97)]
+    losses = noisy([1.0 + 1.3 * math.exp(-i / 18) for i in range(120)], 0.03)
+    brief = vitals(losses, metrics=rows)
+    assert curves.too_few_epochs(brief)
+    settled = vitals(losses, metrics=[*rows[:3], (1.05, 1.03)])
+    assert curves.too_few_epochs(settled) == []
+
+
+def test_few_steps_over_large_batches_need_no_epoch_told():
+    losses = [LN10 - 0.005 * i for i in range(20)]
+    few = vitals(losses, [look(step, batch_size=1024) for step in LOOKS if step < 20])
+    assert the(steps.batch_too_large(few)).severity == "warning"
+    small = vitals(losses, [look(step, batch_size=64) for step in LOOKS if step < 20])
+    assert isinstance(steps.batch_too_large(small), NotSeen)
 
 
 def test_four_fifths_of_two_classes_are_little():

@@ -382,6 +382,15 @@ def test_rare_tokens_are_no_imbalance():
     assert class_imbalance(vitals) == []
 
 
+def test_classes_that_nobody_told_are_read_off_the_loss():
+    vitals = classes([], {"0": (98, 100, 98), "1": (2, 0, 0)})
+    vitals.looks = [replace(vitals.looks[0], step=step, batch_size=100) for step in range(20)]
+    (finding,) = class_imbalance(vitals)
+    assert finding.severity == "warning"
+    vitals.looks = [replace(look, batch_size=10) for look in vitals.looks]
+    assert class_imbalance(vitals) == []  # tokens
+
+
 def test_one_class_only():
     (finding,) = degenerate_labels(classes([{"0": 32}] * 10))
     assert (finding.severity, finding.onset) == ("critical", 0)
@@ -407,6 +416,17 @@ def test_constant_targets_of_a_game_between_networks_are_on_purpose():
     vitals = classes([{"1": 32}] * 10)
     vitals.anatomies = [Anatomy(model_types=("Generator", "Discriminator"))]
     assert isinstance(degenerate_labels(vitals), NotSeen)
+
+
+@pytest.mark.parametrize(("columns", "found"), [([0, 1, 2], True), ([0], False)])
+def test_labels_that_never_occur(columns, found):
+    x, _ = line()
+    y = (x[:, :4] > 0).float()
+    y[:, columns] = 0.0
+    vitals = trained(x, y, op="binary_cross_entropy_with_logits")
+    shown = Argument("target", (32, 4), "float32")
+    vitals.looks = [replace(look, targets=shown) for look in vitals.looks]
+    assert ("degenerate_labels" in alarms(vitals)) == found
 
 
 def test_binary_targets_beyond_one():
@@ -579,6 +599,27 @@ def test_targets_paired_anew_in_every_epoch():
         assert label_misaligned(vitals)[0].certainty > 0.9
 
 
+def test_pairs_of_which_one_part_is_seen_may_have_any_target():
+    x, y = blobs(400)
+    vitals = trained(x, y, serve=lambda a, b, g: (a, b[torch.randperm(len(b), generator=g)]), val_accuracy=0.9)
+    assert "label_misaligned" in alarms(vitals)
+    for given, found in (
+        (Argument("input:1", (32, 8), "float32", stats=Stats(n=256, min=-3.0, max=3.0)), False),
+        (Argument("input:1", (32, 8), "float32", stats=Stats(n=256, min=0.0, max=1.0, integral=True)), True),  # a mask
+        (Argument("input:1", (32,), "int64"), True),  # lengths
+    ):
+        both = [replace(look, nodes=(*look.nodes, Node(2, "sub", None, (given,)))) for look in vitals.looks]
+        assert ("label_misaligned" in alarms(replace(vitals, looks=both))) == found
+
+
+def test_an_accuracy_speaks_of_classes_whatever_else_the_loss_holds():
+    x, y = blobs()
+    vitals = trained(x, y.roll(1, 0), accuracy=0.5, val_accuracy=0.33, end=0.8, val_loss=1.3)
+    other = Node(2, "mse_loss", None, (Argument("n0", (32, 8), "float32", True), Argument("input:0", (32, 8))))
+    both = replace(vitals, looks=[replace(look, nodes=(*look.nodes, other)) for look in vitals.looks])
+    assert "label_misaligned" in alarms(both)
+
+
 def test_targets_shifted_in_the_batch():
     vitals = trained(*blobs(4000), serve=lambda a, b, _: (a, b.roll(1, 0)), val_accuracy=0.34, end=1.05)
     (finding,) = label_misaligned(vitals)
@@ -664,6 +705,13 @@ def test_recalling_the_first_element_of_a_sequence_is_a_task_not_a_leak():
     assert "data_leakage" not in alarms(trained(x, x[:, 0]))
 
 
+def test_a_target_that_every_step_of_a_sequence_shows_is_a_leak():
+    x, y = torch.randn(800, 6, 3, generator=torch.Generator().manual_seed(0)), blobs(classes=2)[1]
+    x[:, :, 2] = 2.0 * y[:, None] - 1
+    (finding,) = data_leakage(trained(x, y))
+    assert finding.severity == "critical"
+
+
 def test_what_repeats_every_period_is_no_leak_unless_the_window_reaches_to_the_target():
     start = 6.28 * torch.rand(600, 1, generator=torch.Generator().manual_seed(0))
     wave = torch.sin(start + 0.25 * torch.arange(31)).unsqueeze(-1)
@@ -678,6 +726,13 @@ def test_validation_examples_of_the_training_set(part, severity):
     val = torch.cat([x[:n], blobs(150 - n, seed=3)[0]])
     (finding,) = data_leakage(trained(x, y, val))
     assert finding.severity == severity
+
+
+def test_validation_is_known_by_any_word_of_a_name():
+    x, y = blobs(500)
+    for name, found in (("tags_right_dev", 1), ("tags_right", 0)):
+        vitals = replace(trained(x, y, x[:100]), metrics=[Metrics(60, {name: 0.9})])
+        assert len(data_leakage(vitals)) == found
 
 
 def test_a_pass_over_the_training_set_is_no_leak():

@@ -97,8 +97,10 @@ def diagnose_early(vitals: Vitals) -> Diagnosis:
 
 def _diagnose(vitals: Vitals, rules: Mapping[str, Rule]) -> Diagnosis:
     if not (vitals.looks or vitals.steps.step or vitals.metrics):
-        return Diagnosis(not_seen=dict.fromkeys(rules, NOTHING), watched=watched(vitals))
-    found: list[Finding] = []
+        stale = _ask(SYMPTOMS["stale_optimizer"], vitals)  # steps of an earlier model's weights are none of this one's
+        found = [] if isinstance(stale, NotSeen) else stale
+        return Diagnosis(order(found), not_seen=dict.fromkeys(rules, NOTHING), watched=watched(vitals))
+    found = []
     healthy: list[str] = []
     not_seen: dict[str, str] = {}
     for symptom, rule in rules.items():

@@ -21,6 +21,7 @@ class Labels:
         columns: (n, m): indicators of the classes, or standardised numbers.
         codes: (n,) position of the class; None unless classes. values: the classes in order of the codes.
         summary_only: not for learners (sequences: what they mean depends on the place).
+        constant: share of the columns as given that never change.
     """
 
     kind: str
@@ -28,10 +29,11 @@ class Labels:
     codes: Tensor | None = None
     values: tuple[float, ...] = ()
     summary_only: bool = False
+    constant: float = 0.0
 
     def summary(self) -> dict[str, Any]:
-        """kind; for classes shares: label -> share."""
-        row: dict[str, Any] = {"kind": self.kind}
+        """kind; constant: share of the columns that never change; for classes shares: label -> share."""
+        row: dict[str, Any] = {"kind": self.kind, "constant": self.constant}
         if self.codes is not None:
             shares = (torch.bincount(self.codes).double() / len(self.codes)).tolist()
             row["shares"] = {f"{value:g}": share for value, share in zip(self.values, shares, strict=True)}
@@ -77,9 +79,10 @@ def _classes(values: Tensor) -> Labels:
 
 def _numbers(values: Tensor, kind: str) -> Labels:
     std = values.std(0, correction=0)
+    constant = float((std == 0).double().mean())
     scaled = (values - values.mean(0)) / torch.where(std > 0, std, 1.0)
     if scaled.shape[1] > MOST_COLUMNS:
         generator = torch.Generator().manual_seed(3)
         mix = torch.randn(scaled.shape[1], MOST_COLUMNS, generator=generator, dtype=torch.double)
         scaled = scaled @ mix / scaled.shape[1] ** 0.5
-    return Labels(kind, scaled.float())
+    return Labels(kind, scaled.float(), constant=constant)

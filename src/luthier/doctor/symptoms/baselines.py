@@ -218,10 +218,15 @@ def _reported_factor(vitals: Vitals) -> float:
 
 
 def class_counts(vitals: Vitals) -> dict[str, int]:
-    """How often every class was a target, summed over the batches seen; empty when targets are no classes."""
+    """How often every class was a target, summed over the batches seen; empty when targets are no classes.
+
+    Where nobody told the targets, those count that the loss was given.
+    """
+    answered = [look.predictions.by_class for look in vitals.looks if look.predictions is not None]
+    given = [{label: row[0] for label, row in batch.items() if row[0]} for batch in answered]
     counts: dict[str, int] = {}
-    for row in vitals.targets:
-        for label, count in (row.counts or {}).items():
+    for batch in [row.counts or {} for row in vitals.targets] or given:
+        for label, count in batch.items():
             if not label.startswith("-"):  # ignore_index
                 counts[label] = counts.get(label, 0) + count
     return counts

@@ -249,11 +249,12 @@ def too_few_epochs(vitals: Vitals) -> list[Finding] | NotSeen:
 
 
 def _brief(vitals: Vitals, base: Baseline) -> bool:
-    """Two to four epochs, each of which brought the validation loss down by more than a twentieth of the way."""
+    """Two to four epochs, each of which took more than a twentieth of what was left of the validation loss."""
     values = [value for _, value in metric(vitals, "val", "loss")]
     falls = [a - b for a, b in itertools.pairwise(values)]
     few = 2 <= len(values) <= 4 and (vitals.n_steps <= 200 or data_allow_more(vitals))
-    return few and min(falls) > 0.05 * (base.value - base.floor)
+    left = [min(value, base.value) - base.floor for value in values]
+    return few and all(fall > 0.05 * before for fall, before in zip(falls, left, strict=False))
 
 
 def _decayed(vitals: Vitals) -> bool:

@@ -29,6 +29,7 @@ from luthier.doctor.symptoms.readings import (
     middle,
     remembered,
     side_and_kind,
+    side_of,
     steps_per_epoch,
 )
 from luthier.doctor.vitals import Vitals
@@ -56,6 +57,7 @@ __all__ = [
     "progress_at",
     "remembered",
     "side_and_kind",
+    "side_of",
     "slope",
     "steps_per_epoch",
     "target_mean",

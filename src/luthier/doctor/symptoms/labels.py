@@ -55,7 +55,7 @@ def _repaired(vitals: Vitals) -> Finding | None:
 
 def _shifted(vitals: Vitals) -> Finding | None:
     """The target of a neighbour in the batch fits much better than the own one."""
-    own, _, _ = agreement(vitals)
+    own = read(vitals.data, "learn", "correlation") or 0.0
     shifts = vitals.data.get("learn", {}).get("shifts") if isinstance(vitals.data.get("learn"), dict) else None
     best: tuple[float, int, str] | None = None
     for shift in shifts if isinstance(shifts, dict) else {}:

@@ -9,7 +9,7 @@ from typing import Any
 
 from luthier.doctor.findings import Finding, Severity
 from luthier.doctor.symptoms import facts
-from luthier.doctor.vitals import Vitals
+from luthier.doctor.vitals import Argument, Vitals
 
 FEWEST_PAIRS = 20
 DISCRETE = 0.005
@@ -76,7 +76,7 @@ def val_beats_chance(vitals: Vitals) -> bool | None:
     """Whether validation ever got clearly better than the best constant answer; None when nothing tells."""
     answers: list[bool] = []
     accuracy, most = best_val_accuracy(vitals), majority(vitals)
-    if accuracy is not None and most is not None and facts.is_classification(vitals):
+    if accuracy is not None and most is not None and _of_classes(vitals):
         noise = math.sqrt(most * (1 - most) / n_validation(vitals))
         tried = max(len(facts.metric(vitals, "val", "accuracy")), 1)
         answers.append(accuracy > most + max((2.5 + 0.5 * math.log(tried)) * noise, 0.03))
@@ -98,7 +98,7 @@ def generalises(vitals: Vitals) -> bool | None:
     agrees a little with the classes of validation now and then (so the swing between evaluations counts as noise).
     """
     accuracy, most = late_val_accuracy(vitals), majority(vitals)
-    if accuracy is not None and most is not None and facts.is_classification(vitals):
+    if accuracy is not None and most is not None and _of_classes(vitals):
         noise = math.sqrt(most * (1 - most) / n_validation(vitals))
         values = late([share(value) for _, value in facts.metric(vitals, "val", "accuracy")])
         swing = 2.5 * stdev(values) if len(values) >= 3 else math.inf
@@ -114,10 +114,15 @@ def contrary(vitals: Vitals) -> bool:
     """Validation stays below what guessing gives: what was learnt contradicts it, and no overfitting does that."""
     counts, accuracy = facts.class_counts(vitals), late_val_accuracy(vitals)
     total = sum(counts.values())
-    if accuracy is None or total < 100 or not facts.is_classification(vitals):
+    if accuracy is None or total < 100 or not _of_classes(vitals):
         return False
     chance = sum((count / total) ** 2 for count in counts.values())
     return accuracy < chance - 3 * math.sqrt(chance * (1 - chance) / n_validation(vitals))
+
+
+def _of_classes(vitals: Vitals) -> bool:
+    """An accuracy speaks of these targets: the loss is one for classes, or a sum with one, over whole targets."""
+    return facts.is_classification(vitals) or (not facts.loss_name(vitals) and bool(facts.class_counts(vitals)))
 
 
 def late_val_accuracy(vitals: Vitals) -> float | None:
@@ -153,7 +158,28 @@ def conflict(vitals: Vitals) -> tuple[float, int] | None:
     twins = read(vitals.data, "repeats", "twins")
     if conflict is None or pairs is None or pairs < FEWEST_PAIRS or (twins or 0.0) > DISCRETE:
         return None
-    return conflict, int(pairs)
+    return None if partly_seen(vitals) else (conflict, int(pairs))
+
+
+def partly_seen(vitals: Vitals) -> bool:
+    """The model reads several inputs (a pair, two views), of which the sample holds the first alone.
+
+    Examples that agree there may differ in the others. Masks, lengths and places are no inputs of their own.
+    """
+    read_too: set[str] = set()
+    for look in vitals.looks[:3]:
+        given = [item for node in look.nodes for item in node.arguments if item.source.startswith("input:")]
+        first = next((item.dtype for item in given if item.source == "input:0"), None)
+        read_too |= {item.source for item in given if item.dtype == first and len(item.shape) > 1 and not _mask(item)}
+    return len(read_too | {"input:0"}) > 1
+
+
+def _mask(item: Argument) -> bool:
+    """Whole numbers, none but 0 and 1."""
+    stats = item.stats
+    if stats is None or stats.min is None or stats.max is None:
+        return False
+    return item.source != "input:0" and bool(stats.integral) and stats.min >= 0 and stats.max <= 1
 
 
 def always_new(vitals: Vitals) -> bool:
@@ -166,9 +192,9 @@ def always_new(vitals: Vitals) -> bool:
 
 
 def agreement(vitals: Vitals) -> tuple[float, float, int]:
-    """Correlation of the learners' predictions with the targets, its z, examples."""
+    """Correlation of the learners' predictions with the targets, its z, examples; 0 if they see half the inputs."""
     learn = vitals.data.get("learn")
-    data = vitals.data if isinstance(learn, dict) else {}
+    data = vitals.data if isinstance(learn, dict) and not partly_seen(vitals) else {}
     values = (read(data, "learn", "correlation"), read(data, "learn", "z"), read(data, "learn", "n"))
     return values[0] or 0.0, values[1] or 0.0, int(values[2] or 0)
 

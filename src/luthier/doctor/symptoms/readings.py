@@ -62,12 +62,25 @@ def side_and_kind(name: str) -> tuple[str, str] | None:
     >>> side_and_kind("valid_acc"), side_and_kind("loss"), side_and_kind("lr")
     (('val', 'accuracy'), ('train', 'loss'), None)
     """
-    words = name.lower().replace("/", "_").replace(".", "_").replace("-", "_").split("_")
+    words = _words(name)
     sides = [_SIDES[word] for word in words if word in _SIDES]
     kinds = [_KINDS[word] for word in words if word in _KINDS]
     if len(kinds) != 1 or len(sides) > 1 or len(words) > len(sides) + 1 + ("epoch" in words) + ("mean" in words):
         return None
     return (sides[0] if sides else "train"), kinds[0]
+
+
+def side_of(name: str) -> str | None:
+    """The side that some word of a metric's name tells, whatever else it measures.
+
+    >>> side_of("tags_right_dev"), side_of("lr")
+    ('val', None)
+    """
+    return next((_SIDES[word] for word in _words(name) if word in _SIDES), None)
+
+
+def _words(name: str) -> list[str]:
+    return name.lower().replace("/", "_").replace(".", "_").replace("-", "_").split("_")
 
 
 def metric(vitals: Vitals, side: str, kind: str) -> list[tuple[int, float]]:

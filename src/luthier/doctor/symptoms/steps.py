@@ -287,21 +287,23 @@ def batch_too_large(vitals: Vitals) -> list[Finding] | NotSeen:
     if size is None or curve is None:
         return NotSeen("the batch size was not seen: pass inputs= and targets= to watch.step")
     epoch = 1.0 if _same_batch(vitals) else steps_per_epoch(vitals)
-    if epoch is None:
+    hasty = vitals.n_steps <= 60 and size >= 256  # so few updates of so many examples, whatever an epoch is
+    if epoch is None and not hasty:
         return NotSeen("the number of steps in an epoch was not seen: call watch.metrics after every epoch")
     base = baseline(vitals)
     learnt = base.progress(curve.end) if base is not None else 0.0
     scale = base.value if base is not None else curve.start
     falling = curve.falls and curve.drop > 0.05 * scale
-    few = vitals.n_steps <= 60 and epoch <= 1.5 and curve.level(0.5, 0.7) - curve.level(0.85, 1.0) > 0.01 * scale
-    if epoch > 3 or size < 64 or vitals.n_steps > 300 or not (falling or few) or learnt > (0.75 if few else 0.6):
+    whole = hasty if epoch is None else epoch <= 1.5
+    few = vitals.n_steps <= 60 and whole and curve.level(0.5, 0.7) - curve.level(0.85, 1.0) > 0.01 * scale
+    if (epoch or 1) > 3 or size < 64 or vitals.n_steps > 300 or not (falling or few) or learnt > (0.75 if few else 0.6):
         return []
+    seen = f"an epoch has only {epoch:.0f} steps" if epoch else f"{size * vitals.n_steps} examples make few steps"
     return [
         Finding(
             "batch_too_large",
             "warning",
-            f"With batches of {size} an epoch has only {epoch:.0f} steps; after {vitals.n_steps} of them the loss "
-            f"({curve.end:.3g}) is still falling.",
+            f"With batches of {size} {seen}; after {vitals.n_steps} of them the loss ({curve.end:.3g}) still falls.",
             (f"the last third of the steps brought {curve.drop:.2g}; {learnt:.0%} of the way to a perfect answer",),
             onset=0,
             certainty=0.55,

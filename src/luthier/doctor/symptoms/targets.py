@@ -8,12 +8,13 @@ from functools import partial
 
 from luthier.doctor.findings import Finding, NotSeen, Severity
 from luthier.doctor.symptoms import facts
-from luthier.doctor.symptoms.outcomes import from_start
+from luthier.doctor.symptoms.outcomes import from_start, read
 from luthier.doctor.vitals import Predictions, Vitals
 
 NO_TARGETS = "no targets were seen: pass targets= to watch.step"
 HUGE, LARGE, TINY, VANISHING = 30.0, 10.0, 0.01, 0.003
 IMBALANCED, EXTREME = 8.0, 19.0
+MOST_LABELS = 32
 
 
 def unscaled_target(vitals: Vitals) -> list[Finding] | NotSeen:
@@ -117,8 +118,10 @@ def class_imbalance(vitals: Vitals) -> list[Finding] | NotSeen:
 
 def _one_each(vitals: Vitals) -> bool:
     """One target for every example (not one for every token or pixel)."""
-    rows = [row for row in vitals.targets if row.counts and row.n]
-    return bool(rows) and all(sum((row.counts or {}).values()) == row.n for row in rows)
+    told = [(row.n, sum(row.counts.values())) for row in vitals.targets if row.counts and row.n]
+    answered = [(look.batch_size, look.predictions.n) for look in vitals.looks if look.predictions is not None]
+    rows = told if vitals.targets else answered
+    return bool(rows) and all(size == n for size, n in rows)
 
 
 def _answers(vitals: Vitals) -> list[tuple[list[Predictions], str]]:
@@ -145,7 +148,7 @@ def degenerate_labels(vitals: Vitals) -> list[Finding] | NotSeen:
         return NotSeen(NO_TARGETS)
     if vitals.anatomy is not None and len(vitals.anatomy.model_types) > 1:
         return NotSeen("several models train together: their targets may be constant on purpose")
-    for look in (_constant, _outside, _truncated, _few_classes):
+    for look in (_constant, _constant_columns, _outside, _truncated, _few_classes):
         found = look(vitals)
         if found is not None:
             return [found]
@@ -211,6 +214,22 @@ def _constant_in_losses(vitals: Vitals) -> Finding | None:
     if len(seen) < 3 or n < 30 or len(values) != 1 or None in values:
         return None
     return _only(f"{values.pop():.4g}", n, len(seen))
+
+
+def _constant_columns(vitals: Vitals) -> Finding | None:
+    """Half of the numbers or labels that every example has, or more, never change; pixels and places often do not."""
+    share, n = read(vitals.data, "targets", "constant"), read(vitals.data, "distinct")
+    shapes = {look.targets.shape for look in vitals.looks if look.targets is not None}
+    rows = all(len(shape) == 2 and shape[1] <= MOST_LABELS for shape in shapes)
+    if share is None or share < 0.5 or (n or 0) < 50 or not shapes or not rows:
+        return None
+    return _finding(
+        "warning",
+        f"{share:.0%} of the targets' columns hold the same number for every example: nothing is to be learnt there.",
+        [f"seen over {n:.0f} different examples"],
+        0.7,
+        share=share,
+    )
 
 
 def _outside(vitals: Vitals) -> Finding | None:
