@@ -78,6 +78,7 @@ CAUSES: dict[str, frozenset[str]] = {
     "plateau": frozenset({"underfitting"}),
 }
 NOTHING = "no training step was seen: the optimizers given to watch must step while it is open"
+UNSTEPPED = "stale_optimizer"
 _SEVERITY = {"info": 0, "warning": 1, "critical": 2}
 
 
@@ -97,10 +98,8 @@ def diagnose_early(vitals: Vitals) -> Diagnosis:
 
 def _diagnose(vitals: Vitals, rules: Mapping[str, Rule]) -> Diagnosis:
     if not (vitals.looks or vitals.steps.step or vitals.metrics):
-        stale = _ask(SYMPTOMS["stale_optimizer"], vitals)  # steps of an earlier model's weights are none of this one's
-        found = [] if isinstance(stale, NotSeen) else stale
-        return Diagnosis(order(found), not_seen=dict.fromkeys(rules, NOTHING), watched=watched(vitals))
-    found = []
+        return _without_steps(vitals, rules)
+    found: list[Finding] = []
     healthy: list[str] = []
     not_seen: dict[str, str] = {}
     for symptom, rule in rules.items():
@@ -112,6 +111,14 @@ def _diagnose(vitals: Vitals, rules: Mapping[str, Rule]) -> Diagnosis:
         else:
             healthy.append(symptom)
     return Diagnosis(order(found), tuple(healthy), not_seen, watched(vitals))
+
+
+def _without_steps(vitals: Vitals, rules: Mapping[str, Rule]) -> Diagnosis:
+    """Nothing stepped what is watched: perhaps because the optimizer holds the weights of an earlier model."""
+    stale = _ask(rules[UNSTEPPED], vitals) if UNSTEPPED in rules else []
+    found = stale if isinstance(stale, list) else []
+    unseen = [symptom for symptom in rules if not found or symptom != UNSTEPPED]
+    return Diagnosis(order(found), not_seen=dict.fromkeys(unseen, NOTHING), watched=watched(vitals))
 
 
 def _ask(rule: Rule, vitals: Vitals) -> list[Finding] | NotSeen:
