@@ -793,6 +793,24 @@ def test_healthy_programs_are_left_alone(name: str) -> None:
     assert serious(HEALTHY[name]()) == set()
 
 
+def test_one_layer_of_many_without_activation_explains_little() -> None:
+    class Deep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(6, 16)
+            self.rest = nn.ModuleList(nn.Linear(16, 16) for _ in range(8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            for layer in self.rest:
+                x = torch.tanh(layer(x))
+            return x[:, :4]
+
+    (little,) = found(watched(Deep(), cross_entropy, features(), classes()), ["missing_nonlinearity"])
+    (much,) = found(SICK["one activation forgotten"][1](), ["missing_nonlinearity"])
+    assert little.certainty < 0.8 < much.certainty
+
+
 def test_the_layer_is_named() -> None:
     (finding,) = found(SICK["one activation forgotten"][1](), ["missing_nonlinearity"])
     assert finding.where == ("2", "3")

@@ -255,6 +255,13 @@ def test_some_dead_units_are_normal_and_harmless_ones_are_told_softly():
     assert the(activations.dead_relu(_dying(4, 0.6, [LN3 * math.exp(-i / 10) for i in range(100)]))).severity == "info"
 
 
+def test_units_that_see_hardly_any_difference_between_examples_have_not_died():
+    faded = Stats(n=64, mean=0.5, std=0.5, zero=0.6, nonfinite=0.0, across=2e-3, dead=0.6)
+    assert activations.dead_relu(vitals([look(s, **graph(hidden=faded)) for s in STEPS], STUCK)) == []
+    told = replace(faded, across=0.5)
+    assert the(activations.dead_relu(vitals([look(s, **graph(hidden=told)) for s in STEPS], STUCK)))
+
+
 def test_tiny_batches_make_units_look_dead():
     few = _dying(0, 0.7, STUCK)
     few.looks = [replace(item, batch_size=2) for item in few.looks]
@@ -376,6 +383,25 @@ def recurrent(gain: float, losses: list[float]) -> Vitals:
     )
     looks = [look(s, nodes=nodes, outputs=(1,), roots=(2,)) for s in STEPS]
     return vitals(looks, losses, anatomies=[Anatomy(parameters=tuple(held))])
+
+
+def test_an_operation_that_multiplies_the_answers_far_beyond_what_layers_made():
+    *inside, loss = graph()["nodes"]
+    given = (Argument(f"n{len(inside) - 1}", (16, 3)),)
+    hot = Node(len(inside), "div", "", given, shape=(16, 3), stats=Stats(n=48, mean=0.0, std=60.0, across=0.7))
+    looks = [look(s, nodes=(*inside, hot, replace(loss, index=hot.index + 1)), roots=(hot.index + 1,)) for s in STEPS]
+    found = the(growing.exploding_activation(vitals(looks, [60.0 + i for i in range(100)])))
+    assert found.onset == 0
+    assert "div" in found.evidence[1]
+    assert growing.exploding_activation(vitals(looks)) == []
+
+
+def test_as_many_examples_as_time_steps_hide_no_recurrence():
+    sick = recurrent(gain=1.4, losses=[1e4 / (1 + i) + 50.0 for i in range(100)])
+    for i, seen in enumerate(sick.looks):
+        node = replace(seen.nodes[0], attrs={"batch_first": True})
+        sick.looks[i] = replace(seen, batch_size=30, nodes=(node, *seen.nodes[1:]))
+    assert the(gradients.exploding_gradient(sick)).numbers["times"] == 30
 
 
 def test_layers_that_grow_tenfold_count_when_nothing_is_learnt():

@@ -232,6 +232,7 @@ def _linear_model(graph: Graph, layers: Sequence[Node], pairs: Sequence[Pair]) -
 def _linear_pair(graph: Graph, pairs: Sequence[Pair], layers: Sequence[Node]) -> Finding:
     named = tuple(dict.fromkeys(place(node) for pair in pairs for node in (pair.first, pair.second)))
     first = pairs[0]
+    much = 5 * len(pairs) >= len(layers) - 1  # of a deep net one layer lost explains little
     return Finding(
         symptom="missing_nonlinearity",
         severity="warning",
@@ -244,7 +245,7 @@ def _linear_pair(graph: Graph, pairs: Sequence[Pair], layers: Sequence[Node]) ->
         ),
         where=named,
         onset=0,
-        certainty=0.9,
+        certainty=0.9 if much else 0.7,
         numbers={"layers": len(layers), "pairs": len(pairs)},
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from luthier.doctor.findings import Finding, NotSeen, Severity
 from luthier.doctor.symptoms import recurrences
 from luthier.doctor.symptoms.activations import UNSEEN, Reading, looked_inside, place_of, readings
-from luthier.doctor.symptoms.facts import is_classification, middle, progress, target_mean, target_std
+from luthier.doctor.symptoms.facts import is_classification, middle, node_of, progress, target_mean, target_std
 from luthier.doctor.symptoms.harm import FITTED, harm
 from luthier.doctor.symptoms.initial import free_gains, growth_at_start, loss_above
 from luthier.doctor.symptoms.layers import ACTIVATIONS, MULTIPLYING, first_look, names
@@ -16,6 +16,7 @@ from luthier.doctor.vitals import Look, Node, Vitals
 
 ORDINARY_GAIN = 2.0
 UNLEARNT = 0.3
+SCALING = {"mul", "div", "pow", "square", "exp"}
 
 
 def exploding_activation(vitals: Vitals) -> list[Finding] | NotSeen:
@@ -43,7 +44,8 @@ def compounding(vitals: Vitals) -> Finding | None:
     look, learnt = first_look(vitals), progress(vitals)
     if look is None or (learnt is not None and learnt > FITTED):
         return None
-    above, growth = loss_above(vitals, 5.0), growth_at_start(look, 100.0)
+    amplified = _amplified(look)
+    above, growth = loss_above(vitals, 5.0), amplified or growth_at_start(look, 100.0)
     slower = "" if growth or learnt is None or learnt > UNLEARNT else _growth_over_depth(look)
     gain = middle([gain for _, gain in free_gains(vitals, look)], 1.0)
     if not above or not (growth or slower) or gain > ORDINARY_GAIN:
@@ -54,8 +56,8 @@ def compounding(vitals: Vitals) -> Finding | None:
     return Finding(
         "exploding_activation",
         "critical" if growth else "warning",
-        "Activations grow with every layer, branch or time step although the weights are of ordinary size, until the "
-        "first answers are far too large.",
+        f"Activations grow {'in one operation' if amplified else 'with every layer, branch or time step'} although the "
+        "weights are of ordinary size, until the first answers are far too large.",
         (above, growth or slower, f"rms of the weights times sqrt(fan_in): {gain:.2g} in the median")
         + ((f"layers: {names(grown)}",) if grown else ()),
         tuple(dict.fromkeys(grown))[:8],
@@ -64,6 +66,17 @@ def compounding(vitals: Vitals) -> Finding | None:
         {"gain": gain},
         source="Zhang, Dauphin and Ma, Fixup initialization, 2019",
     )
+
+
+def _amplified(look: Look) -> str:
+    """An operation without weights (a product with a number, a temperature) makes what it is given far larger."""
+    for node in look.nodes:
+        given = [made.stats for item in node.arguments if (made := node_of(look, item.source)) is not None]
+        before = max((stats.std or 0.0 for stats in given if stats is not None), default=0.0)
+        after = (node.stats.std or 0.0) if node.stats is not None else 0.0
+        if node.op in SCALING and node.module is not None and before > 0 and after > max(30 * before, 10.0):
+            return f"step 0: {node.op} (operation {node.index}) puts out {after:.3g} from {before:.3g}"
+    return ""
 
 
 def _growth_over_depth(look: Look) -> str:

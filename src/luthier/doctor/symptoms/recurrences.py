@@ -98,6 +98,8 @@ def _times(layer: Layer, look: Look) -> int:
     if node is None or node.op not in PLAIN_RECURRENT or node.op.endswith("_cell") or "weight_hh" not in layer.name:
         return 0
     shape = node.arguments[0].shape if node.arguments else ()
+    if len(shape) == 3 and "batch_first" in node.attrs:
+        return shape[1] if node.attrs["batch_first"] else shape[0]
     return max([size for size in shape[:2] if size != look.batch_size], default=0)
 
 
