@@ -138,19 +138,20 @@ def data_leakage(vitals: Vitals) -> list[Finding] | NotSeen:
 
 
 def _target_among_inputs(vitals: Vitals) -> Finding | None:
-    """One feature alone gives the target away while the typical one does not."""
+    """One feature alone (or the same at every step of a sequence) gives the target away, the typical one does not."""
     first, second, typical = (read(vitals.data, "leading", name) for name in ("first", "second", "median"))
     n, index = read(vitals.data, "leading", "n"), read(vitals.data, "leading", "index")
     if first is None or second is None or typical is None or index is None or n is None or n < 60:
         return None
-    apart = (1 - first) <= 0.1 * (1 - second) or (first >= 0.9999 and second < 0.999)
+    series_like = (read(vitals.data, "leading", "neighbours") or 0.0) > 0.5
+    repeated = second >= 0.9999 and not series_like
+    apart = (1 - first) <= 0.1 * (1 - second) or (first >= 0.9999 and second < 0.999) or repeated
     if first < 0.995 or not apart or typical > 0.8:
         return None
     shape = vitals.data.get("shape")
     ordered = isinstance(shape, list | tuple) and len(shape) >= 2
-    series_like = (read(vitals.data, "leading", "neighbours") or 0.0) > 0.5
     season = series_like and second > 0.8 and _before_the_last(vitals, index)
-    asked = ordered and not series_like and second < 0.9999  # shown at one place: a memory is tested; at all: a leak
+    asked = ordered and not series_like and not repeated  # shown once a sequence the target tests a memory
     recall = asked or season or _single_examples(vitals, n)
     return Finding(
         symptom="data_leakage",

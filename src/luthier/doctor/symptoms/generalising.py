@@ -45,7 +45,8 @@ def _overfit_losses(
     rises = at < len(val) - tail and worse > max(0.1 * abs(lowest), 0.03 * span, shaky)
     rises = rises and better > 0.1 * abs(train[at][1])
     memorised = not base.assumed and base.progress(end_train) > 0.9 and gap > _wide_gap(vitals, by_accuracy)
-    memorised = memorised and (by_accuracy is None or by_accuracy > 0.1 * (1 - (majority(vitals) or 0.0)))
+    wide = max(0.1 * (1 - (majority(vitals) or 0.0)), 0.05)  # a tenth of what guessing leaves
+    memorised = memorised and (by_accuracy is None or by_accuracy > wide)
     if not (rises and gap > 0.15) and not memorised:
         return None
     risen = f"; validation was lowest ({lowest:.3g}) at step {val[at][0]}" if rises else ""

@@ -169,17 +169,16 @@ def partly_seen(vitals: Vitals) -> bool:
     read_too: set[str] = set()
     for look in vitals.looks[:3]:
         given = [item for node in look.nodes for item in node.arguments if item.source.startswith("input:")]
-        first = next((item.dtype for item in given if item.source == "input:0"), None)
-        read_too |= {item.source for item in given if item.dtype == first and len(item.shape) > 1 and not _mask(item)}
+        first = next((item for item in given if item.source == "input:0"), None)
+        read_too |= {item.source for item in given if first is not None and _like(item, first)}
     return len(read_too | {"input:0"}) > 1
 
 
-def _mask(item: Argument) -> bool:
-    """Whole numbers, none but 0 and 1."""
+def _like(item: Argument, first: Argument) -> bool:
+    """An input of the same examples and of the same kind; no hidden state, no mask of zeros and ones."""
     stats = item.stats
-    if stats is None or stats.min is None or stats.max is None:
-        return False
-    return item.source != "input:0" and bool(stats.integral) and stats.min >= 0 and stats.max <= 1
+    mask = stats is not None and bool(stats.integral) and stats.min in (0, 1) and stats.max in (0, 1)
+    return item.dtype == first.dtype and len(item.shape) > 1 and item.shape[:1] == first.shape[:1] and not mask
 
 
 def always_new(vitals: Vitals) -> bool:

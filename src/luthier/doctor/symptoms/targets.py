@@ -219,8 +219,8 @@ def _constant_in_losses(vitals: Vitals) -> Finding | None:
 def _constant_columns(vitals: Vitals) -> Finding | None:
     """Half of the numbers or labels that every example has, or more, never change; pixels and places often do not."""
     share, n = read(vitals.data, "targets", "constant"), read(vitals.data, "distinct")
-    shapes = {look.targets.shape for look in vitals.looks if look.targets is not None}
-    rows = all(len(shape) == 2 and shape[1] <= MOST_LABELS for shape in shapes)
+    shapes = {(look.targets.shape, look.inputs.shape) for look in vitals.looks if look.targets and look.inputs}
+    rows = all(len(shape) == 2 and shape[1] <= MOST_LABELS and shape[1:] != given[1:2] for shape, given in shapes)
     if share is None or share < 0.5 or (n or 0) < 50 or not shapes or not rows:
         return None
     return _finding(
