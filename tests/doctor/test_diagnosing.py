@@ -39,9 +39,10 @@ def test_inputs_that_are_all_the_same_come_before_the_units_that_they_leave_dead
     assert names(order([answers, finding("dead_relu", 0.8, "critical", 3)])) == ["dead_relu", "constant_output"]
 
 
-def test_no_step_made_what_was_there_before_the_first_one():
-    for onset, first in ((0, "exploding_activation"), (3, "lr_too_high")):
-        found = [finding("lr_too_high", 0.65, "critical", 1), finding("exploding_activation", 0.85, onset=onset)]
+@pytest.mark.parametrize("born", ["exploding_activation", "saturated_activation"])
+def test_no_step_made_what_was_there_before_the_first_one(born):
+    for onset, first in ((0, born), (3, "lr_too_high")):
+        found = [finding("lr_too_high", 0.65, "critical", 1), finding(born, 0.85, onset=onset)]
         assert names(order(found))[0] == first
 
 

@@ -13,6 +13,7 @@ from luthier.doctor.symptoms import (
     facts,
     generalising,
     mismatch,
+    outcomes,
     regularising,
     schedules,
     steps,
@@ -625,3 +626,12 @@ def test_batch_too_large():
     found = the(steps.batch_too_large(falling_still))
     assert found.numbers["steps_per_epoch"] == 1
     assert isinstance(steps.batch_too_large(vitals()), NotSeen)
+
+
+def test_a_model_that_runs_twice_for_one_loss_is_seen_by_half():
+    """Both members of a pair pass the same network: what the first of them is tells nothing of their target."""
+    pairs = [Look(step, n_forward=2, n_backward=1) for step in range(3)]
+    data = {"repeats": {"conflict": 0.99, "pairs": 400}}
+    assert outcomes.conflict(Vitals(looks=pairs, data=data)) is None
+    accumulated = [replace(look, n_backward=2) for look in pairs]
+    assert outcomes.conflict(Vitals(looks=accumulated, data=data)) == (0.99, 400)

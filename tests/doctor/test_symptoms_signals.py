@@ -15,6 +15,7 @@ from luthier.doctor.vitals import (
     BatchTargets,
     Event,
     Look,
+    Metrics,
     Node,
     Optimizer,
     Parameter,
@@ -361,6 +362,15 @@ def test_what_grows_over_time_is_left_to_the_gradient_that_grows_with_it():
     assert the(gradients.exploding_gradient(sick)).numbers["times"] == 30
 
 
+def test_a_hot_recurrence_that_leaves_much_to_learn_explodes():
+    poor = [0.6 * LN3 + 0.02 * (-1) ** i for i in range(100)]
+    sick = recurrent(gain=3.0, losses=poor)
+    assert gradients.exploding_gradient(sick) == []
+    sick.data = {"learn": {"n": 512, "z": 20.0, "accuracy": 0.95, "majority": 0.34}}
+    sick.metrics = [Metrics(99, {"train_accuracy": 0.5, "val_accuracy": 0.5})]
+    assert the(gradients.exploding_gradient(sick)).numbers["times"] == 30
+
+
 def test_a_recurrence_that_grows_a_hundredfold_is_no_ordinary_layer():
     sick = recurrent(gain=1.22, losses=[1e4 / (1 + i) + 50.0 for i in range(100)])
     assert growing.exploding_activation(sick) == []
@@ -393,6 +403,8 @@ def test_an_operation_that_multiplies_the_answers_far_beyond_what_layers_made():
     found = the(growing.exploding_activation(vitals(looks, [60.0 + i for i in range(100)])))
     assert found.onset == 0
     assert "div" in found.evidence[1]
+    fitted = vitals(looks, [60.0 * math.exp(-i / 10) for i in range(100)])
+    assert the(growing.exploding_activation(fitted)).severity == "critical"  # nobody starts there on purpose
     assert growing.exploding_activation(vitals(looks)) == []
 
 

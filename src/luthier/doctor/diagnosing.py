@@ -23,6 +23,7 @@ SIGNALS = frozenset(
     }
 )
 PACE = frozenset({"lr_too_high", "lr_too_low"})
+BORN = frozenset({"exploding_activation", "saturated_activation"})
 
 # What a fault can bring about. A finding whose cause was found too is hung under it.
 CAUSES: dict[str, frozenset[str]] = {
@@ -158,7 +159,7 @@ def explains(cause: Finding, effect: Finding) -> bool:
         return False
     if cause.symptom in effects(effect) and weight(cause) <= weight(effect):
         return False
-    if cause.symptom in PACE and effect.symptom == "exploding_activation" and effect.onset == 0:
+    if cause.symptom in PACE and effect.symptom in BORN and effect.onset == 0:
         return False  # no step made what was there before the first one
     return not _began_after(cause, effect)
 

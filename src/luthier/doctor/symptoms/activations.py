@@ -183,7 +183,7 @@ def _saturated(vitals: Vitals, sick: Sequence[tuple[float, int, list[Reading]]])
         "where almost no gradient passes.",
         (f"from step {onset} on; layers: {names(places)}",),
         tuple(dict.fromkeys(places)),
-        0 if onset <= 1 else onset,
+        onset,
         0.8 if worst > 0.7 else 0.7,
         {"flat": worst},
         source="Glorot and Bengio, Understanding the difficulty of training deep feedforward neural networks, 2010",

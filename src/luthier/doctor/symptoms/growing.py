@@ -42,11 +42,12 @@ def exploding_activation(vitals: Vitals) -> list[Finding] | NotSeen:
 def compounding(vitals: Vitals) -> Finding | None:
     """The weights' scale is ordinary, but what the layers (branches, time steps) make of it grows with their number."""
     look, learnt = first_look(vitals), progress(vitals)
-    if look is None or (learnt is not None and learnt > FITTED):
+    far = bool(loss_above(vitals, 10.0))  # nobody starts there on purpose, however well it ends
+    if look is None or (learnt is not None and learnt > FITTED and not far):
         return None
     amplified = _amplified(look)
     above, growth = loss_above(vitals, 5.0), amplified or growth_at_start(look, 100.0)
-    slower = "" if growth or learnt is None or learnt > UNLEARNT else _growth_over_depth(look)
+    slower = "" if growth or learnt is None or (learnt > UNLEARNT and not far) else _growth_over_depth(look)
     gain = middle([gain for _, gain in free_gains(vitals, look)], 1.0)
     if not above or not (growth or slower) or gain > ORDINARY_GAIN:
         return None

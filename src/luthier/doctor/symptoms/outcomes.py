@@ -166,6 +166,8 @@ def partly_seen(vitals: Vitals) -> bool:
 
     Examples that agree there may differ in the others. Masks, lengths and places are no inputs of their own.
     """
+    if any(look.n_forward > max(look.n_backward, 1) for look in vitals.looks[:3]):
+        return True  # it runs several times for one loss, on one input each
     read_too: set[str] = set()
     for look in vitals.looks[:3]:
         given = [item for node in look.nodes for item in node.arguments if item.source.startswith("input:")]

@@ -11,6 +11,7 @@ from luthier.doctor.findings import Finding
 from luthier.doctor.symptoms.facts import middle, progress
 from luthier.doctor.symptoms.harm import FITTED
 from luthier.doctor.symptoms.layers import GATED, Layer, layers, update_ratio
+from luthier.doctor.symptoms.outcomes import data_allow_more
 from luthier.doctor.symptoms.paths import PRODUCTS, RECURRENT, SAME_VALUES, Graph, graphs, is_dense
 from luthier.doctor.vitals import Look, Node, Vitals
 
@@ -134,9 +135,14 @@ def _moved(vitals: Vitals) -> bool:
 def growing(vitals: Vitals, hurt: str) -> Finding | None:
     """A plain recurrence whose Jacobian grows with every step of a long sequence."""
     recurrent = _gain(vitals)
-    if recurrent is None or not hurt:
+    if recurrent is None:
         return None
     place, gain, times = recurrent
+    learnt = progress(vitals)
+    if gain > 2 and learnt is not None and learnt < FITTED and data_allow_more(vitals):
+        hurt = hurt or f"the loss came only {learnt:.0%} of the way to a perfect answer"
+    if not hurt:
+        return None
     if gain <= 1.2 or times * math.log10(gain) < 2:
         return None
     return Finding(
