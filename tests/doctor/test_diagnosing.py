@@ -46,6 +46,11 @@ def test_no_step_made_what_was_there_before_the_first_one(born):
         assert names(order(found))[0] == first
 
 
+def test_a_gain_that_flattens_units_before_any_step_makes_the_first_steps_too_large():
+    found = order([finding("lr_too_high", 0.9, "critical", 1), finding("saturated_activation", 0.8, "critical", 0)])
+    assert names(found[0].consequences) == ["lr_too_high"]
+
+
 @pytest.mark.parametrize("grown", ["exploding_gradient", "exploding_activation"])
 def test_what_explodes_does_not_learn(grown):
     found = order([finding("no_learning", 0.5, onset=0), finding(grown, 0.85, onset=0)])

@@ -553,6 +553,16 @@ def test_a_loop_that_never_steps_the_optimizer():
     assert curves.no_learning(vitals(still, looks)) == []
 
 
+def test_a_loop_that_forgot_the_step_and_tells_metrics_only():
+    trained = tuple(Evaluation(0, True, True, forwards=30) for _ in range(4))
+    told = tuple(Metrics(0, {"train_loss": loss}, {}) for loss in (2.31, 2.32, 2.31, 2.3))
+    assert the(curves.no_learning(Vitals(evaluations=trained, metrics=told))).numbers["never_stepped"]
+    fell = tuple(Metrics(0, {"train_loss": loss}, {}) for loss in (2.31, 1.9, 1.5, 1.2))
+    assert isinstance(curves.no_learning(Vitals(evaluations=trained, metrics=fell)), NotSeen)
+    read = tuple(Evaluation(0, False, False, forwards=30) for _ in range(4))
+    assert isinstance(curves.no_learning(Vitals(evaluations=read, metrics=told)), NotSeen)
+
+
 # --- steps -----------------------------------------------------------------------------------------------------------
 
 

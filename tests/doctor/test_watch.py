@@ -396,3 +396,52 @@ def test_every_loss_is_known_though_only_some_steps_are_told():
             elif step % 10 == 5:
                 watch.step(inputs=x)
     assert list(watch.vitals.steps.loss) == pytest.approx(losses)
+
+
+def loop(watch, model, optimizer, loss_of, steps=8):
+    x, y = data()
+    for step in range(steps):
+        rows = torch.arange(step * 32, (step + 1) * 32) % len(x)
+        optimizer.zero_grad()
+        loss_of(model, x[rows], y[rows]).backward()
+        optimizer.step()
+    return watch.vitals
+
+
+@pytest.mark.parametrize(
+    ("loss_of", "known"),
+    [
+        (lambda model, x, y: nn.functional.cross_entropy(model(x), y), True),
+        (lambda model, x, y: nn.functional.nll_loss(model(x).log_softmax(1), y.view(-1)), True),
+        (lambda model, x, y: nn.functional.cross_entropy(model(x), y, reduction="none").mean(), False),
+        (lambda model, x, y: nn.functional.mse_loss(model(x), model(x).detach() + 1), False),
+        (lambda model, x, y: nn.functional.cross_entropy(model(x) + model(x.flip(0)), y), False),
+    ],
+    ids=["compared", "viewed", "one loss an example", "computed", "several forwards"],
+)
+def test_targets_that_nobody_told_are_what_the_loss_compared_with(loss_of, known):
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with luthier.watch(model, optimizer) as watch:
+        vitals = loop(watch, model, optimizer, loss_of)
+    assert [look.targets is not None for look in vitals.looks] == [known] * len(vitals.looks)
+    assert ("targets" in vitals.data) == known
+
+
+def test_a_healthy_gan_is_healthy():
+    torch.manual_seed(0)
+    generator = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 10))
+    critic = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 1))
+    optimizers = [torch.optim.Adam(model.parameters(), 1e-3, (0.5, 0.99)) for model in (generator, critic)]
+    bce = nn.functional.binary_cross_entropy_with_logits
+    x, _ = data()
+    with luthier.watch([generator, critic], optimizers) as watch:
+        for step in range(60):
+            real, fake = x[torch.arange(32) + 32 * (step % 8)], generator(torch.randn(32, 4))
+            optimizers[1].zero_grad()
+            (bce(critic(real), torch.ones(32, 1)) + bce(critic(fake.detach()), torch.zeros(32, 1))).backward()
+            optimizers[1].step()
+            optimizers[0].zero_grad()
+            bce(critic(fake), torch.ones(32, 1)).backward()
+            optimizers[0].step()
+    assert "missing_nonlinearity" not in {finding.symptom for finding in watch.findings}

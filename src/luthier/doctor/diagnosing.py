@@ -42,7 +42,7 @@ CAUSES: dict[str, frozenset[str]] = {
     "output_range_mismatch": SIGNALS | STALLED | {"lr_too_low", "overfitting", "bad_activation"},
     "wrong_loss": SIGNALS | STALLED | PACE | {"class_imbalance", "overfitting", "output_range_mismatch"},
     "softmax_before_ce": STALLED | PACE | {"vanishing_gradient", "saturated_activation", "constant_output"},
-    "softmax_wrong_dim": STALLED | PACE | SIGNALS | {"train_val_mismatch", "overfitting"},
+    "softmax_wrong_dim": STALLED | PACE | SIGNALS | {"train_val_mismatch", "overfitting", "label_noise"},
     "shape_broadcast": STALLED | PACE | {"constant_output", "vanishing_gradient", "overfitting"},
     "missing_nonlinearity": STALLED | {"lr_too_low"},
     "bad_activation": SIGNALS | STALLED | PACE | {"bad_init"},
@@ -54,9 +54,11 @@ CAUSES: dict[str, frozenset[str]] = {
     "stale_optimizer": STALLED | PACE | {"frozen_params", "constant_output", "vanishing_gradient"},
     "lr_schedule_collapse": STALLED | {"lr_too_low"},
     "grad_clip_too_small": STALLED | {"lr_too_low", "exploding_gradient"},
-    "frozen_params": STALLED | {"lr_too_low", "vanishing_gradient", "constant_output"},
-    "disconnected_params": STALLED | {"frozen_params", "vanishing_gradient", "lr_too_low", "constant_output"},
-    "unregistered_params": STALLED | {"frozen_params", "disconnected_params", "stale_optimizer", "lr_too_low"},
+    "frozen_params": STALLED | {"lr_too_low", "vanishing_gradient", "constant_output", "label_noise"},
+    "disconnected_params": STALLED
+    | {"frozen_params", "vanishing_gradient", "lr_too_low", "constant_output", "label_noise"},
+    "unregistered_params": STALLED
+    | {"frozen_params", "disconnected_params", "stale_optimizer", "lr_too_low", "label_noise"},
     "train_eval_slip": STALLED
     | {"overfitting", "small_batch_bn", "train_val_mismatch", "nan_inf", "exploding_activation"},
     "small_batch_bn": STALLED | {"overfitting", "train_val_mismatch", "batch_too_small"},
@@ -153,21 +155,26 @@ def order(found: Iterable[Finding]) -> tuple[Finding, ...]:
 
 def explains(cause: Finding, effect: Finding) -> bool:
     """Whether one finding accounts for another."""
-    if effect.symptom not in effects(cause):
+    if effect.symptom not in effects(cause) or _stood_before(effect, cause):
         return False
     if {cause.symptom, effect.symptom} <= STALLED and cause.certainty < effect.certainty:
         return False
-    if cause.symptom in effects(effect) and weight(cause) <= weight(effect):
+    if cause.symptom in effects(effect) and not _stood_before(cause, effect) and weight(cause) <= weight(effect):
         return False
-    if cause.symptom in PACE and effect.symptom in BORN and effect.onset == 0:
-        return False  # no step made what was there before the first one
     return not _began_after(cause, effect)
+
+
+def _stood_before(effect: Finding, cause: Finding) -> bool:
+    """No step made what was there before the first one."""
+    return cause.symptom in PACE and effect.symptom in BORN and effect.onset == 0
 
 
 def effects(finding: Finding) -> frozenset[str]:
     """What a finding can bring about; where examples lose what tells them apart, units die and gradients vanish too."""
     alike = finding.symptom == "constant_output" and (finding.numbers.get("distinct") == 1 or "lost" in finding.numbers)
-    return CAUSES.get(finding.symptom, frozenset()) | (SIGNALS if alike else frozenset())
+    flat = finding.symptom == "saturated_activation" and finding.onset == 0
+    found = CAUSES.get(finding.symptom, frozenset()) | (SIGNALS if alike else frozenset())
+    return found | {"lr_too_high"} if flat else found  # the gain that flattens units multiplies their gradients too
 
 
 def weight(finding: Finding) -> float:

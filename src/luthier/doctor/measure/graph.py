@@ -204,6 +204,12 @@ def name_targets(nodes: Sequence[Node], outers: Sequence[Outer], targets: Sequen
                 compared.label = "target"
 
 
+def compared_with(arguments: Sequence[Argument]) -> Tensor | None:
+    """What a loss compares with, as given from outside; None when computed, taken by the model too, or learnt."""
+    outer = _behind_views(arguments[1].source) if len(arguments) > 1 else None
+    return outer.ref() if outer is not None and outer.label in (None, "target") and not outer.requires_grad else None
+
+
 def _behind_views(source: Node | Outer) -> Outer | None:
     while isinstance(source, Node):
         if source.op not in _RESHAPING or not source.arguments:

@@ -103,9 +103,17 @@ class Pending:
         if row["kind"] == "norms":
             return row, None
         if self.trace is not None:
+            self._take_compared(self.trace.compared)
             graph, numbers, extras = self.trace.read(self.inputs, self.targets)
             row = {**extras, **row, "numbers": numbers}
         return row | self._batch(), graph
+
+    def _take_compared(self, compared: Tensor | None) -> None:
+        """Targets that nobody told are what the loss compared with, if they belong to the inputs one by one."""
+        if self.targets is not None or compared is None or self.inputs is None or self.row.get("n_forward", 1) != 1:
+            return
+        if compared.dim() and len(compared) == len(self.inputs):
+            self.targets = compared
 
     def _batch(self) -> dict[str, Any]:
         """Numbers of inputs and targets, and how many examples there are."""

@@ -10,7 +10,16 @@ from torch import Tensor
 
 from luthier.doctor.measure import answers
 from luthier.doctor.measure.attributes import arguments, attributes, tensors
-from luthier.doctor.measure.graph import KEPT_ARGUMENTS, MOST_NODES, Argument, Graph, Node, Outer, argument
+from luthier.doctor.measure.graph import (
+    KEPT_ARGUMENTS,
+    MOST_NODES,
+    Argument,
+    Graph,
+    Node,
+    Outer,
+    argument,
+    compared_with,
+)
 from luthier.doctor.measure.operations import ARITHMETIC, RECURRENT, SENSITIVE, Operation, names
 from luthier.doctor.measure.stats import DeadUnits, Flat, Pending, Units, measure
 
@@ -42,6 +51,8 @@ class Recorder:
     Attributes:
         recording: whether functions are recorded. module: innermost watched module that runs; None outside.
         predictions: of the first loss that tells classes. failure: why recording ended early.
+        compared: a copy of what the first loss compared with, unless it gives one for each example: that may be
+            weighed by anything, an action's reward too.
     """
 
     def __init__(self, graph: Graph, memory: DeadUnits) -> None:
@@ -50,6 +61,7 @@ class Recorder:
         self.recording = False
         self.module: str | None = None
         self.predictions: Pending | None = None
+        self.compared: Tensor | None = None
         self.failure: str | None = None
         self._batch: int | None = None
         self._visits: dict[tuple[str, str | None], int] = {}
@@ -166,6 +178,9 @@ class Recorder:
         self.graph.add(node, outputs)
         if known.is_loss and self.predictions is None:
             self.predictions = answers.of_loss(known.name, given, node.attrs)
+        if known.is_loss and self.compared is None and node.attrs.get("reduction") != "none":
+            compared = compared_with(before)
+            self.compared = None if compared is None else compared.detach().clone()
 
     def _is_full(self) -> bool:
         """Inside the model there is less room, so that the loss always finds some."""

@@ -132,6 +132,11 @@ class Trace:
         self._learn_batch_dim(found)
         return graph, numbers, extras
 
+    @property
+    def compared(self) -> Tensor | None:
+        """What the first loss compared the model's output with: the targets, when nobody told them."""
+        return self._traced.recorder.compared
+
     # Modules
 
     def _elsewhere(self) -> bool:

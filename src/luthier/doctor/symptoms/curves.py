@@ -36,7 +36,7 @@ def no_learning(vitals: Vitals) -> list[Finding] | NotSeen:
     """The loss has not moved beyond its noise, or never got below that of a constant answer; or nothing stepped."""
     course = course_of(vitals)
     if course is None:
-        return FEW
+        return [_without_steps(vitals)] if _trained_without_steps(vitals) else FEW
     curve, base = course.curve, course.base
     best = base.progress(curve.best)
     tail = max(len(curve.values) // 10, 3)
@@ -71,6 +71,14 @@ def _never_stepped(vitals: Vitals) -> bool:
     told = any(event.name == "steps_without_optimizer" for event in vitals.events)
     looks = [look for look in vitals.looks if look.n_backward]
     return told and len(looks) >= 3 and not any(known(look.update) for look in looks)
+
+
+def _trained_without_steps(vitals: Vitals) -> bool:
+    """Forwards in training mode with gradients, epoch after epoch, but no step and no fall of the loss."""
+    forwards = sum(row.forwards for row in vitals.evaluations if row.training and row.grad)
+    losses = [value for _, value in metric(vitals, "train", "loss") or metric(vitals, "val", "loss")]
+    still = len(losses) >= 3 and max(losses) - min(losses) < 0.03 * abs(losses[0])
+    return not vitals.n_steps and forwards >= 30 and still
 
 
 def _without_steps(vitals: Vitals) -> Finding:

@@ -83,7 +83,7 @@ def _pair(graph: Graph, layer: Node) -> Pair | None:
     while node is not None and not is_dense(node) and (node.op in _PASSED or _is_affine(graph, node)):
         between.append(node)
         node = graph.at(graph.main(node).source) if node.arguments else None
-    if node is None or not is_dense(node) or node.index not in graph.inside:
+    if node is None or not is_dense(node) or node.index not in graph.inside or node.index in graph.outputs:
         return None
     return Pair(node, layer, tuple(between))
 
