@@ -51,7 +51,7 @@ class Recorder:
     Attributes:
         recording: whether functions are recorded. module: innermost watched module that runs; None outside.
         predictions: of the first loss that tells classes. failure: why recording ended early.
-        compared: a copy of what the first loss compared with, unless it gives one for each example: that may be
+        compared: what the first loss compared with, unless it gives one for each example: that may be
             weighed by anything, an action's reward too.
     """
 
@@ -180,7 +180,7 @@ class Recorder:
             self.predictions = answers.of_loss(known.name, given, node.attrs)
         if known.is_loss and self.compared is None and node.attrs.get("reduction") != "none":
             compared = compared_with(before)
-            self.compared = None if compared is None else compared.detach().clone()
+            self.compared = None if compared is None else compared.detach()
 
     def _is_full(self) -> bool:
         """Inside the model there is less room, so that the loss always finds some."""
