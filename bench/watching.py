@@ -90,7 +90,7 @@ class Training:
 
 
 def sibling(training: Training, watched: bool, turns: Connection) -> None:
-    """Train a turn whenever a number of steps comes; answer with wall and CPU seconds, at last with what was told."""
+    """Train a turn whenever a number of steps comes; answer with wall and CPU seconds, last with those told."""
     watch = None
     while steps := turns.recv():
         wall, cpu = time.perf_counter(), time.thread_time()
@@ -99,7 +99,7 @@ def sibling(training: Training, watched: bool, turns: Connection) -> None:
         training.run(steps, watch)
         turns.send((time.perf_counter() - wall, time.thread_time() - cpu))
     spent = None if watch is None else watch.vitals.spent
-    turns.send((0.0, 0.0) if spent is None else (spent.spent_s, spent.elapsed_s))
+    turns.send(0.0 if spent is None else spent.spent_s)
 
 
 def compare(name: str, seconds: float) -> dict[str, float]:
@@ -129,7 +129,7 @@ def compare(name: str, seconds: float) -> dict[str, float]:
             times[number] = [sum(both) for both in zip(times[number], ends[number].recv(), strict=True)]
     for end in ends:
         end.send(0)
-    spent_s = ends[WATCHED].recv()[0]
+    spent_s = ends[WATCHED].recv()
     bare, watched, third = times
     added = {"wall": watched[0] / bare[0], "cpu": watched[1] / bare[1]}
     noise = {"bare, wall": third[0] / bare[0], "bare, cpu": third[1] / bare[1]}

@@ -418,13 +418,17 @@ def test_constant_targets_of_a_game_between_networks_are_on_purpose():
     assert isinstance(degenerate_labels(vitals), NotSeen)
 
 
-@pytest.mark.parametrize(("columns", "found"), [([0, 1, 2], True), ([0], False)])
-def test_labels_that_never_occur(columns, found):
+@pytest.mark.parametrize(
+    ("columns", "shape", "found"),
+    [([0, 1, 2], (32, 4), True), ([0], (32, 4), False), ([0, 1, 2], (32, 4, 1), False)],
+    ids=["most labels", "one label", "a label at each place"],
+)
+def test_labels_that_never_occur(columns, shape, found):
     x, _ = line()
     y = (x[:, :4] > 0).float()
     y[:, columns] = 0.0
     vitals = trained(x, y, op="binary_cross_entropy_with_logits")
-    shown = Argument("target", (32, 4), "float32")
+    shown = Argument("target", shape, "float32")
     vitals.looks = [replace(look, targets=shown) for look in vitals.looks]
     assert ("degenerate_labels" in alarms(vitals)) == found
 
@@ -607,6 +611,7 @@ def test_pairs_of_which_one_part_is_seen_may_have_any_target():
         (Argument("input:1", (32, 8), "float32", stats=Stats(n=256, min=-3.0, max=3.0)), False),
         (Argument("input:1", (32, 8), "float32", stats=Stats(n=256, min=0.0, max=1.0, integral=True)), True),  # a mask
         (Argument("input:1", (32,), "int64"), True),  # lengths
+        (Argument("input:1", (1, 32, 8), "float32"), True),  # a hidden state
     ):
         both = [replace(look, nodes=(*look.nodes, Node(2, "sub", None, (given,)))) for look in vitals.looks]
         assert ("label_misaligned" in alarms(replace(vitals, looks=both))) == found

@@ -428,13 +428,13 @@ def test_targets_that_nobody_told_are_what_the_loss_compared_with(loss_of, known
     assert ("targets" in vitals.data) == known
 
 
-def test_a_healthy_gan_is_healthy():
+def test_the_generator_is_no_linear_layer_of_its_critic():
     torch.manual_seed(0)
-    generator = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 10))
-    critic = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 1))
+    generator = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 32))
+    critic = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1))
     optimizers = [torch.optim.Adam(model.parameters(), 1e-3, (0.5, 0.99)) for model in (generator, critic)]
     bce = nn.functional.binary_cross_entropy_with_logits
-    x, _ = data()
+    x, _ = data(features=32)
     with luthier.watch([generator, critic], optimizers) as watch:
         for step in range(60):
             real, fake = x[torch.arange(32) + 32 * (step % 8)], generator(torch.randn(32, 4))

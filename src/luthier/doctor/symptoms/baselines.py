@@ -222,14 +222,19 @@ def class_counts(vitals: Vitals) -> dict[str, int]:
 
     Where nobody told the targets, those count that the loss was given.
     """
-    answered = [look.predictions.by_class for look in vitals.looks if look.predictions is not None]
-    given = [{label: row[0] for label, row in batch.items() if row[0]} for batch in answered]
+    told = [row.counts or {} for row in vitals.targets]
     counts: dict[str, int] = {}
-    for batch in [row.counts or {} for row in vitals.targets] or given:
+    for batch in told or _given_to_the_loss(vitals):
         for label, count in batch.items():
             if not label.startswith("-"):  # ignore_index
                 counts[label] = counts.get(label, 0) + count
     return counts
+
+
+def _given_to_the_loss(vitals: Vitals) -> list[dict[str, int]]:
+    """Targets of every class at each look."""
+    answered = [look.predictions.by_class for look in vitals.looks if look.predictions is not None]
+    return [{label: row[0] for label, row in batch.items() if row[0]} for batch in answered]
 
 
 def target_mean(vitals: Vitals) -> float | None:
