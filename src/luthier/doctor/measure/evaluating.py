@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.doctor.measure.attaching import first_tensor
+from luthier.doctor.measure.iteration import Iteration
 from luthier.doctor.measure.patient import Patient
 from luthier.doctor.measure.samples import Samples
 from luthier.doctor.measure.stats import DeadUnits
@@ -102,6 +103,33 @@ class Evaluating:
             at_work = node["op"] == "batch_norm" or (node["op"] == "dropout" and attrs.get("p", 0) > 0)
             if at_work and attrs.get("training"):
                 self._row["stochastic"].add(node["op"])
+
+
+class Usual:
+    """How many forwards with gradients a step takes: more of them were somebody's evaluation without `no_grad`.
+
+    Attributes:
+        forwards: so many; None before the first step.
+    """
+
+    def __init__(self) -> None:
+        self.forwards: int | None = None
+
+    def beyond(self, now: Iteration) -> dict[str, Any] | None:
+        """The row of those that an iteration made beyond the usual, if any."""
+        if not now.forwards or now.forwards == self.forwards:
+            return None
+        usual = now.forwards if self.forwards is None else self.forwards
+        self.forwards = min(usual, now.forwards)
+        if now.forwards == self.forwards:
+            return None
+        now.interrupted = True
+        return unseen(bool(now.training), now.step, now.forwards - usual)
+
+
+def unseen(training: bool, step: int, forwards: int) -> dict[str, Any]:
+    """The row of forwards with gradients that turned out to belong to no training step."""
+    return {"kind": "evaluation", "step": step, "training": training, "grad": True, "forwards": forwards}
 
 
 def _counted(model: nn.Module) -> int:

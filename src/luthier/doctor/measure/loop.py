@@ -18,19 +18,17 @@ from luthier.doctor.measure.accounts import Accounts
 from luthier.doctor.measure.attaching import Ears, first_tensor
 from luthier.doctor.measure.backwards import scale_of
 from luthier.doctor.measure.batches import ALL_TARGETS_UNTIL, EVERY, Recent
-from luthier.doctor.measure.evaluating import Evaluating
+from luthier.doctor.measure.beginning import Beginning
+from luthier.doctor.measure.evaluating import Evaluating, Usual, unseen
 from luthier.doctor.measure.iteration import Iteration
 from luthier.doctor.measure.journal import Journal
 from luthier.doctor.measure.late import Late
-from luthier.doctor.measure.looking import ParameterLook
 from luthier.doctor.measure.pace import DENSE, Pace
 from luthier.doctor.measure.patient import Patient
 from luthier.doctor.measure.resting import Resting
 from luthier.doctor.measure.samples import Samples
 from luthier.doctor.measure.slots import Slot, learning_rate
-from luthier.doctor.measure.stats import DeadUnits
 from luthier.doctor.measure.stretch import Stretch
-from luthier.doctor.measure.tracing import Trace
 
 MOST_ENTRIES = 4
 PATIENCE = 10
@@ -65,10 +63,10 @@ class Loop:
         self.resting = Resting(ears, allowed=not (patient.several or patient.compiled))
         self._ended = ended
         self._report_at: float = math.inf if ended is None else FIRST_REPORT
-        self._dead = DeadUnits()
         self._recent = Recent()
         self._late = Late(journal, self.samples)
-        self._usual_forwards: int | None = None
+        self._usual = Usual()
+        self._beginning = Beginning(patient, pace, self.resting, journal, self._usual)
         self._model_runs = self._stepped = self._gradients_inside = self._in_backward = False
         self._owed: tuple[torch.optim.Optimizer, float] | None = None
         self._closer: Callable[[], torch.optim.Optimizer | None] = lambda: None
@@ -76,7 +74,7 @@ class Loop:
         self._known_step = first_step
         self.accounts = Accounts(pace)
         self._ears, self.stretch = ears, Stretch(pace, self._recent, self.accounts)
-        self._now = self._begin(first_step)
+        self._now = self._beginning.begin(first_step, at_once=self)
 
     @property
     def step(self) -> int:
@@ -110,7 +108,7 @@ class Loop:
             now.forward_at, now.training = at, model.training
         if now.kind != "look" or self.patient.compiled:
             return False
-        self._traced_forward(model, args, kwargs)
+        self._beginning.traced_forward(now, model, args, kwargs, self)
         self.accounts.cost_s += time.perf_counter() - at
         return now.outputs is None
 
@@ -262,35 +260,6 @@ class Loop:
         if owed is not None:
             self._end(*owed)
 
-    def _begin(self, step: int) -> Iteration:
-        kind = self.pace.plan(step, time.perf_counter())
-        self.resting.plan(kind == "count")
-        if kind == "count":
-            return Iteration(step, kind)
-        if kind == "look":
-            for row in self.patient.changes(step):
-                self.journal.add(row)
-        look = ParameterLook(self.patient.parameters, kind == "look", self.patient.suspects)
-        trace = None
-        if kind == "look" and step >= 2 and not self._model_runs and not self.patient.compiled:
-            trace = self._new_trace()
-        return Iteration(step, kind, look, trace)
-
-    def _traced_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        now, usual = self._now, self._usual_forwards
-        if not self.patient.several and usual is not None and now.traced >= usual and not now.backwards:
-            now.drop_trace()
-        if now.trace is None:
-            now.trace, now.traced = self._new_trace(), 0
-            now.inputs, now.outputs, now.training = first_tensor(args, kwargs), None, model.training
-        now.traced += 1
-        now.trace.enter(model, args, kwargs)
-
-    def _new_trace(self) -> Trace:
-        trace = Trace(self.patient.models, self, self._dead)
-        trace.start()
-        return trace
-
     def _slot(self, optimizer: torch.optim.Optimizer) -> Slot | None:
         slot, new = self.patient.slots.find(optimizer)
         if new and slot is not None:
@@ -317,14 +286,14 @@ class Loop:
     def _end(self, optimizer: torch.optim.Optimizer | None, at: float) -> None:
         now = self._now
         self._finish(now, optimizer)
-        self._now = self._begin(now.step + 1)
+        self._now = self._beginning.begin(now.step + 1, None if self._model_runs else self)
         self._book(now, optimizer, at)
         if self._ended is not None and self.step >= self._report_at:
             self._report_at = self.step + 3 if self.step < 12 else int(self.step * 1.5)
             self._ended(self.step)
         listening = self._ears.listening
         if self.resting.now and self._late.pending is None and listening is not None:
-            self.stretch.begin(self._now, self._closer, listening, self._usual_forwards, self._report_at - 1)
+            self.stretch.begin(self._now, self._closer, listening, self._usual.forwards, self._report_at - 1)
         self.accounts.ended_at = time.perf_counter()  # what a report takes is no waiting for data
 
     def _finish(self, now: Iteration, optimizer: torch.optim.Optimizer | None) -> None:
@@ -332,8 +301,8 @@ class Loop:
             now.end_trace()
         if self.evaluating.forwards:
             self._close_evaluation()
-        if now.forwards != self._usual_forwards and not self.patient.several:
-            self._note_extra_forwards(now)
+        if not self.patient.several and (row := self._usual.beyond(now)) is not None:
+            self.journal.add(row)
         self._late.read()
         if len(self._recent) >= EVERY or (now.step <= DENSE and now.step % 5 == 0):
             self._recent.flush(self.journal)
@@ -341,16 +310,6 @@ class Loop:
             self._event("no_gradients", optimizers=now.without_gradients)
         if now.look is not None:
             self._late.pending = now.pending(now.look, optimizer, self.accounts.cost_s)
-
-    def _note_extra_forwards(self, now: Iteration) -> None:
-        """Forwards with gradients beyond the usual number of a step were somebody's evaluation without no_grad."""
-        if not now.forwards:
-            return
-        usual = self._usual_forwards
-        if usual is not None and now.forwards > usual:
-            self.journal.add(unseen(bool(now.training), now.step, now.forwards - usual))
-            now.interrupted = True
-        self._usual_forwards = now.forwards if usual is None else min(usual, now.forwards)
 
     def _book(self, now: Iteration, optimizer: torch.optim.Optimizer | None, at: float) -> None:
         wait_s, busy_s = self.accounts.book(now, at)
@@ -364,8 +323,3 @@ class Loop:
 
     def _event(self, name: str, **details: Any) -> None:
         self.journal.add({"kind": "event", "step": self.step, "name": name, "details": details})
-
-
-def unseen(training: bool, step: int, forwards: int) -> dict[str, Any]:
-    """The row of forwards with gradients that turned out to belong to no training step."""
-    return {"kind": "evaluation", "step": step, "training": training, "grad": True, "forwards": forwards}
