@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.doctor.measure.stats import ELEMENTS, DeadUnits, Flat, Units, measure, read, thinned
+from luthier.doctor.measure.rows import DeadUnits, Flat, Units
+from luthier.doctor.measure.stats import ELEMENTS, measure, read, thinned
 from luthier.doctor.vitals import Stats
 
 

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from luthier.doctor.measure.stats import DeadUnits
+from luthier.doctor.measure.rows import DeadUnits
 from luthier.doctor.measure.tracing import Trace, has_fast_path
 from luthier.doctor.vitals import Look
 from luthier.doctor.vitals.reading import look_of

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from luthier.doctor.measure.stats import Array, Pending, Row, measurable, plain
+from luthier.doctor.measure.rows import Array, Row
+from luthier.doctor.measure.stats import Pending, measurable, plain
 
 CONFIDENT = 0.9
 QUANTILES = np.array((0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0))

@@ -15,7 +15,7 @@ from luthier.doctor.measure.looking import ParameterLook
 from luthier.doctor.measure.pace import Pace
 from luthier.doctor.measure.patient import Patient
 from luthier.doctor.measure.resting import Resting
-from luthier.doctor.measure.stats import DeadUnits
+from luthier.doctor.measure.rows import DeadUnits
 from luthier.doctor.measure.tracing import Listener, Trace
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from luthier.doctor.measure.attaching import first_tensor
 from luthier.doctor.measure.iteration import Iteration
 from luthier.doctor.measure.patient import Patient
+from luthier.doctor.measure.rows import DeadUnits
 from luthier.doctor.measure.samples import Samples
-from luthier.doctor.measure.stats import DeadUnits
 from luthier.doctor.measure.tracing import Trace
 
 TRACED = 4

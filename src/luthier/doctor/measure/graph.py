@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from luthier.doctor.measure.operations import LOSSES, VIEWS
-from luthier.doctor.measure.stats import Pending, Row
+from luthier.doctor.measure.rows import Row
+from luthier.doctor.measure.stats import Pending
 
 MOST_NODES = 2_000
 KEPT_ARGUMENTS = 64

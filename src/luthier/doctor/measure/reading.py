@@ -11,7 +11,8 @@ from luthier.doctor.measure import answers
 from luthier.doctor.measure.graph import MOST_NODES, Argument, Node, Rows, argument, name_targets, reaching
 from luthier.doctor.measure.operations import LOSSES
 from luthier.doctor.measure.recorder import Recorder
-from luthier.doctor.measure.stats import Pending, Row, measure, read
+from luthier.doctor.measure.rows import Row
+from luthier.doctor.measure.stats import Pending, measure, read
 
 
 class Forward:

@@ -21,7 +21,8 @@ from luthier.doctor.measure.graph import (
     compared_with,
 )
 from luthier.doctor.measure.operations import ARITHMETIC, RECURRENT, SENSITIVE, Operation, names
-from luthier.doctor.measure.stats import DeadUnits, Flat, Pending, Units, measure
+from luthier.doctor.measure.rows import DeadUnits, Flat, Units
+from luthier.doctor.measure.stats import Pending, measure
 
 ALWAYS_MEASURED = 150
 KEPT_FREE = 200

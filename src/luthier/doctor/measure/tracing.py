@@ -22,7 +22,7 @@ from luthier.doctor.measure.home import Home
 from luthier.doctor.measure.operations import Operation, operation
 from luthier.doctor.measure.reading import Forward, Traced, rows_of
 from luthier.doctor.measure.recorder import Recorder
-from luthier.doctor.measure.stats import DeadUnits, Row
+from luthier.doctor.measure.rows import DeadUnits, Row
 
 Phase = Literal["waiting", "evaluation", "training"]
 
