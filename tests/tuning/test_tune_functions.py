@@ -16,8 +16,9 @@ import pytest
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
 from luthier.show.terminal import TuneConsole
-from luthier.tuning.ledger import StudyError
+from luthier.tuning.ledger import StudyError, read_events
 from luthier.tuning.space import choice, loguniform, uniform
+from luthier.tuning.store_sqlite import SqliteStore
 from luthier.tuning.study import Study
 from luthier.tuning.tune import tune
 
@@ -281,3 +282,30 @@ def test_constraints_hold_for_every_trial(tmp_path: Path) -> None:
         tune(train, space=space, trials=3, workers=1, folder=tmp_path / "b", constraints=[lambda _: False])
     with pytest.raises(LuthierError, match="list of functions"):
         tune(train, space=space, trials=3, workers=1, folder=tmp_path / "c", constraints=small)  # type: ignore[arg-type]
+
+
+def test_an_end_and_the_order_that_follows_are_one_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits: list[list[str]] = []
+    commit = SqliteStore.commit
+
+    def counting(store: SqliteStore, rows: Any, owner: str, lease_s: float) -> bool:
+        commits.append([kind for _, _, kind, _ in rows])
+        return commit(store, rows, owner, lease_s)
+
+    monkeypatch.setattr(SqliteStore, "commit", counting)
+    call: Any = {"sampler": "random", "strategy": "full", "steps": 9, "workers": 1}
+    tune(saving_function(), space=SPACE, trials=8, folder=tmp_path / "s", **call)
+    assert sum("finished" in kinds and "assigned" in kinds for kinds in commits) == 7
+
+
+def test_what_has_ended_does_not_wait_for_a_slow_sampler(tmp_path: Path) -> None:
+    durable: list[int] = []
+
+    def slow(view: Any) -> dict[str, Any]:
+        durable.append(sum(event.kind == "finished" for event in read_events(tmp_path / "s")))
+        time.sleep(0.2)
+        return {"x": len(durable) / 10, "kind": "a"}
+
+    call: Any = {"sampler": slow, "strategy": "full", "steps": 9, "workers": 1}
+    tune(saving_function(), space=SPACE, trials=4, folder=tmp_path / "s", **call)
+    assert durable == [0, 1, 2, 3]

@@ -5,6 +5,7 @@ Every decision is written before it is acted on, and every state follows from wh
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,6 +28,7 @@ from luthier.tuning.workers import Workers
 
 _TICK_S = 0.1
 _SPENT = 0.9
+_SLOW_S = 0.1
 
 
 class Engine:
@@ -63,6 +65,7 @@ class Engine:
         self.optuna = OptunaStore(journal.ledger.store, searched.name, searched.objectives, searched.space)
         self.checkpoints = Checkpoints()
         self.interrupts = self._told = 0
+        self._slow = False
         self.doing = ""
 
     @property
@@ -100,9 +103,9 @@ class Engine:
         pausing = False
         while True:
             pausing = self.pause_when_due(pausing, over)
-            self.settle()
             if not pausing:
-                self.pace.give_out(next_job)
+                self.give_out(next_job)
+            self.settle()
             if not self.workers.busy:
                 break
             for message in self.workers.wait(_TICK_S):
@@ -111,6 +114,14 @@ class Engine:
         if not self.interrupts:  # after an interrupt the next call hears again, in its turn, what was held back
             self.pace.wind_up()
         self.settle()
+
+    def give_out(self, next_job: NextJob) -> None:
+        """Order what is next, in one commit with what it follows from; that does not wait for a slow sampler."""
+        if self._slow:
+            self.settle()
+        began_s = time.monotonic()
+        self.pace.give_out(next_job)
+        self._slow |= time.monotonic() - began_s > _SLOW_S
 
     def pause_when_due(self, pausing: bool, over: Callable[[], bool]) -> bool:
         """Ask the workers once to pause, when the time is over or the user interrupts."""
