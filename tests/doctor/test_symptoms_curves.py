@@ -645,3 +645,37 @@ def test_a_model_that_runs_twice_for_one_loss_is_seen_by_half():
     assert outcomes.conflict(Vitals(looks=pairs, data=data)) is None
     accumulated = [replace(look, n_backward=2) for look in pairs]
     assert outcomes.conflict(Vitals(looks=accumulated, data=data)) == (0.99, 400)
+
+
+def _with_floor(op: str, below: float):
+    """Looks at a loss of 1.0 that `op` lifts by `below`."""
+    layer, loss = look(0).nodes[0], node(mean=1.0 - below)
+    held = Node(2, op, None, (Argument("n1", ()),), {"min": 1.0}, stats=Stats(n=1, mean=1.0))
+    return [look(s, nodes=(layer, loss, held), roots=(2,)) for s in (*LOOKS, 170, 200, 250)]
+
+
+@pytest.mark.parametrize(
+    ("op", "below", "found"), [("clamp", 0.3, 1), ("abs", 0.1, 1), ("clamp", 0.0, 0), ("mul", 0.3, 0)]
+)
+def test_a_loss_that_is_clamped_or_turned_back_stands_still(op, below, found):
+    losses = noisy(falling(end=1.0, speed=15), 0.01)
+    right = replace(vitals(losses, _with_floor(op, below)), metrics=accurate(0.9))
+    assert len(curves.plateau(right)) == found
+
+
+def test_a_low_floor_is_a_regulariser():
+    assert curves.plateau(vitals(noisy(falling(end=0.1, speed=15), 0.01), _with_floor("abs", 0.1))) == []
+
+
+def test_a_loss_at_its_steepest_ends_too_early_however_accurate():
+    late = vitals(noisy([LN10 - 1.2 * (i / 300) ** 6 for i in range(300)], 0.01))
+    assert the(curves.too_few_epochs(replace(late, metrics=accurate(0.85))))
+    assert curves.too_few_epochs(replace(late, metrics=accurate(0.95))) == []
+
+
+@pytest.mark.parametrize(("optimizer", "growth", "found"), [("AdamW", 0.95, 1), ("AdamW", 1.5, 0), ("SGD", 0.95, 0)])
+def test_decoupled_decay_that_stops_the_weights_from_growing(optimizer, growth, found):
+    looks = [replace(look(s), weight=(2.0 * growth ** (s / 290),), update=(2e-3,), grad=(0.01,)) for s in LOOKS]
+    held = vitals(noisy(falling(end=1.0, speed=15)), looks)
+    held.optimizers = [Optimizer(0, 0, optimizer, groups=({"lr": 1e-3, "weight_decay": 1.0},))]
+    assert len(regularising.too_much_regularisation(held)) == found

@@ -8,10 +8,11 @@ from luthier.doctor.findings import NotSeen
 from luthier.doctor.measure.samples import Samples
 from luthier.doctor.symptoms import curves, underfit
 from luthier.doctor.symptoms.data import data_leakage, unshuffled_data
+from luthier.doctor.symptoms.imbalance import class_imbalance
 from luthier.doctor.symptoms.inputs import nan_input, unnormalised_input
 from luthier.doctor.symptoms.labels import label_misaligned, label_noise
 from luthier.doctor.symptoms.mismatch import train_val_mismatch
-from luthier.doctor.symptoms.targets import class_imbalance, degenerate_labels, unscaled_target
+from luthier.doctor.symptoms.targets import degenerate_labels, unscaled_target
 from luthier.doctor.vitals import (
     Anatomy,
     Argument,
@@ -376,10 +377,27 @@ def test_usual_class_shares_are_fine(row):
     assert class_imbalance(classes([row] * 20)) == []
 
 
-def test_rare_tokens_are_no_imbalance():
-    vitals = classes([{"0": 900, "1": 10}] * 20)
-    vitals.targets = [BatchTargets(row.step, 8, row.counts) for row in vitals.targets]
-    assert class_imbalance(vitals) == []
+def tokens(by_class):
+    vitals = classes([{"0": 900, "1": 10}] * 20, by_class)
+    return replace(vitals, targets=[BatchTargets(row.step, 8, row.counts) for row in vitals.targets])
+
+
+def test_rare_tokens_are_no_imbalance_unless_none_is_answered():
+    assert [finding.severity for finding in class_imbalance(tokens(None))] == ["info"]
+    assert [finding.severity for finding in class_imbalance(tokens({"0": (900, 905, 895), "1": (10, 5, 5)}))] == [
+        "info"
+    ]
+    assert [finding.severity for finding in class_imbalance(tokens({"0": (900, 910, 900), "1": (10, 0, 0)}))] == [
+        "warning"
+    ]
+
+
+def test_rare_words_of_a_language_are_no_imbalance():
+    vitals = classes([{"0": 30, "1": 2, "2": 0}] * 20, {"0": (90, 100, 90), "1": (10, 0, 0)})
+    assert [finding.severity for finding in class_imbalance(vitals)] == ["warning"]
+    table = Node(0, "embedding", "e", (Argument("input:0", (32, 1)), Argument("param:e.weight", (3, 8))), {}, (32, 8))
+    reads = replace(vitals.looks[0], nodes=(table, *vitals.looks[0].nodes[1:]))
+    assert [finding.severity for finding in class_imbalance(replace(vitals, looks=[reads]))] == ["info"]
 
 
 def test_classes_that_nobody_told_are_read_off_the_loss():
@@ -387,8 +405,12 @@ def test_classes_that_nobody_told_are_read_off_the_loss():
     vitals.looks = [replace(vitals.looks[0], step=step, batch_size=100) for step in range(20)]
     (finding,) = class_imbalance(vitals)
     assert finding.severity == "warning"
-    vitals.looks = [replace(look, batch_size=10) for look in vitals.looks]
-    assert class_imbalance(vitals) == []  # tokens
+    vitals.looks = [replace(look, batch_size=10) for look in vitals.looks]  # tokens: half of the rare ones will do
+    vitals.looks = [
+        replace(look, predictions=Predictions(100, 99, 0, (), {"0": (98, 99, 98), "1": (2, 1, 1)}))
+        for look in vitals.looks
+    ]
+    assert [finding.severity for finding in class_imbalance(vitals)] == ["info"]
 
 
 def test_one_class_only():
@@ -552,6 +574,16 @@ def test_a_tenth_of_sure_mistakes_may_be_chance(quarters, found):
     accuracy = 1 - sum(quarters) / 4
     vitals.data["learn"] |= {"accuracy": accuracy, "contradicted": quarters, "majority": 0.53, "n": 512, "z": 13.0}
     assert len(label_noise(vitals)) == found
+
+
+@pytest.mark.parametrize(("speed", "found"), [(9, 0), (60, 1)])
+def test_validation_falls_by_wrong_labels_only_where_training_goes_on_improving(speed, found):
+    vitals = trained(*blobs(n=1600), accuracy=0.85)
+    quarters = {"accuracy": 0.575, "contradicted": [0.25, 0.4, 0.45, 0.6], "majority": 0.34, "n": 512, "z": 13.0}
+    vitals.data["learn"] |= quarters
+    vitals.metrics = [Metrics(step, {"val_accuracy": v}) for step, v in ((15, 0.6), (30, 0.86), (45, 0.8), (60, 0.71))]
+    losses = tuple(0.6 + 0.5 * math.exp(-step / speed) for step in range(60))
+    assert len(label_noise(replace(vitals, steps=replace(vitals.steps, loss=losses)))) == found
 
 
 def test_classes_that_overlap_are_not_noisy():

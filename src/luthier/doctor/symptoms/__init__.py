@@ -17,6 +17,7 @@ from luthier.doctor.symptoms.gradients import exploding_gradient, vanishing_grad
 from luthier.doctor.symptoms.graph import missing_nonlinearity
 from luthier.doctor.symptoms.growing import exploding_activation
 from luthier.doctor.symptoms.heads import output_range_mismatch, softmax_before_ce
+from luthier.doctor.symptoms.imbalance import class_imbalance
 from luthier.doctor.symptoms.initial import bad_init, symmetric_init
 from luthier.doctor.symptoms.inputs import nan_input, unnormalised_input
 from luthier.doctor.symptoms.labels import label_misaligned, label_noise
@@ -28,7 +29,7 @@ from luthier.doctor.symptoms.precision import precision_loss
 from luthier.doctor.symptoms.regularising import too_much_regularisation
 from luthier.doctor.symptoms.schedules import grad_clip_too_small, input_bottleneck, lr_schedule_collapse
 from luthier.doctor.symptoms.steps import batch_too_large, batch_too_small, lr_too_high, lr_too_low
-from luthier.doctor.symptoms.targets import class_imbalance, degenerate_labels, unscaled_target
+from luthier.doctor.symptoms.targets import degenerate_labels, unscaled_target
 from luthier.doctor.symptoms.trainable import disconnected_params, frozen_params, stale_optimizer, unregistered_params
 from luthier.doctor.symptoms.underfit import underfitting
 from luthier.doctor.vitals import Vitals

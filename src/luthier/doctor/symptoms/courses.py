@@ -52,6 +52,11 @@ class Course:
         return certain and curve.drop > 0.15 * (top - curve.end)
 
     @property
+    def at_its_steepest(self) -> bool:
+        """Most of the whole fall came in the last third."""
+        return self.curve.drop > 0.6 * (min(self.curve.start, self.base.value) - self.curve.end) > 0
+
+    @property
     def stable(self) -> bool:
         """It stayed finite and never shot up."""
         ceiling = 1.5 * max(self.curve.start, self.base.value) + 4 * self.curve.noise

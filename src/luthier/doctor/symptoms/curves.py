@@ -27,6 +27,7 @@ from luthier.doctor.symptoms.facts import (
     middle,
     steps_per_epoch,
 )
+from luthier.doctor.symptoms.floors import floored
 from luthier.doctor.symptoms.layers import total
 from luthier.doctor.symptoms.outcomes import data_allow_more, majority
 from luthier.doctor.vitals import Vitals
@@ -113,9 +114,9 @@ def plateau(vitals: Vitals) -> list[Finding] | NotSeen:
     if course is None:
         return FEW
     curve, base = course.curve, course.base
-    cut_off = _cut_off(vitals, course)
-    if cut_off is not None:
-        return [cut_off]
+    held = _cut_off(vitals, course) or floored(vitals, course)
+    if held is not None:
+        return [held]
     limit = poor_below(vitals)
     moved = max(course.end - course.begin, 0.0)
     if base.assumed or not course.flat or moved < 0.05 or not 0.02 < course.end < limit or good_enough(vitals, 0.75):
@@ -235,8 +236,9 @@ def too_few_epochs(vitals: Vitals) -> list[Finding] | NotSeen:
     span = base.value - base.floor
     behind = data_allow_more(vitals) and not accurate(vitals, 0.75)
     steep = (course.steady and (behind or curve.drop > 0.03 * span)) or _brief(vitals, base)
-    far = course.end < (0.9 if behind else 0.6)
-    if not steep or not far or learnt_most(vitals) or _decayed(vitals) or not course.stable:
+    racing = _racing(course)
+    far = course.end < (0.9 if behind else 0.8 if racing else 0.6)
+    if not steep or not far or learnt_most(vitals, 0.9 if racing else 0.78) or _decayed(vitals) or not course.stable:
         return []
     if not _validation_falls(vitals):
         return []
@@ -254,6 +256,12 @@ def too_few_epochs(vitals: Vitals) -> list[Finding] | NotSeen:
             numbers={"drop": curve.drop, "end": curve.end, "steps": vitals.n_steps},
         )
     ]
+
+
+def _racing(course: Course) -> bool:
+    """No end is in sight: the last third took half of what is left now, or most of what was learnt at all."""
+    curve = course.curve
+    return course.steady and (curve.drop > 0.5 * (curve.end - course.base.floor) or course.at_its_steepest)
 
 
 def _brief(vitals: Vitals, base: Baseline) -> bool:

@@ -6,6 +6,7 @@ import math
 
 from luthier.doctor.findings import Finding, NotSeen, Severity
 from luthier.doctor.symptoms import facts
+from luthier.doctor.symptoms.imbalance import IMBALANCED
 from luthier.doctor.symptoms.outcomes import (
     always_new,
     generalises,
@@ -16,7 +17,6 @@ from luthier.doctor.symptoms.outcomes import (
     share,
     val_worse,
 )
-from luthier.doctor.symptoms.targets import IMBALANCED
 from luthier.doctor.vitals import Vitals
 
 

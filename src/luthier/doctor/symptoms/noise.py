@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from operator import itemgetter
 
 from luthier.doctor.findings import Finding, NotSeen
 from luthier.doctor.symptoms import facts
@@ -104,23 +105,31 @@ def _network_agrees(vitals: Vitals, quarters: list[float], accuracy: float) -> t
     if not flat or (quarters[0] > 0.5 * (1 - most) and not (even and _predictable(vitals, accuracy - most))):
         return 0.0, ""
     values = [share(value) for _, value in facts.metric(vitals, "val", "accuracy")]
-    best = best_val_accuracy(vitals)
+    best, learnt = best_val_accuracy(vitals), facts.progress(vitals) or 0.0
     if best is None:
         train, _ = facts.accuracies(vitals)
         stuck = train is not None and train <= accuracy + 0.08
         return (0.6, f"the network gets no further in training ({train:.2f})") if stuck else (0.3, "no validation seen")
     reached = late_val_accuracy(vitals) or best
     error = math.sqrt(0.25 / n_validation(vitals) + 0.25 / max(read(vitals.data, "learn", "n") or 1, 1))
-    if (facts.progress(vitals) or 0.0) < 0.02 and reached <= most + 2 * error:
+    if learnt < 0.02 and reached <= most + 2 * error:
         return 0.3, "the network learnt nothing, so that it is no witness"
     if reached <= accuracy + 0.08 + 1.5 * error and (even or reached >= accuracy - 0.1):
         return 0.65, f"the network itself gets no further: accuracy {reached:.2f} in validation, {accuracy:.2f} there"
-    if best > accuracy and len(values) >= 4 and best - values[-1] >= 0.04:
+    then = facts.progress_at(vitals, _peak(vitals))
+    by_heart = then is None or learnt > then + 0.02
+    if best > accuracy and len(values) >= 4 and best - values[-1] >= 0.04 and by_heart:
         return (
             0.55,
             f"accuracy in validation peaked at {best:.2f} and fell to {values[-1]:.2f}: wrong labels were learnt",
         )
     return 0.0, ""
+
+
+def _peak(vitals: Vitals) -> int:
+    """Step of the highest accuracy in validation."""
+    points = facts.metric(vitals, "val", "accuracy")
+    return max(points, key=itemgetter(1))[0] if points else 0
 
 
 def _predictable(vitals: Vitals, ahead: float) -> bool:

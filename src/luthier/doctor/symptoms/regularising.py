@@ -107,7 +107,8 @@ def _weight_decay(vitals: Vitals, learnt: float) -> Finding | None:
     decoupled = any(row.type.lower() in ("adamw", "nadamw", "lion") for row in vitals.optimizers)
     pulls = [pull for look in vitals.looks[len(vitals.looks) // 3 :] if (pull := _pull(vitals, look, decay, decoupled))]
     pull, left = middle(pulls), _left(vitals)
-    crushed = (left < 0.75 and pull > 0.5) or (left < 0.4 and pull > 0.2)
+    held = 1.0 if decoupled else 0.75  # decay apart from the gradient stops weights from growing
+    crushed = (left < held and pull > 0.5) or (left < 0.4 and pull > 0.2)
     held_back = left < 0.9 and pull > 0.2 and data_allow_more(vitals)  # batch noise hides a part of the pull
     if not crushed and not held_back:
         return None
