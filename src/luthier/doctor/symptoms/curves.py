@@ -236,9 +236,9 @@ def too_few_epochs(vitals: Vitals) -> list[Finding] | NotSeen:
     span = base.value - base.floor
     behind = data_allow_more(vitals) and not accurate(vitals, 0.75)
     steep = (course.steady and (behind or curve.drop > 0.03 * span)) or _brief(vitals, base)
-    racing = _racing(course)
-    far = course.end < (0.9 if behind else 0.8 if racing else 0.6)
-    if not steep or not far or learnt_most(vitals, 0.9 if racing else 0.78) or _decayed(vitals) or not course.stable:
+    far = course.end < (0.9 if behind else 0.6)
+    learnt = learnt_most(vitals, 0.9 if course.steady and course.at_its_steepest else 0.78)
+    if not steep or not far or learnt or _decayed(vitals) or not course.stable:
         return []
     if not _validation_falls(vitals):
         return []
@@ -256,12 +256,6 @@ def too_few_epochs(vitals: Vitals) -> list[Finding] | NotSeen:
             numbers={"drop": curve.drop, "end": curve.end, "steps": vitals.n_steps},
         )
     ]
-
-
-def _racing(course: Course) -> bool:
-    """No end is in sight: the last third took half of what is left now, or most of what was learnt at all."""
-    curve = course.curve
-    return course.steady and (curve.drop > 0.5 * (curve.end - course.base.floor) or course.at_its_steepest)
 
 
 def _brief(vitals: Vitals, base: Baseline) -> bool:
