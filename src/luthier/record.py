@@ -76,7 +76,10 @@ class Record:
             lines = (self.path / "metrics.jsonl").read_bytes().split(b"\n")
         except FileNotFoundError:
             return []
-        return [from_json(line) for line in lines[:-1] if line]
+        try:
+            return [from_json(line) for line in lines[:-1] if line]
+        except ValueError as error:
+            raise RecordError(f"{self.path / 'metrics.jsonl'} is damaged, restore it: {error}") from None
 
     @property
     def metrics(self) -> dict[str, list[Any]]:

@@ -56,12 +56,13 @@ def _calm(diagnosis: Diagnosis, width: int) -> Line:
         return (head, Span("text", told))
     head = Span("healthy", "healthy" if n >= missing else "nothing wrong in what could be seen")
     known = f"; worth knowing: {', '.join(notes)}" if notes else ""
-    told = f": {_checks(n)} in order" + (f", {missing} could not look" if missing else "")
+    told = f": {checks(n)} in order" + (f", {missing} could not look" if missing else "")
     why = _why(diagnosis, width - len(head.text) - len(told) - len(known)) if missing else ""
     return (head, Span("text", told + why + known))
 
 
-def _checks(n: int) -> str:
+def checks(n: int) -> str:
+    """So many checks in words."""
     return "1 check" if n == 1 else f"{n} checks"
 
 
@@ -84,14 +85,11 @@ def by_reason(diagnosis: Diagnosis) -> list[tuple[str, list[str]]]:
 
 
 def _sick(diagnosis: Diagnosis, width: int) -> Iterator[Line]:
-    shown = hung(diagnosis)
-    findings = [finding for finding in diagnosis.findings if not any(finding is each for each in shown)]
-    alarming = [finding for finding in findings if finding.severity != "info"]
-    yield from _finding(alarming[0], width, _REMEDIES_SHOWN)
-    for finding in alarming[1:]:
-        yield ()
-        yield from _finding(finding, width, _REMEDIES_OF_OTHERS)
-    notes = [finding for finding in findings if finding.severity == "info"]
+    for i, finding in enumerate(alarming(diagnosis)):
+        if i:
+            yield ()
+        yield from _finding(finding, width, _REMEDIES_OF_OTHERS if i else _REMEDIES_SHOWN)
+    notes = noted(diagnosis)
     if notes:
         yield ()
         yield (Span("label", "Worth knowing"),)
@@ -101,10 +99,26 @@ def _sick(diagnosis: Diagnosis, width: int) -> Iterator[Line]:
     yield from _remainder(diagnosis, width)
 
 
+def alarming(diagnosis: Diagnosis) -> list[Finding]:
+    """Warnings and critical findings that are shown in full."""
+    return [finding for finding in _standing(diagnosis) if finding.severity != "info"]
+
+
+def noted(diagnosis: Diagnosis) -> list[Finding]:
+    """What is only worth knowing."""
+    return [finding for finding in _standing(diagnosis) if finding.severity == "info"]
+
+
+def _standing(diagnosis: Diagnosis) -> list[Finding]:
+    """Findings that hang under no other one."""
+    below = hung(diagnosis)
+    return [finding for finding in diagnosis.findings if not any(finding is each for each in below)]
+
+
 def hung(diagnosis: Diagnosis) -> list[Finding]:
     """Findings of the list that already stand as a consequence under another one that is shown in full."""
-    alarming = [finding for finding in diagnosis.findings if finding.severity != "info"]
-    below = [child for finding in alarming for child in _below(finding)]
+    roots = [finding for finding in diagnosis.findings if finding.severity != "info"]
+    below = [child for finding in roots for child in _below(finding)]
     return [finding for finding in diagnosis.findings if any(_same(finding, child) for child in below)]
 
 
@@ -150,15 +164,15 @@ def _heading(finding: Finding, width: int) -> Iterator[Line]:
     """Severity and symptom, with place and time on the same line if they fit, else on the next."""
     head = (Span(finding.severity, finding.severity.upper()), Span("symptom", f"  {finding.symptom}"))
     used = sum(len(span.text) for span in head) + 2
-    told = _circumstances(finding, width - used)
+    told = circumstances(finding, width - used)
     if used + len(told) <= width:
         yield (*head, Span("dim", f"  {told}"))
     else:
         yield head
-        yield from _wrapped(_circumstances(finding, width - 2), width, "  ", role="dim")
+        yield from _wrapped(circumstances(finding, width - 2), width, "  ", role="dim")
 
 
-def _circumstances(finding: Finding, room: int) -> str:
+def circumstances(finding: Finding, room: int) -> str:
     """Where, since when and how surely it was seen, the places cut to the room there is."""
     onset = "from the start" if finding.onset == 0 else f"from step {finding.onset:,}" if finding.onset else ""
     sure = "seen directly" if finding.certainty >= 0.95 else "measured" if finding.certainty >= 0.7 else "likely"
@@ -233,7 +247,7 @@ def _code(code: str, indent: str) -> Iterator[Line]:
 def _remainder(diagnosis: Diagnosis, width: int) -> Iterator[Line]:
     """What was in order and what could not be looked at."""
     if diagnosis.healthy:
-        yield (Span("dim", f"In order: {_checks(len(diagnosis.healthy))}."),)
+        yield (Span("dim", f"In order: {checks(len(diagnosis.healthy))}."),)
     reasons = by_reason(diagnosis)
     for reason, symptoms in reasons if len(reasons) <= _REASONS_SHOWN else ():
         yield from _wrapped(f"Could not look for {', '.join(symptoms)}: {reason}.", width, "", "  ", role="dim")

@@ -83,6 +83,12 @@ def code(caption: str, content: str) -> str:
     return f'<figure class="code"><figcaption>{text(caption)}{button}</figcaption><pre>{text(content)}</pre></figure>'
 
 
+def listed(items: Iterable[str], tag: str = "ul") -> str:
+    """A list of pieces of HTML; nothing for no items."""
+    content = "".join(f"<li>{item}</li>" for item in items)
+    return f"<{tag}>{content}</{tag}>" if content else ""
+
+
 def facts(pairs: Iterable[tuple[str, object]]) -> str:
     """Names and values in two columns."""
     return f'<dl class="facts">{"".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in pairs)}</dl>'

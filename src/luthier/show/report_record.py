@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.recipe import Recipe
 from luthier.show.html import cell, chart, code, facts, section, table, text, tile, tiles
 from luthier.show.report_data import finite
+from luthier.show.report_diagnosis import diagnosis_section
 from luthier.show.report_study import environment_section
 from luthier.show.words import duration_text, metric_text, name_text, number_text, value_text
 
@@ -20,6 +21,7 @@ def record_sections(record: Record) -> str:
     return "".join(
         (
             _opening(record, rows),
+            diagnosis_section(record),
             _curves(record, rows),
             _epochs(record, rows),
             '<div class="columns">',

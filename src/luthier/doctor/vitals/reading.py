@@ -11,6 +11,7 @@ from luthier.doctor.vitals.anatomy import Anatomy, Optimizer
 from luthier.doctor.vitals.course import BatchTargets, Evaluation, Event, Metrics, Norms, Spent, Steps
 from luthier.doctor.vitals.looks import Look
 from luthier.doctor.vitals.rows import Row
+from luthier.errors import RecordError
 from luthier.files import from_json
 
 _LISTS: dict[str, tuple[str, type[Row]]] = {
@@ -83,9 +84,19 @@ class Vitals:
 
     @classmethod
     def load(cls, path: str | Path) -> Vitals:
-        """Read `vitals.jsonl`; a torn last line is left out."""
+        """Read `vitals.jsonl`; a torn last line is left out.
+
+        Raises:
+            RecordError: a row is none that a watch wrote.
+        """
         lines = Path(path).read_bytes().split(b"\n")
-        return cls.from_rows(from_json(line) for line in lines[:-1] if line)
+        try:
+            return cls.from_rows(from_json(line) for line in lines[:-1] if line)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RecordError(
+                f"{path} is damaged, a row is none that a watch wrote ({type(error).__name__}: {error}): restore the "
+                "file, or move it away, and the diagnosis rests on the metrics alone"
+            ) from None
 
 
 def look_of(row: Mapping[str, Any], graph: Mapping[str, Any] | None) -> Look:
