@@ -25,13 +25,13 @@ from luthier.doctor.symptoms.readings import (
     accuracies,
     batch_size,
     known,
-    metric,
     middle,
     remembered,
     side_and_kind,
     side_of,
     steps_per_epoch,
 )
+from luthier.doctor.symptoms.units import metric
 from luthier.doctor.vitals import Vitals
 
 __all__ = [

@@ -15,6 +15,11 @@ _SIDES = {"train": "train", "training": "train", "tr": "train"} | dict.fromkeys(
 )
 _KINDS = {
     "loss": "loss",
+    "nll": "loss",
+    "ce": "loss",
+    "bce": "loss",
+    "xent": "loss",
+    "logloss": "loss",
     "acc": "accuracy",
     "accuracy": "accuracy",
     "top1": "accuracy",
@@ -84,10 +89,27 @@ def _words(name: str) -> list[str]:
 
 
 def metric(vitals: Vitals, side: str, kind: str) -> list[tuple[int, float]]:
-    """(step, value) of the first metric of this side ("train", "val") and kind ("loss", "accuracy", ...)."""
-    names = sorted({name for row in vitals.metrics for name in row.values}, key=lambda name: ("test" in name, name))
+    """(step, value) of the first metric of this side ("train", "val") and kind ("loss", "accuracy", ...).
+
+    A score without a side (top1, rmse) is one of validation where evaluations were seen and no other name is.
+    """
+    names = sorted(
+        {name for row in vitals.metrics for name in row.values},
+        key=lambda name: ("test" in name, kind not in name, name),
+    )
     spelt = [name for name in names if side_and_kind(name) == (side, kind)]
-    return vitals.named(spelt[0]) if spelt else []
+    bare = _of_evaluations(vitals, names, kind)
+    found = [name for name in spelt if name not in bare] or (bare if side == "val" else [])
+    return vitals.named(found[0]) if found else []
+
+
+def _of_evaluations(vitals: Vitals, names: Sequence[str], kind: str) -> list[str]:
+    """Scores without a side that only an evaluation can have given: training keeps its own under loss, or has none."""
+    told = [side_and_kind(name) for name in names]
+    evaluated = any(not row.training or not row.grad for row in vitals.evaluations)
+    if kind == "loss" or not evaluated or ("val", kind) in told or "loss" in names:
+        return []
+    return [name for name in names if side_and_kind(name) == ("train", kind) and side_of(name) is None]
 
 
 def accuracies(vitals: Vitals) -> tuple[float | None, float | None]:
