@@ -46,6 +46,11 @@ def test_no_step_made_what_was_there_before_the_first_one(born):
         assert names(order(found))[0] == first
 
 
+def test_a_gradient_that_was_huge_before_the_first_step_is_not_of_its_size():
+    found = [finding("lr_too_high", 0.8, "critical", 1), finding("exploding_gradient", 0.6, onset=0)]
+    assert names(order(found))[0] == "exploding_gradient"
+
+
 def test_a_gain_that_flattens_units_before_any_step_makes_the_first_steps_too_large():
     found = order([finding("lr_too_high", 0.9, "critical", 1), finding("saturated_activation", 0.8, "critical", 0)])
     assert names(found[0].consequences) == ["lr_too_high"]

@@ -638,6 +638,14 @@ def test_batch_too_large():
     assert isinstance(steps.batch_too_large(vitals()), NotSeen)
 
 
+@pytest.mark.parametrize(("calls", "optimizer", "large"), [(40, "SGD", True), (40, "LBFGS", False), (1, "SGD", False)])
+def test_gradients_added_up_over_an_epoch_make_a_large_batch(calls, optimizer, large):
+    added = [look(s, n_backward=calls) for s in LOOKS if s < 20]
+    made = vitals([LN10 - 0.03 * i for i in range(20)], added, optimizers=[Optimizer(0, 0, optimizer)])
+    found = steps.batch_too_large(made)
+    assert (not isinstance(found, NotSeen) and [item.numbers["batch_size"] for item in found] == [1280]) == large
+
+
 def test_a_model_that_runs_twice_for_one_loss_is_seen_by_half():
     """Both members of a pair pass the same network: what the first of them is tells nothing of their target."""
     pairs = [Look(step, n_forward=2, n_backward=1) for step in range(3)]

@@ -241,6 +241,23 @@ class Recurrence(nn.Module):
         return self.head(state)
 
 
+class Gated(nn.Module):
+    def __init__(self, gate: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.inner, self.head, self.gate = nn.Linear(11, 24), nn.Linear(8, 4), gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = x.new_zeros(len(x), 8)
+        for step in range(x.shape[1]):
+            keep, take, new = self.inner(torch.cat([x[:, step], state], 1)).chunk(3, 1)
+            state = self.gate(keep) * state + self.gate(take) * torch.tanh(new)
+        return self.head(state)
+
+
+def embedding() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 24), nn.Tanh(), nn.Linear(24, 16), nn.LayerNorm(16), nn.Linear(16, 4))
+
+
 def images(model: nn.Module) -> Program:
     return lambda: watched(model, cross_entropy, torch.randn(64, 1, 6, 6), classes())
 
@@ -460,12 +477,17 @@ SICK: dict[str, tuple[str, Program]] = {
     "summed by hand": ("loss_scale", classifier(lambda m, x, y: F.cross_entropy(m(x), y, reduction="none").sum())),
     "times 1000": ("loss_scale", classifier(lambda m, x, y: 1000 * F.cross_entropy(m(x), y))),
     "divided twice": ("loss_scale", classifier(lambda m, x, y: F.cross_entropy(m(x), y) / len(y))),
+    "summed, divided by the size of the data set": (
+        "loss_scale",
+        classifier(lambda m, x, y: F.cross_entropy(m(x), y, reduction="sum") / 5000),
+    ),
     "second head times 1e-5": ("loss_scale", lambda: two_heads(1e-5)),
     "second head times 1e6": ("loss_scale", lambda: two_heads(1e6)),
     "summed beside a mean": ("loss_scale", lambda: weighed(torch.Tensor.sum)),
     "exp": ("bad_activation", stack(torch.exp)),
     "square": ("bad_activation", stack(lambda x: x * x)),
     "square in a recurrence": ("bad_activation", sequences(Recurrence(torch.square))),
+    "exponential gates": ("bad_activation", sequences(Gated(torch.exp), n=30)),
     "sign": ("bad_activation", stack(torch.sign)),
     "softmax inside": ("bad_activation", stack(lambda x: F.softmax(x, -1))),
     "five sigmoids": ("bad_activation", stack(torch.sigmoid, depth=5)),
@@ -682,6 +704,12 @@ HEALTHY: dict[str, Program] = {
     ),
     "summed and divided": classifier(lambda m, x, y: F.cross_entropy(m(x), y, reduction="sum") / len(y)),
     "accumulation": scaled_accumulation,
+    "summed over features, divided by their number": autoencoder(
+        lambda m, x, y: F.mse_loss(m(x), y, reduction="sum") / y.numel()
+    ),
+    "exponential scale": sequences(Gated(torch.exp), n=1),
+    "sigmoid gates": sequences(Gated(torch.sigmoid), n=30),
+    "head over a normalised embedding": lambda: watched(embedding(), cross_entropy, features(), classes()),
     "autocast": classifier(autocast),
     "layers in a ModuleList": lambda: watched(Hidden(registered=True), cross_entropy, features(), classes()),
     "all connected": lambda: watched(Cut(""), cross_entropy, features(), classes()),

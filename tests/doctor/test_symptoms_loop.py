@@ -20,6 +20,7 @@ from luthier.doctor.vitals import (
     Anatomy,
     Argument,
     Evaluation,
+    Event,
     Look,
     Metrics,
     Node,
@@ -73,6 +74,12 @@ def test_gradients_never_cleared() -> None:
     (finding,) = ask("missing_zero_grad", Vitals(looks=dirty))
     assert (finding.severity, finding.onset, finding.certainty) == ("critical", 1, 1.0)
     assert ask("missing_zero_grad", Vitals(looks=looks(cleared=True))) == []
+
+
+def test_gradients_of_a_loop_that_never_steps_need_no_clearing() -> None:
+    dirty = [replace(look, cleared=look.step == 0) for look in looks()]
+    said = [Event(0, "steps_without_optimizer", {"calls": 10})]
+    assert ask("missing_zero_grad", Vitals(looks=dirty, events=said)) == []
 
 
 def test_gradients_cleared_once_an_epoch() -> None:

@@ -186,6 +186,13 @@ def test_exploding_gradient_needs_harm():
     assert found.numbers["grad_norm_peak"] > 100 * found.numbers["grad_norm_early"]
 
 
+def test_a_gradient_that_destroys_the_net_with_the_first_step_leaves_one_look():
+    huge, lost = (150.0, 300.0, 900.0, 9000.0), (math.nan,) * DEPTH
+    sick = vitals([look(s, lost if s else huge) for s in STEPS], [500.0, 1e20, *[math.nan] * 98])
+    assert the(gradients.exploding_gradient(sick)).onset == 0
+    assert gradients.vanishing_gradient(sick) == [], "early layers get 150 times their weight"
+
+
 def test_one_spike_of_the_gradient_is_not_exploding():
     looks = [look(s, (100.0,) * DEPTH if s == 20 else (0.1,) * DEPTH) for s in STEPS]
     assert gradients.exploding_gradient(vitals(looks, [1.2 * LN3 + i / 100 for i in range(100)])) == []

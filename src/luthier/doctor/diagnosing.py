@@ -23,7 +23,7 @@ SIGNALS = frozenset(
     }
 )
 PACE = frozenset({"lr_too_high", "lr_too_low"})
-BORN = frozenset({"exploding_activation", "saturated_activation"})
+BORN = frozenset({"exploding_activation", "exploding_gradient", "saturated_activation"})
 
 # What a fault can bring about. A finding whose cause was found too is hung under it.
 CAUSES: dict[str, frozenset[str]] = {

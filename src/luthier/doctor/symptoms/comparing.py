@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from luthier.doctor.findings import Finding, NotSeen
+from luthier.doctor.symptoms.curves import never_stepped
 from luthier.doctor.symptoms.facts import known, middle, progress
 from luthier.doctor.symptoms.harm import FITTED, harm
 from luthier.doctor.symptoms.layers import layers
@@ -145,7 +146,10 @@ def loss_scale(vitals: Vitals) -> list[Finding] | NotSeen:
     for graph in graphs(vitals):
         for root in graph.roots:
             parts = terms(graph, root)
+            if never_stepped(vitals):
+                continue  # how many batches a step was meant to add up is not known
             found.extend(_summed(graph, parts) or _factored(graph, parts) or _unheard(vitals, graph, parts))
+            found.extend(_diluted(graph, parts))
             found.extend(_unequal(vitals, graph, parts))
             found.extend(_drowning(vitals, graph, parts))
         found.extend(_accumulated(vitals, graph))
@@ -178,6 +182,20 @@ def _summed(graph: Graph, parts: Sequence[Term]) -> list[Finding]:
     node = bare[0].summed
     text = 'reduction="sum"' if node is not None and node.op in LOSSES else "a sum over the examples"
     return _scale(graph, cause, f"backward() is called on {text}.", "info" if joint else "warning", 0.95, float(size))
+
+
+def _diluted(graph: Graph, parts: Sequence[Term]) -> list[Finding]:
+    """A sum over the examples of a batch, divided by far more than were summed: by the size of the data set, say."""
+    if len(parts) != 1 or parts[0].summed is None or not parts[0].divided_after or parts[0].weighted:
+        return []
+    node = parts[0].summed
+    n = math.prod(node.arguments[1 if node.op in LOSSES and len(node.arguments) > 1 else 0].shape)
+    share = n * abs(parts[0].factor)
+    if not 0 < share <= 1 / _FAR or _accumulates(graph, share):
+        return []
+    cause = f"the loss is a sum over {n} values, divided by {1 / abs(parts[0].factor):.4g}: every gradient is "
+    cause += f"{share:.2g} times that of the mean over the batch."
+    return _scale(graph, cause, f"factor {parts[0].factor:.3g} between the sum and backward().", "warning", 0.9, share)
 
 
 def _unequal(vitals: Vitals, graph: Graph, parts: Sequence[Term]) -> list[Finding]:

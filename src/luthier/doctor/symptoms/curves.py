@@ -45,7 +45,7 @@ def no_learning(vitals: Vitals) -> list[Finding] | NotSeen:
     still = abs(moved) < max(3 * curve.noise / math.sqrt(tail), 0.03 * curve.start)
     blur = min(2 * curve.noise / math.sqrt(tail) / (base.value - base.floor), 0.1) if not base.assumed else 0.0
     stuck = still if base.assumed else course.end < 0.04 + blur and best < max(0.1, 2 * blur)
-    if moved < 0.1 * curve.start and _never_stepped(vitals):
+    if moved < 0.1 * curve.start and never_stepped(vitals):
         return [_without_steps(vitals)]
     if not stuck or _above_chance(vitals, base):
         return []
@@ -67,7 +67,7 @@ def no_learning(vitals: Vitals) -> list[Finding] | NotSeen:
     ]
 
 
-def _never_stepped(vitals: Vitals) -> bool:
+def never_stepped(vitals: Vitals) -> bool:
     """watch.step was called and backward() ran, but no optimizer stepped."""
     told = any(event.name == "steps_without_optimizer" for event in vitals.events)
     looks = [look for look in vitals.looks if look.n_backward]
@@ -173,7 +173,7 @@ def oscillating_loss(vitals: Vitals) -> list[Finding] | NotSeen:
     swing = min(curve.noise, _detrended(late))
     expected = _expected_noise(vitals, median(late))
     epochs = _swinging_epochs(vitals, span)
-    by_step = swing > 2.5 * expected and swing > 0.15 * span
+    by_step = swing > 2.5 * expected and swing > 0.15 * span and _from_zero(vitals, course.base)
     if not by_step and not epochs:
         return []
     size = f"{swing:.2g} from step to step where batches explain {expected:.2g}" if by_step else epochs
@@ -188,6 +188,12 @@ def oscillating_loss(vitals: Vitals) -> list[Finding] | NotSeen:
             numbers={"swing": swing, "expected": expected},
         )
     ]
+
+
+def _from_zero(vitals: Vitals, base: Baseline) -> bool:
+    """Zero is the least that the loss can be, so that its level tells how far examples spread; not of likelihoods."""
+    free = {"poisson_nll_loss", "gaussian_nll_loss"}
+    return base.floor >= 0 and not any(node.op in free for look in vitals.looks[:3] for node in look.nodes)
 
 
 def _detrended(values: Sequence[float]) -> float:

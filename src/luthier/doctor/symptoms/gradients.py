@@ -11,7 +11,7 @@ from statistics import median
 from luthier.doctor.findings import Finding, NotSeen
 from luthier.doctor.symptoms import recurrences
 from luthier.doctor.symptoms.facts import known, middle, progress, progress_at
-from luthier.doctor.symptoms.harm import FITTED, harm
+from luthier.doctor.symptoms.harm import FITTED, harm, several_models
 from luthier.doctor.symptoms.layers import SQUASHING, Layer, biases, layers, names, normalised, total
 from luthier.doctor.vitals import Look, Vitals
 
@@ -76,8 +76,8 @@ def _over_depth(vitals: Vitals, depths: Sequence[_Depth]) -> Finding | None:
         return None
     share = median(depth.share for depth in depths)
     learnt = progress(vitals)
-    stuck = learnt is not None and learnt < 0.3
-    if share > (3e-2 if stuck and _deep_or_squashed(vitals) else 1e-3):
+    stuck = learnt is not None and not several_models(vitals) and learnt < 0.3
+    if share > (3e-2 if stuck and _deep_or_squashed(vitals) else 1e-3) or median(d.early for d in depths) > 1:
         return None
     hit = next((depth for depth in depths if depth.share <= 10 * share), depths[0])
     severity = "info" if (learnt or 0.0) > FITTED else "critical" if share < 1e-4 and stuck else "warning"
@@ -254,7 +254,8 @@ def _outweighing(vitals: Vitals, hurt: str) -> Finding | None:
         ratios = [(layer, ratio) for layer in layers(vitals, look) if (ratio := layer.ratio(look, of)) is not None]
         if ratios and max(ratio for _, ratio in ratios) > 100:
             found.append((look.step, *max(ratios, key=lambda pair: pair[1])))
-    if len(found) < 2 or not hurt:
+    finite = sum(math.isfinite(size) for _, size in _sizes(vitals)[:5])
+    if len(found) < min(2, max(finite, 1)) or not hurt:
         return None
     step, layer, ratio = found[0]
     return Finding(

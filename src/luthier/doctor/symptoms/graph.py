@@ -29,6 +29,7 @@ from luthier.doctor.vitals import Node, Vitals
 _PAIRWISE = names("cosine_similarity pairwise_distance cdist bilinear")
 _AFFINE = names("add sub mul div neg")
 _LINEAR = SAME_VALUES | DROPOUTS | NORMS | LINEAR_POOLS | names("cat stack pad embedding embedding_bag mean sum")
+_PER_EXAMPLE = names("layer_norm rms_norm instance_norm group_norm normalize")
 _PASSED = SAME_VALUES | DROPOUTS | NORMS | LINEAR_POOLS | MAX_POOLS
 
 
@@ -70,7 +71,9 @@ def _unbroken(graph: Graph) -> list[Finding]:
     bends = _nonlinear(graph, layers)
     if not bends and (useless or (not pairs and _follow_each_other(graph, layers))):
         return [_linear_model(graph, layers, useless)]
-    plain = [pair for pair in useless if not pair.pooled and not _is_projection(graph, pair)]
+    plain = [
+        pair for pair in useless if not (pair.pooled or _is_projection(graph, pair) or _reads_normalised(graph, pair))
+    ]
     if plain:
         return [_linear_pair(graph, plain, layers)]
     return []
@@ -118,6 +121,11 @@ def _is_projection(graph: Graph, pair: Pair) -> bool:
     """The first brings many numbers down to a few before the next layer: a summary, chosen to be small."""
     middle = min(math.prod(node.shape) for node in (pair.first, *pair.between))
     return 4 * middle <= math.prod(graph.main(pair.first).shape)
+
+
+def _reads_normalised(graph: Graph, pair: Pair) -> bool:
+    """The head reads what was normalised example by example: an embedding on a sphere, which bends the way."""
+    return pair.second.index in graph.outputs and any(node.op in _PER_EXAMPLE for node in pair.between)
 
 
 def _is_factorised(pair: Pair) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from luthier.doctor.findings import Finding, NotSeen
+from luthier.doctor.symptoms.curves import never_stepped
 from luthier.doctor.symptoms.paths import graphs
 from luthier.doctor.vitals import Evaluation, Look, Node, Optimizer, Vitals
 
@@ -21,8 +22,8 @@ def missing_zero_grad(vitals: Vitals) -> list[Finding] | NotSeen:
     if len(looks) < 2:
         return NotSeen("fewer than two training steps after the first were looked at: train a few steps more")
     dirty = [look for look in looks if look.cleared is False]
-    if len(dirty) < 2 or len(dirty) < 0.5 * len(looks):
-        return []
+    if len(dirty) < 2 or len(dirty) < 0.5 * len(looks) or never_stepped(vitals):
+        return []  # without a step there is nothing to clear after: `no_learning` tells
     share = len(dirty) / len(looks)
     entries = [look.entry_grad for look in dirty if look.entry_grad is not None]
     evidence = [f"at {len(dirty)} of {len(looks)} looks the gradients of the step before were still there."]
@@ -173,13 +174,25 @@ def _parts_in_eval(vitals: Vitals, looks: Sequence[Look]) -> list[Finding]:
     slipped = [look for look in looks if look.training and look.eval_modules]
     if len(slipped) < 3 or len(slipped) < 0.2 * len(looks) or vitals.anatomy is None:
         return []
-    names = slipped[0].eval_modules
+    names = [name for name in slipped[0].eval_modules if not _is_frozen(vitals, name)]
+    if not names:
+        return []
     first = vitals.anatomies[0].parameters
     trained = [item for item in first if len(item.shape) >= 2 and item.initial == "other" and item.numel >= 32]
     on_purpose = slipped[0] is looks[0] and len(trained) * 2 > sum(len(item.shape) >= 2 for item in first)
     cause = f"{len(names)} dropout or norm modules are in eval mode while the model trains."
     text = f"{', '.join(names[:4])} since step {slipped[0].step}."
     return _slip(cause, text, slipped[0].step, "info" if on_purpose else "warning", 0.9, "parts")
+
+
+def _is_frozen(vitals: Vitals, module: str) -> bool:
+    """All weights of a module are frozen; of one that has none those of the module that holds it."""
+    parameters = vitals.anatomies[0].parameters
+    for name in (module, module.rpartition(".")[0]):
+        held = [item for item in parameters if name and item.name.startswith(f"{name}.")]
+        if held:
+            return not any(item.requires_grad for item in held)
+    return False
 
 
 def _evaluates_in_train(vitals: Vitals, parts: Sequence[str]) -> list[Finding]:

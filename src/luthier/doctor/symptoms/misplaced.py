@@ -28,6 +28,8 @@ from luthier.doctor.vitals import Node, Vitals
 _PASSED = SAME_VALUES | DROPOUTS | NORMS | LINEAR_POOLS | MAX_POOLS
 _GROWING = names("exp expm1 sinh cosh tan")
 _POWERS = names("square pow mul")
+_TAME, _WILD = 1e2, 1e6
+"""What an exponential of an ordinary layer puts out at most (e^5), and what none does."""
 _STEPS = names("sign round floor ceil trunc heaviside")
 _SQUASHING = names("tanh sigmoid hardtanh hardsigmoid softsign") | SOFTMAXES
 
@@ -39,7 +41,7 @@ def bad_activation(vitals: Vitals) -> list[Finding] | NotSeen:
     found: list[Finding] = []
     for graph in graphs(vitals):
         hidden = [node for node in _candidates(graph) if _is_hidden(graph, node)]
-        found.extend(_unbounded(graph, hidden))
+        found.extend(_unbounded(graph, hidden) or _feeds_itself(graph))
         found.extend(_stepwise(graph))
         found.extend(_hidden_softmax(graph, hidden))
         found.extend(_sigmoid_stack(vitals, graph, hidden))
@@ -97,6 +99,31 @@ def _unbounded(graph: Graph, hidden: Sequence[Node]) -> list[Finding]:
         )
         return _misfit(graph, powers, cause + "gradients explode or fade.", _largest(graph, powers), "warning", 0.9)
     return []
+
+
+def _feeds_itself(graph: Graph) -> list[Finding]:
+    """Exponentials of layers' outputs that multiply what later ones read: ordinary at first, then beyond all bounds.
+
+    Those that are divided by their sum (a softmax) stay bounded, and are left out.
+    """
+    growing = [node for node in _candidates(graph) if node.op in _GROWING and _multiplies(graph, node)]
+    first = next((node.stats for node in growing if node.stats is not None), None)
+    wild = [node for node in growing[1:] if node.stats is not None and (node.stats.nonfinite or _peak(node) > _WILD)]
+    if graph.onset > 0 or first is None or first.nonfinite or _peak(growing[0]) > _TAME or not wild:
+        return []
+    cause = f"{growing[0].op} multiplies the signal inside of the model, unbounded: each one feeds the next, and they "
+    cause += "grow beyond all bounds before any weight has moved."
+    text = f"the first {growing[0].op} puts out {_peak(growing[0]):.3g} at most, a later one {_peak(wild[0]):.3g}."
+    return _misfit(graph, growing, cause, text, "critical", 0.95)
+
+
+def _multiplies(graph: Graph, node: Node) -> bool:
+    readers = graph.readers(node.index, SAME_VALUES)
+    return _from_layers(graph, graph.main(node).source) and bool(readers) and all(r.op == "mul" for r in readers)
+
+
+def _peak(node: Node) -> float:
+    return abs(node.stats.max or 0.0) if node.stats is not None else 0.0
 
 
 def _is_power(node: Node) -> bool:

@@ -283,7 +283,7 @@ def batch_too_small(vitals: Vitals) -> list[Finding] | NotSeen:
 
 def batch_too_large(vitals: Vitals) -> list[Finding] | NotSeen:
     """So few updates, each over (nearly) all data, that the loss is still falling when training ends."""
-    size, curve = batch_size(vitals), loss_curve(vitals)
+    size, curve = _examples_per_step(vitals), loss_curve(vitals)
     if size is None or curve is None:
         return NotSeen("the batch size was not seen: pass inputs= and targets= to watch.step")
     epoch = 1.0 if _same_batch(vitals) else steps_per_epoch(vitals)
@@ -311,6 +311,16 @@ def batch_too_large(vitals: Vitals) -> list[Finding] | NotSeen:
             source="Keskar et al., On large-batch training for deep learning, 2017",
         )
     ]
+
+
+def _examples_per_step(vitals: Vitals) -> int | None:
+    """The batch size, times the backward calls whose gradients every step adds up."""
+    size, counts = batch_size(vitals), [look.n_backward for look in vitals.looks]
+    closures = any("LBFGS" in row.type for row in vitals.optimizers)
+    several = vitals.anatomy is not None and len(vitals.anatomy.model_types) > 1
+    if size is None or len(counts) < 2 or min(counts) < 4 or closures or several:
+        return size
+    return size * min(counts)
 
 
 def _same_batch(vitals: Vitals) -> bool:
