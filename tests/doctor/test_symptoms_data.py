@@ -819,3 +819,9 @@ def test_validation_of_classes_that_training_lacks():
     by_class = {"2": (50, 0, 0), "1": (50, 50, 50)}
     vitals.evaluations = [Evaluation(60, False, False, 1, 100, predictions=Predictions(100, 50, 0, (), by_class))]
     assert train_val_mismatch(vitals)[0].severity == "warning"
+
+
+@pytest.mark.parametrize(("f1", "severity"), [(0.6, "warning"), (0.9, "info")])
+def test_f1_far_behind_accuracy_tells_that_rare_tags_are_ignored(f1, severity):
+    vitals = replace(tokens({"0": (900, 905, 895), "1": (10, 6, 6)}), metrics=metrics(val_macro_f1=[(20, f1)]))
+    assert [finding.severity for finding in class_imbalance(vitals)] == [severity]

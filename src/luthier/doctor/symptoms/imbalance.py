@@ -28,6 +28,8 @@ def class_imbalance(vitals: Vitals) -> list[Finding] | NotSeen:
     recalls = [(_recall(rows, rare)[0], _recall(rows, [most])[0], name) for rows, name in seen]
     ignored = any(found < (0.6 if single else 0.3) * usual for found, usual, _ in recalls)
     learnt = bool(recalls) and all(found >= 0.9 * usual and usual > 0.5 for found, usual, _ in recalls)
+    hidden = _hidden(vitals)
+    ignored = ignored or bool(hidden)
     serious = not language(vitals) and (ignored or (single and ratio >= EXTREME and not learnt))
     evidence = [
         f"class {most} has {counts[most] / total:.1%} of {total} targets seen, class {least} "
@@ -37,6 +39,7 @@ def class_imbalance(vitals: Vitals) -> list[Finding] | NotSeen:
         f"in {name} the model finds {found:.0%} of the rare class(es) {', '.join(rare[:5])} and {usual:.0%} of {most}"
         for found, usual, name in recalls
     ]
+    evidence += [hidden] if hidden else []
     return [
         Finding(
             symptom="class_imbalance",
@@ -52,6 +55,14 @@ def class_imbalance(vitals: Vitals) -> list[Finding] | NotSeen:
     ]
 
 
+def _hidden(vitals: Vitals) -> str:
+    """F1, in which rare classes count as much as frequent ones, stays far behind accuracy in validation."""
+    scores = facts.metric(vitals, "val", "f1")
+    right = max((value for value in facts.accuracies(vitals) if value is not None), default=0.0)
+    fair = facts.middle([value for _, value in scores[-3:]])
+    return f"F1 is {fair:.2f} in validation where accuracy is {right:.2f}" if scores and fair < 0.75 * right else ""
+
+
 def language(vitals: Vitals) -> bool:
     """The classes are the very tokens that the model reads: words have their own frequencies, rare ones stay open."""
     look = next((look for look in vitals.looks if look.nodes), None)
@@ -61,7 +72,7 @@ def language(vitals: Vitals) -> bool:
     classes = loss.arguments[0].shape[1]
     tables = [node.arguments[-1].shape[0] for node in look.nodes if _is_lookup(node)]
     one_hot = look.inputs.shape[2:] if look.inputs is not None and len(look.inputs.shape) == 3 else ()
-    return classes in tables or classes in one_hot
+    return classes in tables or (classes in one_hot and not one_each(vitals))
 
 
 def _is_lookup(node: Node) -> bool:

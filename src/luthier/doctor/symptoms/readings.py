@@ -33,6 +33,7 @@ _KINDS = {
     "ppl": "perplexity",
     "perplexity": "perplexity",
 }
+_ADDED = ("epoch", "mean", "macro")
 
 
 _T = TypeVar("_T")
@@ -70,7 +71,7 @@ def side_and_kind(name: str) -> tuple[str, str] | None:
     words = _words(name)
     sides = [_SIDES[word] for word in words if word in _SIDES]
     kinds = [_KINDS[word] for word in words if word in _KINDS]
-    if len(kinds) != 1 or len(sides) > 1 or len(words) > len(sides) + 1 + ("epoch" in words) + ("mean" in words):
+    if len(kinds) != 1 or len(sides) > 1 or len(words) > len(sides) + 1 + sum(word in words for word in _ADDED):
         return None
     return (sides[0] if sides else "train"), kinds[0]
 
