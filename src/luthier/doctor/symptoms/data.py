@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from luthier.doctor.findings import Finding, NotSeen, Severity
 from luthier.doctor.symptoms import facts
 from luthier.doctor.symptoms.causality import next_among_inputs, target_as_input
-from luthier.doctor.symptoms.outcomes import (
-    read,
-    series,
-)
+from luthier.doctor.symptoms.outcomes import FEWEST_PAIRS, read, series
+from luthier.doctor.symptoms.paths import Graph
 from luthier.doctor.vitals import BatchTargets, Vitals
 
 FEWEST_BATCHES = 8
@@ -39,12 +37,23 @@ def unshuffled_data(vitals: Vitals) -> list[Finding] | NotSeen:
     drifting = ratio >= 1.6 and alike >= 0.5 and alike * math.sqrt(n) > 4
     if size < 2:
         drifting = n >= 40 and alike >= 0.5
-    if not uneven and not drifting:
+    if (not uneven and not drifting) or (what == "targets" and _moved_by_training(vitals)):
         return []
     evidence = [f"over {n} batches the {what} differ {ratio:.1f} times as much as those of batches drawn at random"]
     if alike >= 0.3:
         evidence.append(f"batches in a row are alike (correlation {alike:.2f})")
     return [_unshuffled("warning" if ratio < 50 else "critical", evidence, 0.85, rows[0].step)]
+
+
+def _moved_by_training(vitals: Vitals) -> bool:
+    """Inputs come at random and equal ones with other targets: the network's own answers make these (bootstrapping)."""
+    spread, blocks, width = (
+        read(vitals.data, *path) for path in (("order", "inputs_f"), ("order", "blocks"), ("features",))
+    )
+    conflict, pairs = read(vitals.data, "repeats", "conflict"), read(vitals.data, "repeats", "pairs")
+    if spread is None or not blocks or not width or conflict is None or (pairs or 0) < FEWEST_PAIRS:
+        return False
+    return conflict > 0.01 and spread < 1 + 3 * math.sqrt(2 / (blocks * width))
 
 
 def _unshuffled(severity: Severity, evidence: list[str], certainty: float, onset: int) -> Finding:
@@ -203,6 +212,8 @@ def _validation_in_training(vitals: Vitals) -> Finding | None:
     n, found = series(vitals.data, "forwards", "n"), series(vitals.data, "forwards", "in_train")
     if not n or len(n) != len(found) or not _all_forwards_sampled(vitals) or not _reports_validation(vitals):
         return None
+    if _picks_rows(vitals):
+        return None
     common = (read(vitals.data, "repeats", "twins") or 0.0) * (read(vitals.data, "distinct") or 0.0)
     held = [(size, count) for size, count in zip(n, found, strict=True) if count > 0]
     total = sum(size for size, _ in held)
@@ -233,6 +244,20 @@ def _validation_in_training(vitals: Vitals) -> Finding | None:
         numbers={"share": real},
         source="Kaufman et al. 2012, Leakage in Data Mining",
     )
+
+
+def _picks_rows(vitals: Vitals) -> bool:
+    """The loss takes some rows of the answers by a mask or index, as of the nodes of a graph: the others are not
+    trained on, though their inputs are seen.
+    """
+    for look in vitals.looks[:3]:
+        rows = look.inputs.shape[:1] if look.inputs is not None else ()
+        graph = Graph.of([look])
+        for node in (graph.nodes[index] for index in graph.learning - graph.inside):
+            picked = node.op == "getitem" and len(node.arguments) > 1 and graph.is_prediction(node.arguments[0])
+            if picked and rows and node.arguments[0].shape[:1] == rows and node.shape[:1] < rows:
+                return True
+    return False
 
 
 def _all_forwards_sampled(vitals: Vitals) -> bool:

@@ -71,7 +71,7 @@ def without_targets(graph: Graph) -> list[Finding]:
     sources = [item.source.partition(":")[0] for node in reached for item in node.arguments]
     made_here = any(not node.arguments for node in reached)
     labels_inside = any(
-        item.source.startswith(("input", "target", "extern"))
+        graph.back(item.source, SAME_VALUES)[1].startswith(("input", "target", "extern"))
         for index in graph.inside
         for item in graph.nodes[index].arguments
         if graph.nodes[index].op in LOSSES

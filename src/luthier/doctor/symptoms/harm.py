@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 from luthier.doctor.symptoms.facts import baseline, loss_curve
+from luthier.doctor.symptoms.objectives import loss_calls
+from luthier.doctor.symptoms.paths import Graph
 from luthier.doctor.vitals import Vitals
 
 FITTED = 0.8  # this far from the constant answer towards 0, a training has plainly learnt
@@ -25,11 +27,19 @@ def harm(vitals: Vitals) -> str:
     level = max(curve.start, base.value)
     if curve.end > 1.1 * level + 2 * curve.noise / len(curve.values) ** 0.5:
         return f"the loss ends at {curve.end:.3g}, above its start ({curve.start:.3g}) and above a constant answer"
-    if curve.peak > 1.5 * level + 4 * curve.noise and len(curve.values) >= 10:
+    shot_up = curve.peak > 1.5 * level + 4 * curve.noise and len(curve.values) >= 10
+    if shot_up and not (curve.end < curve.start and _chases_itself(vitals)):
         return f"the loss shot up from {curve.start:.3g} to {curve.peak:.3g}"
     if len(curve.values) >= 30 and base.progress(curve.end) < 0.1:
         return f"the loss ({curve.end:.3g}) never got clearly below a constant answer ({base.value:.3g})"
     return ""
+
+
+def _chases_itself(vitals: Vitals) -> bool:
+    """Some term compares two answers of the model, as codes with a codebook: it rises as soon as these come apart."""
+    graphs = [Graph.of([look]) for look in vitals.looks[:3]]
+    calls = [(graph, call.target) for graph in graphs for call in loss_calls(graph)]
+    return any(target is not None and graph.is_prediction(target) for graph, target in calls)
 
 
 def several_models(vitals: Vitals) -> bool:

@@ -178,9 +178,12 @@ class Graph:
                 found[reader.index] = reader
         return list(found.values())
 
-    def numbers(self, source: str) -> list[Stats]:
-        """What was measured of a source, look by look: closely as an argument if it was, else as an output."""
-        taken = self._taken(source)
+    def numbers(self, source: str, argument: Argument | None = None) -> list[Stats]:
+        """What was measured of a source, look by look: closely as an argument if it was, else as an output.
+
+        Several tensors may be called "target", one of each loss: then `argument` says which of them is meant.
+        """
+        taken = self._taken(source, argument)
         index = node_index(source)
         found = []
         for look in self.looks:
@@ -190,13 +193,15 @@ class Graph:
                 found.append(stats)
         return found
 
-    def _taken(self, source: str) -> tuple[int, int] | None:
-        """Node and position of the argument where a source was measured."""
-        for node in self.nodes.values():
-            for position, argument in enumerate(node.arguments):
-                if argument.source == source and argument.stats is not None:
-                    return node.index, position
-        return None
+    def _taken(self, source: str, wanted: Argument | None) -> tuple[int, int] | None:
+        """Node and position of the argument where a source was measured, at best this very one."""
+        found = [
+            (argument is not wanted, node.index, position)
+            for node in self.nodes.values()
+            for position, argument in enumerate(node.arguments)
+            if argument.source == source and argument.stats is not None
+        ]
+        return min(found)[1:] if found else None
 
     def numbers_of(self, argument: Argument) -> list[Stats]:
         """`numbers` of an argument; if nothing was measured, of what it is a view of.
@@ -206,7 +211,7 @@ class Graph:
         """
         passed, source = self.back(argument.source, SAME_VALUES - {"getitem", "select", "narrow"})
         for candidate in dict.fromkeys((argument.source, *(f"n{node.index}" for node in passed), source)):
-            if found := self.numbers(candidate):
+            if found := self.numbers(candidate, argument):
                 return found
         end = passed[-1].arguments[0] if passed else argument
         alike = [look.targets for look in self.looks if look.targets is not None and look.targets.stats is not None]

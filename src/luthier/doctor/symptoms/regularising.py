@@ -8,7 +8,14 @@ from operator import itemgetter
 from luthier.doctor.findings import Finding, NotSeen
 from luthier.doctor.symptoms.facts import added_to, baseline, known, loss_curve, loss_node, middle, progress
 from luthier.doctor.symptoms.layers import is_matrix, layers, names, total
-from luthier.doctor.symptoms.outcomes import always_new, data_allow_more, read, series, val_worse
+from luthier.doctor.symptoms.outcomes import (
+    always_new,
+    data_allow_more,
+    data_allow_no_more,
+    read,
+    series,
+    val_worse,
+)
 from luthier.doctor.vitals import Look, Node, Vitals
 
 _DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
@@ -102,7 +109,7 @@ def _penalty(vitals: Vitals, learnt: float) -> Finding | None:
 def _weight_decay(vitals: Vitals, learnt: float) -> Finding | None:
     """Weight decay pulls as strongly as the gradient (L2) or the whole update (decoupled), or the weights collapse."""
     decay = max([float(group.get("weight_decay") or 0) for row in vitals.optimizers for group in row.groups] or [0.0])
-    if decay <= 0 or learnt > 0.7:
+    if decay <= 0 or learnt > 0.7 or data_allow_no_more(vitals):
         return None
     decoupled = any(row.type.lower() in ("adamw", "nadamw", "lion") for row in vitals.optimizers)
     pulls = [pull for look in vitals.looks[len(vitals.looks) // 3 :] if (pull := _pull(vitals, look, decay, decoupled))]
@@ -127,8 +134,8 @@ def _pull(vitals: Vitals, look: Look, decay: float, decoupled: bool) -> float | 
     """Size of the decay relative to the gradient, or to the update where it is decoupled from the gradient."""
     weight = total(_matrices(vitals, look, look.weight))
     other = total(_matrices(vitals, look, look.update if decoupled else look.grad))
-    if not weight or not other:
-        return None
+    if not weight or not other or not total(_matrices(vitals, look, look.grad)):
+        return None  # what the loss no longer reaches decays whatever its strength
     return decay * weight * (max(known(list(look.lr)), default=0.0) if decoupled else 1.0) / other
 
 

@@ -6,10 +6,10 @@ import math
 
 from luthier.doctor.findings import Finding, NotSeen
 from luthier.doctor.symptoms.courses import FEW, Course, accurate, course_of, good_enough, narrow_layers, poor_below
-from luthier.doctor.symptoms.facts import Baseline, epoch_losses, is_classification
-from luthier.doctor.symptoms.layers import first_look, layers, names
+from luthier.doctor.symptoms.facts import Baseline, epoch_losses, is_classification, node_of
+from luthier.doctor.symptoms.layers import Layer, first_look, layers, names, source_of
 from luthier.doctor.symptoms.outcomes import data_allow_more
-from luthier.doctor.vitals import Vitals
+from luthier.doctor.vitals import Look, Vitals
 
 
 def _validation_follows(vitals: Vitals, base: Baseline) -> bool:
@@ -82,9 +82,31 @@ def _bottleneck(vitals: Vitals) -> list[tuple[str, int]]:
     for layer in chain[:-1]:
         shape = layer.parameter.shape
         units = shape[-1] if "weight_hh" in layer.name else shape[0]
-        if units <= 2 and "weight_ih" not in layer.name and math.prod(shape[1:]) >= units:
+        narrow = units <= 2 and "weight_ih" not in layer.name and math.prod(shape[1:]) >= units
+        wider = look is not None and _reads_more(chain[-1], units) and _has_bypass(look, layer)
+        if narrow and look is not None and not wider:
             found.append((layer.place, units))
     return found
+
+
+def _reads_more(last: Layer, units: int) -> bool:
+    """The head reads more than so many numbers: what leads past a layer of that width can be wider."""
+    return math.prod(last.parameter.shape[1:]) > units
+
+
+def _has_bypass(look: Look, layer: Layer) -> bool:
+    """A way from the inputs to the outputs that does not lead through this layer: a skip, an expert beside it."""
+    waiting, seen = set(look.outputs), set[int]()
+    while waiting:
+        node = look.nodes[waiting.pop()]
+        seen.add(node.index)
+        if any(source_of(look, item.source) == f"param:{layer.name}" for item in node.arguments):
+            continue
+        if any(item.source == "input:0" for item in node.arguments):
+            return True
+        before = [node_of(look, item.source) for item in node.arguments]
+        waiting |= {item.index for item in before if item is not None} - seen
+    return False
 
 
 def _linear(vitals: Vitals) -> list[str]:
