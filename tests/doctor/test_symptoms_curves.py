@@ -499,6 +499,15 @@ def test_weight_decay_that_crushes_the_weights():
     assert regularising.too_much_regularisation(sick) == []
 
 
+def test_weight_decay_of_weights_that_the_loss_no_longer_reaches_is_no_cause():
+    looks = [look(s, grad=0.0, update=1e-5, weight=(2.0 * (1 - 1e-5) ** s,)) for s in LOOKS]
+    dead = vitals(noisy([LN10] * 300, 0.01), looks)
+    dead.optimizers = [Optimizer(0, 0, "AdamW", groups=({"lr": 1e-3, "weight_decay": 0.01},))]
+    assert regularising.too_much_regularisation(dead) == []
+    dead.looks = [replace(item, grad=(1e-3,)) for item in looks]
+    assert the(regularising.too_much_regularisation(dead)).numbers["weight_decay"] == 0.01
+
+
 def test_weight_decay_that_keeps_the_net_behind_small_learners():
     looks = [replace(look(s), weight=(2.0 * max(0.7, 1 - s / 100),), grad=(1.0,)) for s in LOOKS]
     held = vitals(noisy(falling(end=1.1, speed=15)), looks, metrics=(), data=LEARNERS)

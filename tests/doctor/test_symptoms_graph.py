@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import luthier
 from luthier.doctor.findings import Finding, NotSeen
-from luthier.doctor.symptoms import SYMPTOMS
+from luthier.doctor.symptoms import SYMPTOMS, underfit
 from luthier.doctor.symptoms.courses import poor_below
 from luthier.doctor.vitals import Vitals
 
@@ -837,6 +837,21 @@ def test_one_layer_of_many_without_activation_explains_little() -> None:
     (little,) = found(watched(Deep(), cross_entropy, features(), classes()), ["missing_nonlinearity"])
     (much,) = found(SICK["one activation forgotten"][1](), ["missing_nonlinearity"])
     assert little.certainty < 0.8 < much.certainty
+
+
+@pytest.mark.parametrize(("width", "narrow"), [(2, True), (8, False)])
+def test_a_way_past_a_narrow_layer_helps_when_it_is_wider(width: int, narrow: bool) -> None:
+    class Stream(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Embedding(9, width), nn.Linear(width, 4)
+            self.down, self.up = nn.Linear(width, 2), nn.Linear(2, width)
+
+        def forward(self, x: Tensor) -> Tensor:
+            state = self.embed(x)
+            return self.head(state + self.up(F.relu(self.down(state))))
+
+    assert bool(underfit._bottleneck(watched(Stream(), cross_entropy, torch.randint(0, 9, (64,)), classes()))) == narrow
 
 
 def test_the_layer_is_named() -> None:
