@@ -696,3 +696,10 @@ def test_decoupled_decay_that_stops_the_weights_from_growing(optimizer, growth, 
     held = vitals(noisy(falling(end=1.0, speed=15)), looks)
     held.optimizers = [Optimizer(0, 0, optimizer, groups=({"lr": 1e-3, "weight_decay": 1.0},))]
     assert len(regularising.too_much_regularisation(held)) == found
+
+
+@pytest.mark.parametrize(("end", "at", "found"), [(0.2, 5, 0), (0.2, 150, 1), (0.9, 5, 1)])
+def test_an_early_overshoot_that_training_got_over_did_no_harm(end, at, found):
+    over = [level + (4.0 if at <= i < at + 8 else 0.0) for i, level in enumerate(falling(end=end))]
+    looks = [look(s, update=0.06) for s in LOOKS]
+    assert len(steps.lr_too_high(vitals(noisy(over, 0.03), looks))) == found

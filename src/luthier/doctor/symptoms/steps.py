@@ -107,11 +107,11 @@ def _hurt(vitals: Vitals, curve: LossCurve, high: float) -> str:
     told = harm(vitals)
     if "not finite" in told and high < 0.5 and max(curve.values[-1], curve.peak) < 2 * curve.start:
         return ""  # nothing grew before: a bad operation made it, not the size of the steps
-    if told and "never got" not in told:
-        return told
-    broken = _broken_units(vitals)
     base = baseline(vitals)
     learnt = base.progress(curve.end) if base is not None else None
+    if told and "never got" not in told:
+        return "" if "shot up" in told and _got_over(curve, learnt) else told
+    broken = _broken_units(vitals)
     if learnt is not None and learnt < 0.6 and broken:
         return broken
     grown = _growth(vitals)
@@ -129,6 +129,13 @@ def _hurt(vitals: Vitals, curve: LossCurve, high: float) -> str:
         if curve.noise > 0.2 * span:
             return f"the loss swings by {curve.noise:.2g} from step to step without getting better"
     return ""
+
+
+def _got_over(curve: LossCurve, learnt: float | None) -> bool:
+    """The loss overshot in the first tenth of the training, as momentum lets it, and was fitted in the end."""
+    start = max(len(curve.values) // 10, 1)
+    calm = max(curve.smooth[start:], default=curve.peak) < curve.start
+    return learnt is not None and learnt > FITTED and calm and not _runs_away(curve)
 
 
 def _growth(vitals: Vitals) -> float:
