@@ -1,10 +1,12 @@
 """What metrics of other names and units say, on vitals made by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from luthier.doctor.symptoms import facts
+from luthier.doctor.symptoms.data import unshuffled_data
 from luthier.doctor.vitals import Argument, BatchTargets, Evaluation, Look, Metrics, Node, Stats, Steps, Vitals
 
 STEPS = 60
@@ -54,3 +56,27 @@ def test_scores_without_a_side_are_those_of_the_evaluation():
         told("cross_entropy", loss=0.5, top1=0.6, val_loss=0.7),
     ):
         assert facts.metric(other, "train", "accuracy") == [(30, 0.6)]
+
+
+def test_f1_stands_for_accuracy_where_classes_are_even():
+    even, rare = {"0": 50, "1": 50}, {"0": 95, "1": 5}
+    for counts, expected in ((even, [(30, 0.6)]), (rare, [])):
+        trained = replace(told("cross_entropy", dev_f1=0.6), targets=[BatchTargets(0, 100, counts)])
+        assert facts.metric(trained, "val", "accuracy") == expected
+    assert facts.accuracies(replace(trained, targets=[BatchTargets(0, 100, even)])) == (None, 0.6)
+
+
+def sorted_numbers(order: list[int], inside: float = 0.2) -> Vitals:
+    """Looks at batches of 24 whose targets, seen by the loss alone, have these means."""
+    looks = []
+    for step, mean in enumerate(order):
+        target = Argument("target", (24, 1), stats=Stats(n=24, mean=float(mean), std=inside))
+        loss = Node(0, "mse_loss", None, (Argument("param:w", (24, 1), requires_grad=True), target))
+        looks.append(Look(3 * step, True, nodes=(loss,), roots=(0,), batch_size=24))
+    return Vitals(looks=looks)
+
+
+@pytest.mark.parametrize(("inside", "found"), [(0.2, 1), (20.0, 0)])
+def test_order_is_seen_in_what_the_loss_was_given(inside, found):
+    answer = unshuffled_data(sorted_numbers(list(range(12)), inside))
+    assert (isinstance(answer, list) and len(answer)) == found

@@ -11,7 +11,7 @@ from luthier.doctor.symptoms import facts
 from luthier.doctor.symptoms.causality import next_among_inputs, target_as_input
 from luthier.doctor.symptoms.outcomes import FEWEST_PAIRS, read, series
 from luthier.doctor.symptoms.paths import Graph
-from luthier.doctor.vitals import BatchTargets, Vitals
+from luthier.doctor.vitals import BatchTargets, Stats, Vitals
 
 FEWEST_BATCHES = 8
 
@@ -22,7 +22,7 @@ def unshuffled_data(vitals: Vitals) -> list[Finding] | NotSeen:
     For classes Pearson's chi-square of batch against class by its degrees of freedom, for numbers the variance between
     batch means against that inside batches (both about 1 for random batches), and how alike batches in a row are.
     """
-    rows = _in_a_row(vitals)
+    rows = _in_a_row(vitals) if vitals.targets else _given_to_losses(vitals)
     with_classes = [row for row in rows if row.counts]
     if len(with_classes) >= FEWEST_BATCHES and len(with_classes) == len(rows):
         ratio, alike, size = _class_spread(with_classes)
@@ -34,10 +34,12 @@ def unshuffled_data(vitals: Vitals) -> list[Finding] | NotSeen:
         return _ordered_inputs(vitals)
     n = len(rows)
     uneven = ratio >= 4 and (n - 1) * (ratio - 1) > 25
-    drifting = ratio >= 1.6 and alike >= 0.5 and alike * math.sqrt(n) > 4
+    drifting = bool(vitals.targets) and ratio >= 1.6 and alike >= 0.5 and alike * math.sqrt(n) > 4
     if size < 2:
-        drifting = n >= 40 and alike >= 0.5
-    if (not uneven and not drifting) or (what == "targets" and _moved_by_training(vitals)):
+        drifting = bool(vitals.targets) and n >= 40 and alike >= 0.5
+    if not uneven and not drifting:
+        return [] if vitals.targets else _ordered_inputs(vitals)
+    if what == "targets" and _moved_by_training(vitals):
         return []
     evidence = [f"over {n} batches the {what} differ {ratio:.1f} times as much as those of batches drawn at random"]
     if alike >= 0.3:
@@ -77,6 +79,18 @@ def _in_a_row(vitals: Vitals) -> list[BatchTargets]:
         if len(run) > len(best):
             best = run
     return [row for row in best if row.n > 0]
+
+
+def _given_to_losses(vitals: Vitals) -> list[BatchTargets]:
+    """The same at every look, from what the loss was given: not of batches in a row."""
+    rows = []
+    for look in vitals.looks:
+        seen, answers = facts.targets_in_losses(Vitals(looks=[look])), look.predictions
+        counts = {label: entry[0] for label, entry in answers.by_class.items() if entry[0]} if answers else None
+        if look.batch_size and (counts or seen):
+            stats = seen[0] if seen and not counts else Stats(n=0)
+            rows.append(BatchTargets(look.step, look.batch_size, counts, stats.mean, stats.std))
+    return rows
 
 
 def _class_spread(rows: Sequence[BatchTargets]) -> tuple[float, float, float]:

@@ -22,7 +22,6 @@ from luthier.doctor.symptoms.baselines import (
 )
 from luthier.doctor.symptoms.losses import LossCurve, loss_curve, slope
 from luthier.doctor.symptoms.readings import (
-    accuracies,
     batch_size,
     known,
     middle,
@@ -31,7 +30,7 @@ from luthier.doctor.symptoms.readings import (
     side_of,
     steps_per_epoch,
 )
-from luthier.doctor.symptoms.units import metric
+from luthier.doctor.symptoms.units import accuracies, metric
 from luthier.doctor.vitals import Vitals
 
 __all__ = [

@@ -75,8 +75,11 @@ def _mismatch_severity(vitals: Vitals, effect: float, stretch: float) -> Severit
         return "critical" if not fine else "info" if always_new(vitals) else "warning"
     if effect >= 0.5 or stretch >= 0.5:
         return "warning" if worse or beats is False else "info"
+    helpless = beats is False and (facts.progress(vitals) or 0.0) > 0.3
+    if helpless and effect >= 0.15:  # of tokens, where most counts are 0 in either part
+        return "warning"
     if effect >= 0.25 or stretch >= 0.3:
-        return "warning" if beats is False and (facts.progress(vitals) or 0.0) > 0.3 else "info"
+        return "warning" if helpless else "info"
     return None
 
 
@@ -88,6 +91,8 @@ def _below_chance(vitals: Vitals) -> Finding | None:
     if train is None or val is None or most is None or len(counts) < 2 or not facts.is_classification(vitals):
         return None
     train, val, chance = share(train), share(val), 1 / len(counts)
+    if facts.metric(vitals, "val", "f1") == facts.metric(vitals, "val", "accuracy") != []:
+        chance *= 2 / (len(counts) + 1)  # the least F1, that of a constant answer
     noise = math.sqrt(chance * (1 - chance) / n_validation(vitals))
     balanced = most < 1.5 * chance
     if not balanced or train < chance + 0.5 * (1 - chance) or val > 0.6 * chance or val > chance - 4 * noise:

@@ -113,24 +113,6 @@ def _of_evaluations(vitals: Vitals, names: Sequence[str], kind: str) -> list[str
     return [name for name in names if side_and_kind(name) == ("train", kind) and side_of(name) is None]
 
 
-def accuracies(vitals: Vitals) -> tuple[float | None, float | None]:
-    """Final accuracy (0-1) in training and validation; from batches and evaluations seen when no metric holds them."""
-    train = metric(vitals, "train", "accuracy")
-    val = metric(vitals, "val", "accuracy")
-    late = [look for look in vitals.looks if look.step >= 0.5 * vitals.n_steps]  # what it was before is not final
-    seen = [look.predictions for look in late if look.predictions is not None and look.predictions.n]
-    batches = sum(item.correct for item in seen) / sum(item.n for item in seen) if seen else None
-    evaluated = [row.predictions for row in vitals.evaluations if row.predictions is not None and row.predictions.n]
-    evaluation = evaluated[-1].correct / evaluated[-1].n if evaluated else None
-    return (_share(train) if train else batches), (_share(val) if val else evaluation)
-
-
-def _share(points: Sequence[tuple[int, float]]) -> float:
-    """Median of the last (up to 3) values, percentages as fractions."""
-    value = middle([value for _, value in points[-3:]], math.nan)
-    return value / 100 if value > 1.5 else value
-
-
 def steps_per_epoch(vitals: Vitals) -> float | None:
     """Steps between rows of metrics, taken as epochs; None below 2 rows."""
     steps = sorted({row.step for row in vitals.metrics})
