@@ -610,7 +610,7 @@ def test_learnable_labels_that_small_learners_miss_are_not_noisy():
 
 def test_labels_that_change_from_epoch_to_epoch_are_noisy():
     x, y = blobs(400)
-    vitals = trained(x, y, serve=lambda a, b, g: (a, torch.where(torch.rand(len(b), generator=g) < 0.3, 0, b)))
+    vitals = trained(x, y, serve=lambda a, b, g: (a, torch.where(torch.rand(len(b), generator=g) < 0.3, 0, b)), end=0.6)
     assert alarms(vitals).keys() == {"label_noise"}
     assert "change from epoch to epoch" in label_noise(vitals)[0].cause
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import luthier
-from luthier.doctor.symptoms import curves, data, gradients, harm, regularising, underfit
+from luthier.doctor.symptoms import curves, data, gradients, harm, noise, regularising, schedules, underfit
 from luthier.doctor.symptoms.paths import Graph
 from luthier.doctor.vitals import (
     Anatomy,
@@ -109,7 +109,7 @@ def test_norms_of_a_frozen_part_rest_on_purpose(frozen):
     assert ("train_eval_slip" in symptoms(watch)) is not frozen
 
 
-@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("masked", ["picked", "multiplied", ""])
 def test_rows_that_the_loss_leaves_out_are_not_trained_on(masked):
     x = torch.randn(120, 6)
     y, train = x[:, :3].argmax(1), torch.arange(120) < 60
@@ -118,7 +118,11 @@ def test_rows_that_the_loss_leaves_out_are_not_trained_on(masked):
     with luthier.watch(net, optimizer) as watch:
         for i in range(40):
             answers = net(x)
-            loss = F.cross_entropy(answers[train], y[train]) if masked else F.cross_entropy(answers, y)
+            loss = F.cross_entropy(answers, y)
+            if masked == "picked":
+                loss = F.cross_entropy(answers[train], y[train])
+            elif masked:
+                loss = (F.cross_entropy(answers, y, reduction="none") * train.float()).sum() / train.sum()
             step(optimizer, loss)
             watch.step(loss, inputs=x, targets=y)
             if i % 10 == 9:
@@ -127,7 +131,7 @@ def test_rows_that_the_loss_leaves_out_are_not_trained_on(masked):
                     right = (net(x).argmax(1) == y)[~train]
                 net.train()
                 watch.metrics(val_accuracy=right.double().mean())
-    assert ("data_leakage" in symptoms(watch)) is not masked
+    assert ("data_leakage" in symptoms(watch)) is (not masked)
 
 
 def test_targets_that_the_training_itself_moves_are_no_order():
@@ -239,3 +243,43 @@ def test_two_losses_keep_their_targets_apart():
     graph = Graph.of([look(0, (one, other))])
     assert graph.numbers_of(other.arguments[1]) == [real]
     assert graph.numbers_of(one.arguments[1]) == [whole]
+
+
+@pytest.mark.parametrize(("end", "noisy"), [(0.02, False), (0.6, True)])
+def test_changing_labels_that_the_net_foretells_are_no_noise(end, noisy):
+    seen = Vitals(
+        steps=steps([end + (1.1 - end) * 0.9**i for i in range(100)]),
+        targets=[BatchTargets(at, 15, {"0": 5, "1": 5, "2": 5}) for at in range(5)],
+        looks=[look(0, (linear(0, "fc", "input:0"), Node(1, "cross_entropy", None, (Argument("n0", (8, 3)),))))],
+        data={
+            "learn": {"n": 400, "correlation": 0.7, "z": 14.0, "accuracy": 0.8},
+            "repeats": {"conflict": 0.5, "pairs": 200, "twins": 0.0},
+        },
+    )
+    found = noise.label_noise(seen)
+    assert bool(found) is noisy
+
+
+@pytest.mark.parametrize(("update", "severity"), [(1e-2, "info"), (1e-5, "warning")])
+def test_adam_does_not_mind_a_clipped_gradient_while_its_steps_are_whole(update, severity):
+    nodes = (
+        linear(0, "fc", "input:0"),
+        Node(1, "mse_loss", None, (Argument("n0", (8, 4)), Argument("target", (8, 4)))),
+    )
+    weight = Parameter("fc.weight", (4, 4), "float32", 16, layer="fc", layer_type="Linear")
+    sizes = {at: {"grad_before_clip": (200.0 + 9 * at,), "grad": (1.0,), "update": (update,)} for at in range(6)}
+    seen = Vitals(
+        anatomies=[Anatomy(parameters=(weight,))],
+        optimizers=[Optimizer(0, 0, "Adam", groups=({"lr": 1e-3},))],
+        looks=[look(at, nodes, **changes) for at, changes in sizes.items()],
+        steps=steps([1.0] * 6),
+    )
+    assert [finding.severity for finding in schedules.grad_clip_too_small(seen)] == [severity]
+
+
+@pytest.mark.parametrize("size", [16, 512])
+def test_large_batches_take_their_time_to_gather(size):
+    n = 40
+    waits = Steps(tuple(range(n)), (1.0,) * n, (1e-3,) * n, (8e-3,) * n, (2e-3,) * n)
+    seen = Vitals(steps=waits, looks=[look(0, (linear(0, "fc", "input:0"), Node(1, "mean")), batch_size=size)])
+    assert bool(schedules.input_bottleneck(seen)) is (size == 16)

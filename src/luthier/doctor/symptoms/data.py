@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from luthier.doctor.findings import Finding, NotSeen, Severity
 from luthier.doctor.symptoms import facts
 from luthier.doctor.symptoms.causality import next_among_inputs, target_as_input
-from luthier.doctor.symptoms.outcomes import FEWEST_PAIRS, read, series
+from luthier.doctor.symptoms.objectives import LOSSES
+from luthier.doctor.symptoms.outcomes import FEWEST_PAIRS, foretold, read, series
 from luthier.doctor.symptoms.paths import Graph
 from luthier.doctor.vitals import BatchTargets, Stats, Vitals
 
@@ -48,14 +49,14 @@ def unshuffled_data(vitals: Vitals) -> list[Finding] | NotSeen:
 
 
 def _moved_by_training(vitals: Vitals) -> bool:
-    """Inputs come at random and equal ones with other targets: the network's own answers make these (bootstrapping)."""
+    """Equal inputs come with other targets that the network foretells, or at random: its own answers make them."""
     spread, blocks, width = (
         read(vitals.data, *path) for path in (("order", "inputs_f"), ("order", "blocks"), ("features",))
     )
     conflict, pairs = read(vitals.data, "repeats", "conflict"), read(vitals.data, "repeats", "pairs")
     if spread is None or not blocks or not width or conflict is None or (pairs or 0) < FEWEST_PAIRS:
         return False
-    return conflict > 0.01 and spread < 1 + 3 * math.sqrt(2 / (blocks * width))
+    return conflict > 0.01 and (foretold(vitals) or spread < 1 + 3 * math.sqrt(2 / (blocks * width)))
 
 
 def _unshuffled(severity: Severity, evidence: list[str], certainty: float, onset: int) -> Finding:
@@ -268,8 +269,12 @@ def _picks_rows(vitals: Vitals) -> bool:
         rows = look.inputs.shape[:1] if look.inputs is not None else ()
         graph = Graph.of([look])
         for node in (graph.nodes[index] for index in graph.learning - graph.inside):
-            picked = node.op == "getitem" and len(node.arguments) > 1 and graph.is_prediction(node.arguments[0])
-            if picked and rows and node.arguments[0].shape[:1] == rows and node.shape[:1] < rows:
+            given = node.arguments[:2]
+            if len(given) < 2 or not rows or given[0].shape[:1] != rows or not graph.is_prediction(given[0]):
+                continue
+            origin = graph.origin(given[0].source)
+            masked = node.op == "mul" and origin is not None and origin.op in LOSSES and given[1].shape == rows
+            if masked or (node.op == "getitem" and node.shape[:1] < rows):
                 return True
     return False
 

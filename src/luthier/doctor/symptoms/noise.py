@@ -13,6 +13,7 @@ from luthier.doctor.symptoms.outcomes import (
     agreement,
     best_val_accuracy,
     conflict,
+    foretold,
     from_start,
     late_val_accuracy,
     majority,
@@ -56,7 +57,7 @@ def _drawn_anew(vitals: Vitals) -> Finding | None:
     found = conflict(vitals)
     _, z, n = agreement(vitals)
     classes = read(vitals.data, "learn", "accuracy") is not None
-    if found is None or found[0] < (0.08 if classes else 0.2) or z < 5 or n < FEWEST:
+    if found is None or found[0] < (0.08 if classes else 0.2) or z < 5 or n < FEWEST or foretold(vitals):
         return None
     return _noise(
         "warning",

@@ -161,6 +161,16 @@ def conflict(vitals: Vitals) -> tuple[float, int] | None:
     return None if partly_seen(vitals) else (conflict, int(pairs))
 
 
+def foretold(vitals: Vitals) -> bool:
+    """Targets of equal inputs change and the network still foretells them: no noise, which nobody can foretell.
+
+    Several tasks do so, and targets that the training itself makes (bootstrapping).
+    """
+    changed, came = read(vitals.data, "repeats", "conflict"), facts.progress(vitals)
+    pairs = read(vitals.data, "repeats", "pairs") or 0
+    return changed is not None and came is not None and pairs >= FEWEST_PAIRS and came > 1 - changed / 2
+
+
 def partly_seen(vitals: Vitals) -> bool:
     """The model reads several inputs (a pair, two views), of which the sample holds the first alone.
 

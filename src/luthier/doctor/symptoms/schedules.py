@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from statistics import median
 
 from luthier.doctor.findings import Finding, NotSeen
-from luthier.doctor.symptoms.facts import progress
+from luthier.doctor.symptoms.facts import baseline, batch_size, progress
+from luthier.doctor.symptoms.harm import FITTED
 from luthier.doctor.symptoms.objectives import terms
 from luthier.doctor.symptoms.paths import graphs
 from luthier.doctor.vitals import Look, Vitals
@@ -35,7 +36,10 @@ def grad_clip_too_small(vitals: Vitals) -> list[Finding] | NotSeen:
     movement = _movement(vitals)
     adaptive = any(name in row.type for row in vitals.optimizers for name in _ADAPTIVE)
     tiny = movement is not None and movement < 1e-3
-    grave = middle <= 0.01 or (not adaptive and middle <= 0.1 and tiny)
+    base, came = baseline(vitals), progress(vitals) or 0.0
+    poor = not adaptive and base is not None and not base.assumed and came < FITTED
+    slow = tiny or movement is None or poor  # adaptive steps do not depend on the gradient's size
+    grave = (middle <= 0.01 and slow) or (not adaptive and middle <= 0.1 and tiny)
     evidence = [f"clipped at {len(cut)} of {len(ratios)} looks, to {middle:.2g} of the norm (median), {limit:.3g}."]
     if movement is not None:
         evidence.append(f"a step changes the weights by {movement:.1e} of their norm.")
@@ -44,7 +48,7 @@ def grad_clip_too_small(vitals: Vitals) -> list[Finding] | NotSeen:
             symptom="grad_clip_too_small",
             severity="warning" if grave else "info",
             cause=f"clipping cuts nearly every gradient, from a norm of about {norm:.3g} to {limit:.3g}: "
-            "the step no longer depends on the gradient's size and is far too small.",
+            "the step no longer depends on the gradient's size" + (" and is far too small." if grave else "."),
             evidence=tuple(evidence),
             onset=vitals.looks[0].step,
             certainty=0.95 if middle <= 0.05 else 0.8,
@@ -214,7 +218,8 @@ def input_bottleneck(vitals: Vitals) -> list[Finding] | NotSeen:
         return NotSeen("the times of fewer than 10 steps were seen: train longer")
     share = median(wait / (wait + busy) for wait, busy in pairs)
     wait_s, busy_s = median(wait for wait, _ in pairs), median(busy for _, busy in pairs)
-    if wait_s < 0.002 or share < (0.55 if wait_s > 0.003 else 0.7):
+    gathering = 3e-5 * (batch_size(vitals) or 0)  # what a DataLoader takes for examples that lie in memory
+    if wait_s < max(0.002, gathering) or share < (0.55 if wait_s > 0.003 else 0.7):
         return []
     return [
         Finding(
