@@ -703,3 +703,22 @@ def test_an_early_overshoot_that_training_got_over_did_no_harm(end, at, found):
     over = [level + (4.0 if at <= i < at + 8 else 0.0) for i, level in enumerate(falling(end=end))]
     looks = [look(s, update=0.06) for s in LOOKS]
     assert len(steps.lr_too_high(vitals(noisy(over, 0.03), looks))) == found
+
+
+def test_a_loss_that_is_turned_back_stands_where_it_is_turned():
+    """Half of the batches lie below the level; looks are dense when the loss gets there, and few later."""
+
+    def turned(step: int, below: bool) -> Look:
+        mean = 0.9 if below else 1.1
+        made = look(step)
+        steps = [(2, "sub", mean - 1), (3, "abs", abs(mean - 1)), (4, "add", 1 + abs(mean - 1))]
+        behind = [
+            Node(i, op, None, (Argument(f"n{i - 1}", ()),), stats=Stats(n=1, mean=value)) for i, op, value in steps
+        ]
+        return replace(made, nodes=(made.nodes[0], node(mean=mean), *behind), roots=(4,))
+
+    losses = [1.08 + (LN10 - 1.08) * math.exp(-i / 5) + 0.05 * (-1) ** i for i in range(300)]
+    sick = vitals(
+        losses, [turned(s, below=s in (40, 80, 250)) for s in (0, 1, 2, 4, 8, 20, 40, 60, 80, 110, 170, 210, 250)]
+    )
+    assert "abs" in the(curves.plateau(sick)).cause

@@ -15,7 +15,10 @@ _SOURCE = "Ishida et al. 2020, Do We Need Zero Training Loss After Achieving Zer
 
 def floored(vitals: Vitals, course: Course) -> Finding | None:
     """An operation behind the loss lifts it where it is small, and there the loss stands, far from fitted."""
-    late = [look for look in vitals.looks if look.step >= 0.5 * vitals.n_steps]
+    curve = course.curve
+    values = zip(curve.steps, curve.smooth, strict=True)
+    reached = next((step for step, value in values if value <= curve.end + curve.noise), vitals.n_steps)
+    late = [look for look in vitals.looks if look.step >= min(reached, 0.5 * vitals.n_steps)]
     seen = [node for look in late if (node := _lifted(look)) is not None]
     if len(seen) < max(2, 0.3 * len(late)) or course.base.assumed:
         return None
