@@ -8,6 +8,7 @@ import pytest
 
 from luthier.doctor.findings import Finding, NotSeen
 from luthier.doctor.symptoms import (
+    batches,
     courses,
     curves,
     facts,
@@ -46,8 +47,8 @@ RULES = [
     regularising.too_much_regularisation,
     steps.lr_too_high,
     steps.lr_too_low,
-    steps.batch_too_small,
-    steps.batch_too_large,
+    batches.batch_too_small,
+    batches.batch_too_large,
 ]
 LN10 = math.log(10)
 LOOKS = (0, 1, 2, 3, 4, 6, 8, 12, 20, 40, 80, 150, 290)
@@ -262,6 +263,16 @@ def test_a_regression_learnt_by_heart_needs_no_rise_of_validation():
     assert found.severity == "warning"
 
 
+@pytest.mark.parametrize(("by_heart", "found"), [(0.002, True), (0.05, False)])
+def test_of_a_regression_known_by_heart_a_smaller_gap_tells(by_heart, found):
+    rows = [(2.0 * math.exp(-2 * i) + by_heart, 0.28 + 0.72 * math.exp(-2 * i)) for i in range(10)]
+    pair = Node(1, "mse_loss", None, (Argument("n0", (32, 1)), Argument("target", (32, 1))), {"reduction": "mean"})
+    looks = [replace(item, nodes=(item.nodes[0], pair)) for item in vitals().looks]
+    targets = [BatchTargets(step, 32, None, 0.0, 1.0) for step in range(5)]
+    sick = vitals(falling(start=1.0, end=by_heart), looks, rows, targets=targets)
+    assert bool(generalising.overfitting(sick)) is found
+
+
 def test_overfitting_by_accuracy_alone():
     rows = [Metrics(i, {"train_accuracy": 1.0, "val_accuracy": 0.7}) for i in range(3)]
     assert the(generalising.overfitting(replace(vitals(), metrics=rows))).numbers["gap"] == pytest.approx(0.3)
@@ -359,6 +370,13 @@ def test_too_few_epochs():
     assert the(curves.too_few_epochs(vitals(noisy(higher, 0.01))))
 
 
+def test_a_steady_fall_far_from_what_small_learners_find_outweighs_a_middling_accuracy():
+    steady = vitals(noisy([LN10 - 1.0 * i / 300 for i in range(300)], 0.02))
+    told = replace(steady, metrics=accurate(0.83))
+    assert curves.too_few_epochs(told) == []
+    assert the(curves.too_few_epochs(replace(told, data=LEARNERS)))
+
+
 def test_few_epochs_that_each_take_a_part_of_what_is_left():
     rows = [(1.8, 1.7), (1.3, 1.2), (1.15, 1.05), (1.05, 0.97)]
     losses = noisy([1.0 + 1.3 * math.exp(-i / 18) for i in range(120)], 0.03)
@@ -371,9 +389,9 @@ def test_few_epochs_that_each_take_a_part_of_what_is_left():
 def test_few_steps_over_large_batches_need_no_epoch_told():
     losses = [LN10 - 0.005 * i for i in range(20)]
     few = vitals(losses, [look(step, batch_size=1024) for step in LOOKS if step < 20])
-    assert the(steps.batch_too_large(few)).severity == "warning"
+    assert the(batches.batch_too_large(few)).severity == "warning"
     small = vitals(losses, [look(step, batch_size=64) for step in LOOKS if step < 20])
-    assert isinstance(steps.batch_too_large(small), NotSeen)
+    assert isinstance(batches.batch_too_large(small), NotSeen)
 
 
 def test_four_fifths_of_two_classes_are_little():
@@ -509,11 +527,21 @@ def test_weight_decay_of_weights_that_the_loss_no_longer_reaches_is_no_cause():
 
 
 def test_weight_decay_that_keeps_the_net_behind_small_learners():
-    looks = [replace(look(s), weight=(2.0 * max(0.7, 1 - s / 100),), grad=(1.0,)) for s in LOOKS]
+    looks = [replace(look(s), weight=(2.0 * max(0.8, 1 - s / 100),), grad=(1.0,)) for s in LOOKS]
     held = vitals(noisy(falling(end=1.1, speed=15)), looks, metrics=(), data=LEARNERS)
     held = replace(held, metrics=accurate(0.8), optimizers=[Optimizer(0, 0, "SGD", groups=({"weight_decay": 0.2},))])
     assert the(regularising.too_much_regularisation(held)).numbers["weight_decay"] == 0.2
     assert regularising.too_much_regularisation(replace(held, data={})) == []
+
+
+@pytest.mark.parametrize(("decay", "shrunk", "found"), [(0.1, 0.6, True), (1e-3, 0.6, False), (0.1, 1.0, False)])
+def test_weight_decay_that_balances_the_gradient_of_a_loss_at_rest(decay, shrunk, found):
+    looks = [replace(look(s), weight=(2.0 * max(shrunk, 1 - s / 50),), grad=(0.3,)) for s in LOOKS]
+    held = vitals(noisy(falling(end=0.6, speed=15), 0.02), looks)
+    held.optimizers = [Optimizer(0, 0, "Adam", groups=({"lr": 1e-3, "weight_decay": decay},))]
+    assert bool(regularising.too_much_regularisation(held)) is found
+    falls = replace(held, steps=vitals(noisy(falling(end=0.6, speed=100), 0.02)).steps)
+    assert regularising.too_much_regularisation(falls) == []
 
 
 def test_layers_that_shrink_whatever_pulls_them():
@@ -595,6 +623,16 @@ def test_first_steps_that_blow_the_weights_up_count_when_the_data_allow_more():
     assert steps.lr_too_high(vitals(stuck, blown)) == []
 
 
+@pytest.mark.parametrize(("dead", "found"), [(0.8, True), (0.3, False)])
+def test_first_steps_that_kill_units_and_blow_the_weights_up_count_though_the_rest_learns(dead, found):
+    looks = []
+    for step in LOOKS:
+        units = Node(2, "relu", "act", (Argument("n0"),), {}, (32, 10), stats=Stats(n=320, dead=dead if step else 0.0))
+        made = look(step, update=0.3, weight=(20.0 if step >= 5 else 2.0,))
+        looks.append(replace(made, nodes=(*made.nodes, units)))
+    assert bool(steps.lr_too_high(vitals(looks=looks))) is found
+
+
 def test_a_loss_that_grows_geometrically_is_divergence():
     assert the(steps.lr_too_high(vitals([1.0 * 1.5**i for i in range(40)]))).onset <= 2
 
@@ -633,25 +671,25 @@ def test_small_steps_with_another_reason_are_not_blamed_on_the_lr():
 
 def test_batch_too_small():
     few = [look(s, batch_size=1) for s in LOOKS]
-    found = the(steps.batch_too_small(vitals(noisy(falling(end=1.2), 0.8), few)))
+    found = the(batches.batch_too_small(vitals(noisy(falling(end=1.2), 0.8), few)))
     assert found.numbers["batch_size"] == 1
-    assert steps.batch_too_small(vitals(noisy(falling(end=1.2), 0.8))) == []
+    assert batches.batch_too_small(vitals(noisy(falling(end=1.2), 0.8))) == []
 
 
 def test_batch_too_large():
     whole = [look(s, batch_size=1500) for s in LOOKS if s < 40]
     falling_still = vitals([LN10 - 0.02 * i for i in range(40)], whole)
     falling_still.targets = [BatchTargets(s, 1500, dict.fromkeys("0123456789", 150)) for s in range(5)]
-    found = the(steps.batch_too_large(falling_still))
+    found = the(batches.batch_too_large(falling_still))
     assert found.numbers["steps_per_epoch"] == 1
-    assert isinstance(steps.batch_too_large(vitals()), NotSeen)
+    assert isinstance(batches.batch_too_large(vitals()), NotSeen)
 
 
 @pytest.mark.parametrize(("calls", "optimizer", "large"), [(40, "SGD", True), (40, "LBFGS", False), (1, "SGD", False)])
 def test_gradients_added_up_over_an_epoch_make_a_large_batch(calls, optimizer, large):
     added = [look(s, n_backward=calls) for s in LOOKS if s < 20]
     made = vitals([LN10 - 0.03 * i for i in range(20)], added, optimizers=[Optimizer(0, 0, optimizer)])
-    found = steps.batch_too_large(made)
+    found = batches.batch_too_large(made)
     assert (not isinstance(found, NotSeen) and [item.numbers["batch_size"] for item in found] == [1280]) == large
 
 

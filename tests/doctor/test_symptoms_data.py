@@ -6,7 +6,7 @@ import torch
 
 from luthier.doctor.findings import NotSeen
 from luthier.doctor.measure.samples import Samples
-from luthier.doctor.symptoms import curves, underfit
+from luthier.doctor.symptoms import curves, inputs, underfit
 from luthier.doctor.symptoms.data import data_leakage, unshuffled_data
 from luthier.doctor.symptoms.imbalance import class_imbalance
 from luthier.doctor.symptoms.inputs import nan_input, unnormalised_input
@@ -277,7 +277,7 @@ def test_a_residual_sum_is_no_input():
     assert unnormalised_input(Vitals(looks=[Look(0, True, nodes, inputs=fine)])) == []
 
 
-def test_a_norm_right_behind_the_first_layer_heals_the_scale():
+def test_a_norm_right_behind_the_first_layer_heals_the_scale(monkeypatch):
     raw = Stats(n=256, mean=100.0, std=50.0, zero=0.0)
     argument = Argument("input:0", (32, 3, 8, 8), "float32", stats=raw)
     nodes = (
@@ -286,6 +286,9 @@ def test_a_norm_right_behind_the_first_layer_heals_the_scale():
     )
     (finding,) = unnormalised_input(Vitals(looks=[Look(0, True, nodes, inputs=argument)]))
     assert finding.severity == "info"
+    monkeypatch.setattr(inputs, "lost_in_evaluation", lambda _: (0.1, 90.0))
+    (finding,) = unnormalised_input(Vitals(looks=[Look(0, True, nodes, inputs=argument)]))
+    assert finding.severity == "critical", "its running statistics did not follow"
 
 
 def test_features_on_different_scales():

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import luthier
 from luthier.doctor.findings import Finding, NotSeen
+from luthier.doctor.remedies import prescribe
 from luthier.doctor.symptoms import SYMPTOMS
 from luthier.doctor.symptoms.freshness import is_fresh
 from luthier.doctor.vitals import (
@@ -116,6 +117,7 @@ def test_state_cleared_shows_in_its_own_count() -> None:
 
 
 DROPOUT = Anatomy(modules={"": "Net", "drop": "Dropout"}, module_settings={"drop": {"p": 0.5}})
+BATCH_NORM = Anatomy(modules={"": "Net", "bn": "BatchNorm1d"})
 PLAIN = Anatomy(modules={"": "Net", "drop": "Dropout"}, module_settings={"drop": {"p": 0.0}})
 
 
@@ -136,6 +138,29 @@ def test_evaluation_in_training_mode() -> None:
     assert severities("train_eval_slip", wrong) == ["warning"]
     right = replace(wrong, evaluations=evaluations((4, 8, 12), training=False, random=False))
     assert ask("train_eval_slip", right) == []
+
+
+def lost_in_evaluation(told: float) -> Vitals:
+    n = 100
+    losses = tuple(0.1 + 2.2 * 0.9**step for step in range(n))
+    pair = (Argument("n0", (8, 10)), Argument("target", (8,), "int64"))
+    nodes = (Node(0, "batch_norm", "bn", (), {"training": True}, (8, 4)), Node(1, "cross_entropy", None, pair))
+    return Vitals(
+        anatomies=[BATCH_NORM],
+        looks=[Look(step, True, n_backward=1, nodes=nodes, batch_size=8) for step in (0, 50, 99)],
+        steps=Steps(tuple(range(n)), losses, (0.1,) * n, (0.0,) * n, (0.0,) * n),
+        metrics=[Metrics(step, {"train_loss": told, "val_loss": told}) for step in (40, 70, 100)],
+        evaluations=evaluations((40, 70, 100), training=False, random=False),
+    )
+
+
+def test_running_statistics_that_are_not_those_of_training() -> None:
+    (finding,) = ask("train_eval_slip", lost_in_evaluation(90.0))
+    assert (finding.severity, finding.numbers["kind"]) == ("warning", "apart")
+    assert "running statistics" in prescribe(finding).remedies[0].text
+    assert ask("train_eval_slip", lost_in_evaluation(0.4)) == []
+    plain = replace(lost_in_evaluation(90.0), anatomies=[PLAIN], looks=looks())
+    assert ask("train_eval_slip", plain) == [], "no batch norm: the metric is something else"
 
 
 def test_training_accuracy_after_every_step_is_no_evaluation() -> None:
@@ -188,6 +213,11 @@ def test_clipping() -> None:
     assert severities("grad_clip_too_small", clipped(norms, 1e-3)) == ["warning"]
     assert severities("grad_clip_too_small", clipped(norms, 1e-3, kind="Adam")) == ["warning"]
     assert severities("grad_clip_too_small", clipped(norms, 0.1, kind="Adam")) == ["info"], "Adam rescales"
+    large = [600.0 * norm for norm in norms]
+    assert severities("grad_clip_too_small", clipped(large, 1.0, kind="Adam")) == ["info"], "a sum, clipped at 1"
+    assert severities("grad_clip_too_small", clipped(norms, 2e-3, lr=10.0, kind="Adam")) == ["warning"], (
+        "nobody means that"
+    )
     assert ask("grad_clip_too_small", clipped(norms, 1.0)) == []
     assert ask("grad_clip_too_small", clipped([0.5, 0.4, 30.0, 0.6], 1.0)) == [], "only spikes are cut"
     assert isinstance(SYMPTOMS["grad_clip_too_small"](clipped(norms, 0.0)), NotSeen), "zeroed, not clipped"

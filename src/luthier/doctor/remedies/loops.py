@@ -109,7 +109,16 @@ def train_eval_slip(finding: Finding) -> tuple[Remedy, ...]:
         "Where forward calls dropout or batch norm itself, tell it the mode.",
         "- x = F.dropout(x, 0.5)\n+ x = F.dropout(x, 0.5, training=self.training)",
     )
+    if finding.numbers.get("kind") == "apart":
+        return (_STATISTICS, modes)
     return (functional, modes) if finding.numbers.get("kind") == "functional" else (modes, functional)
+
+
+_STATISTICS = written(
+    "Let the running statistics follow: batch norm's momentum near 0.1, inputs of ordinary scale, a lower learning "
+    "rate; or take them anew from the training data before evaluating.",
+    "+ model.train()\n+ with torch.no_grad():\n+     for x, _ in loader:\n+         model(x)\n  model.eval()",
+)
 
 
 def input_bottleneck(_: Finding) -> tuple[Remedy, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from luthier.doctor.findings import Finding, NotSeen
 from luthier.doctor.symptoms.activations import dead_relu, saturated_activation
 from luthier.doctor.symptoms.attention import softmax_wrong_dim
+from luthier.doctor.symptoms.batches import batch_too_large, batch_too_small
 from luthier.doctor.symptoms.comparing import loss_scale, shape_broadcast
 from luthier.doctor.symptoms.constant import constant_output
 from luthier.doctor.symptoms.curves import no_learning, oscillating_loss, plateau, too_few_epochs
@@ -21,14 +22,15 @@ from luthier.doctor.symptoms.imbalance import class_imbalance
 from luthier.doctor.symptoms.initial import bad_init, symmetric_init
 from luthier.doctor.symptoms.inputs import nan_input, unnormalised_input
 from luthier.doctor.symptoms.labels import label_misaligned, label_noise
-from luthier.doctor.symptoms.loop import missing_zero_grad, optimizer_reset, small_batch_bn, train_eval_slip
+from luthier.doctor.symptoms.loop import missing_zero_grad, optimizer_reset
 from luthier.doctor.symptoms.mismatch import train_val_mismatch
 from luthier.doctor.symptoms.misplaced import bad_activation
+from luthier.doctor.symptoms.modes import small_batch_bn, train_eval_slip
 from luthier.doctor.symptoms.numerics import nan_inf
 from luthier.doctor.symptoms.precision import precision_loss
 from luthier.doctor.symptoms.regularising import too_much_regularisation
 from luthier.doctor.symptoms.schedules import grad_clip_too_small, input_bottleneck, lr_schedule_collapse
-from luthier.doctor.symptoms.steps import batch_too_large, batch_too_small, lr_too_high, lr_too_low
+from luthier.doctor.symptoms.steps import lr_too_high, lr_too_low
 from luthier.doctor.symptoms.targets import degenerate_labels, unscaled_target
 from luthier.doctor.symptoms.trainable import disconnected_params, frozen_params, stale_optimizer, unregistered_params
 from luthier.doctor.symptoms.underfit import underfitting

@@ -243,7 +243,7 @@ def too_few_epochs(vitals: Vitals) -> list[Finding] | NotSeen:
     behind = data_allow_more(vitals) and not accurate(vitals, 0.75)
     steep = (course.steady and (behind or curve.drop > 0.03 * span)) or _brief(vitals, base)
     far = course.end < (0.9 if behind else 0.6)
-    learnt = learnt_most(vitals, 0.9 if course.steady and course.at_its_steepest else 0.78)
+    learnt = learnt_most(vitals, 0.9 if course.steady and (course.at_its_steepest or data_allow_more(vitals)) else 0.78)
     if not steep or not far or learnt or _decayed(vitals) or not course.stable:
         return []
     if not _validation_falls(vitals):

@@ -44,7 +44,8 @@ def _overfit_losses(
     worse, better = end_val - lowest, train[at][1] - end_train
     rises = at < len(val) - tail and worse > max(0.1 * abs(lowest), 0.03 * span, shaky)
     rises = rises and better > 0.1 * abs(train[at][1])
-    memorised = not base.assumed and base.progress(end_train) > 0.9 and gap > _wide_gap(vitals, by_accuracy)
+    by_heart = base.progress(end_train)
+    memorised = not base.assumed and by_heart > 0.9 and gap > _wide_gap(vitals, by_accuracy, by_heart)
     wide = max(0.1 * (1 - (majority(vitals) or 0.0)), 0.05)  # a tenth of what guessing leaves
     memorised = memorised and (by_accuracy is None or by_accuracy > wide)
     if not (rises and gap > 0.15) and not memorised:
@@ -78,9 +79,12 @@ def _alike(vitals: Vitals, by_accuracy: float | None) -> bool:
     return gap < max(3 * math.sqrt(max(accuracy * (1 - accuracy), 0.0) / n_validation(vitals)), 0.02)
 
 
-def _wide_gap(vitals: Vitals, by_accuracy: float | None) -> float:
-    """Gap of a net that learnt by heart; a loss of classes rises with confidence alone, so it needs the accuracies."""
-    if by_accuracy is not None:
+def _wide_gap(vitals: Vitals, by_accuracy: float | None, by_heart: float) -> float:
+    """Gap of a net that learnt by heart; a loss of classes rises with confidence alone, so it needs the accuracies.
+
+    What a regression leaves of its training loss is noise that validation has too; known by heart, none is left.
+    """
+    if by_accuracy is not None or (by_heart > 0.99 and not is_classification(vitals)):
         return 0.2
     return 0.4 if is_classification(vitals) else 1 / 3
 

@@ -6,6 +6,7 @@ import math
 
 from luthier.doctor.findings import Finding, NotSeen, Severity
 from luthier.doctor.symptoms import facts
+from luthier.doctor.symptoms.modes import lost_in_evaluation
 from luthier.doctor.symptoms.outcomes import read, series
 from luthier.doctor.vitals import Argument, Look, Node, Stats, Vitals
 
@@ -96,7 +97,7 @@ def unnormalised_input(vitals: Vitals) -> list[Finding] | NotSeen:
     if found is None:
         return []
     what, severity, certainty = found
-    if healed and severity != "info":
+    if healed and severity != "info" and lost_in_evaluation(vitals) is None:
         severity, certainty = "info", 0.3
     return [
         Finding(

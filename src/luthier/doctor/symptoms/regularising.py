@@ -18,6 +18,7 @@ from luthier.doctor.symptoms.outcomes import (
 )
 from luthier.doctor.vitals import Look, Node, Vitals
 
+_ALMOST = 0.8
 _DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
 
 
@@ -109,7 +110,7 @@ def _penalty(vitals: Vitals, learnt: float) -> Finding | None:
 def _weight_decay(vitals: Vitals, learnt: float) -> Finding | None:
     """Weight decay pulls as strongly as the gradient (L2) or the whole update (decoupled), or the weights collapse."""
     decay = max([float(group.get("weight_decay") or 0) for row in vitals.optimizers for group in row.groups] or [0.0])
-    if decay <= 0 or learnt > 0.7 or data_allow_no_more(vitals):
+    if decay <= 0 or learnt > _ALMOST or data_allow_no_more(vitals):
         return None
     decoupled = any(row.type.lower() in ("adamw", "nadamw", "lion") for row in vitals.optimizers)
     pulls = [pull for look in vitals.looks[len(vitals.looks) // 3 :] if (pull := _pull(vitals, look, decay, decoupled))]
@@ -117,7 +118,8 @@ def _weight_decay(vitals: Vitals, learnt: float) -> Finding | None:
     held = 1.0 if decoupled else 0.75  # decay apart from the gradient stops weights from growing
     crushed = (left < held and pull > 0.5) or (left < 0.4 and pull > 0.2)
     held_back = left < 0.9 and pull > 0.2 and data_allow_more(vitals)  # batch noise hides a part of the pull
-    if not crushed and not held_back:
+    balanced = left < 0.75 and pull > 0.25 and _at_rest(vitals)
+    if not (learnt <= 0.7 and (crushed or held_back)) and not balanced:
         return None
     return _finding(
         f"Weight decay of {decay:.3g} pulls the weights towards zero as strongly as the loss moves them "
@@ -128,6 +130,15 @@ def _weight_decay(vitals: Vitals, learnt: float) -> Finding | None:
         weight_decay=decay,
         left=left,
     )
+
+
+def _at_rest(vitals: Vitals) -> bool:
+    """The loss stands still far from fitted: decay balances what its gradient still pulls."""
+    curve = loss_curve(vitals)
+    if curve is None or len(curve.values) < 60:
+        return False
+    before, end = curve.level(1 / 2, 3 / 4), curve.level(3 / 4, 1)
+    return before - end < 0.03 * (curve.start - end)
 
 
 def _pull(vitals: Vitals, look: Look, decay: float, decoupled: bool) -> float | None:

@@ -39,7 +39,8 @@ def grad_clip_too_small(vitals: Vitals) -> list[Finding] | NotSeen:
     base, came = baseline(vitals), progress(vitals) or 0.0
     poor = not adaptive and base is not None and not base.assumed and came < FITTED
     slow = tiny or movement is None or poor  # adaptive steps do not depend on the gradient's size
-    grave = (middle <= 0.01 and slow) or (not adaptive and middle <= 0.1 and tiny)
+    absurd = middle <= 0.01 and limit <= 5e-3  # nobody means such a limit, whatever the optimizer makes of it
+    grave = absurd or (middle <= 0.01 and slow) or (not adaptive and middle <= 0.1 and tiny)
     evidence = [f"clipped at {len(cut)} of {len(ratios)} looks, to {middle:.2g} of the norm (median), {limit:.3g}."]
     if movement is not None:
         evidence.append(f"a step changes the weights by {movement:.1e} of their norm.")
@@ -48,7 +49,7 @@ def grad_clip_too_small(vitals: Vitals) -> list[Finding] | NotSeen:
             symptom="grad_clip_too_small",
             severity="warning" if grave else "info",
             cause=f"clipping cuts nearly every gradient, from a norm of about {norm:.3g} to {limit:.3g}: "
-            "the step no longer depends on the gradient's size" + (" and is far too small." if grave else "."),
+            "the step no longer depends on the gradient's size" + (" and is far too small." if grave and slow else "."),
             evidence=tuple(evidence),
             onset=vitals.looks[0].step,
             certainty=0.95 if middle <= 0.05 else 0.8,

@@ -1,11 +1,10 @@
-"""The size of the steps: learning rate and batch size against weights, noise and number of updates."""
+"""The size of the steps: the learning rate against the weights."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Sequence
-from statistics import pstdev
 from typing import Any
 
 from luthier.doctor.findings import Finding, NotSeen
@@ -18,7 +17,6 @@ from luthier.doctor.symptoms.facts import (
     loss_curve,
     middle,
     progress,
-    steps_per_epoch,
 )
 from luthier.doctor.symptoms.growing import compounding
 from luthier.doctor.symptoms.harm import FITTED, harm
@@ -115,6 +113,8 @@ def _hurt(vitals: Vitals, curve: LossCurve, high: float) -> str:
     if learnt is not None and learnt < 0.6 and broken:
         return broken
     grown = _growth(vitals)
+    if broken and grown > 3 and high > 0.1:
+        return f"the weights grew {grown:.1f} times within 20 steps, and {broken}"
     if told and high > 0.1 and curve.peak > 1.25 * max(curve.start, base.value if base else 0.0):
         return told
     if told and high > 0.05 and grown > 3:
@@ -122,9 +122,9 @@ def _hurt(vitals: Vitals, curve: LossCurve, high: float) -> str:
     poor = learnt is not None and (learnt < 0.6 or (learnt < FITTED and data_allow_more(vitals)))
     if learnt is not None and poor and high > 0.1 and grown > 3:
         return f"the weights grew {grown:.1f} times within 20 steps, with the loss {learnt:.0%} of the way to perfect"
-    if learnt is not None and learnt < 0.8 and high > 0.3 and _late_ratio(vitals) > 0.1:
+    if learnt is not None and learnt < 0.8 and high > 0.3 and late_ratio(vitals) > 0.1:
         return f"steps stay that large to the end, with the loss {learnt:.0%} of the way to a perfect answer"
-    if learnt is not None and base is not None and learnt < 0.5 and high > 0.05 and _late_ratio(vitals) > 0.03:
+    if learnt is not None and base is not None and learnt < 0.5 and high > 0.05 and late_ratio(vitals) > 0.03:
         span = base.value - base.floor
         if curve.noise > 0.2 * span:
             return f"the loss swings by {curve.noise:.2g} from step to step without getting better"
@@ -148,7 +148,8 @@ def _growth(vitals: Vitals) -> float:
     return middle([after / before for before, after in pairs if before and after is not None], 1.0)
 
 
-def _late_ratio(vitals: Vitals) -> float:
+def late_ratio(vitals: Vitals) -> float:
+    """Update over weight norm at the last looks."""
     return middle([ratio for _, ratio in _update_ratios(vitals)[-5:]])
 
 
@@ -255,82 +256,3 @@ def _sound(vitals: Vitals) -> bool:
         if before and after:
             cuts.append(after / before)
     return not cuts or middle(cuts) > 0.2
-
-
-# --- batch size ------------------------------------------------------------------------------------------------------
-
-
-def batch_too_small(vitals: Vitals) -> list[Finding] | NotSeen:
-    """Batches of a few examples whose noise drowns the trend of the loss."""
-    size, curve, base = batch_size(vitals), loss_curve(vitals), baseline(vitals)
-    if size is None or curve is None or base is None:
-        return NotSeen("the batch size was not seen: pass inputs= and targets= to watch.step")
-    learnt = base.progress(curve.end)
-    span = base.value - base.floor
-    noise = max(curve.noise, pstdev(curve.values[len(curve.values) // 2 :]))  # losses of single examples are skewed
-    noisy = noise > 0.2 * span or noise > 0.5 * abs(curve.start - curve.end)
-    settled = curve.level(0.4, 0.6) - curve.level(0.85, 1.0) < 0.1 * span
-    if size > 4 or len(curve.values) < 30 or learnt > 0.9 or not noisy or (size > 2 and not settled):
-        return []  # a loss that still falls plainly is not drowned
-    ratio = _late_ratio(vitals)
-    return [
-        Finding(
-            "batch_too_small",
-            "warning",
-            f"With batches of {size} the noise of the loss ({noise:.2g} from step to step) drowns its trend "
-            f"(from {curve.start:.2g} to {curve.end:.2g}).",
-            (f"{len(curve.values)} steps; update over weight norm late in training: {ratio:.2g}",),
-            onset=0,
-            certainty=0.6 if size <= 2 else 0.5,
-            numbers={"batch_size": size, "noise": noise},
-            source="McCandlish et al., An empirical model of large-batch training, 2018",
-        )
-    ]
-
-
-def batch_too_large(vitals: Vitals) -> list[Finding] | NotSeen:
-    """So few updates, each over (nearly) all data, that the loss is still falling when training ends."""
-    size, curve = _examples_per_step(vitals), loss_curve(vitals)
-    if size is None or curve is None:
-        return NotSeen("the batch size was not seen: pass inputs= and targets= to watch.step")
-    epoch = 1.0 if _same_batch(vitals) else steps_per_epoch(vitals)
-    hasty = vitals.n_steps <= 60 and size >= 256  # so few updates of so many examples, whatever an epoch is
-    if epoch is None and not hasty:
-        return NotSeen("the number of steps in an epoch was not seen: call watch.metrics after every epoch")
-    base = baseline(vitals)
-    learnt = base.progress(curve.end) if base is not None else 0.0
-    scale = base.value if base is not None else curve.start
-    falling = curve.falls and curve.drop > 0.05 * scale
-    whole = hasty if epoch is None else epoch <= 1.5
-    few = vitals.n_steps <= 60 and whole and curve.level(0.5, 0.7) - curve.level(0.85, 1.0) > 0.01 * scale
-    if (epoch or 1) > 3 or size < 64 or vitals.n_steps > 300 or not (falling or few) or learnt > (0.75 if few else 0.6):
-        return []
-    seen = f"an epoch has only {epoch:.0f} steps" if epoch else f"{size * vitals.n_steps} examples make few steps"
-    return [
-        Finding(
-            "batch_too_large",
-            "warning",
-            f"With batches of {size} {seen}; after {vitals.n_steps} of them the loss ({curve.end:.3g}) still falls.",
-            (f"the last third of the steps brought {curve.drop:.2g}; {learnt:.0%} of the way to a perfect answer",),
-            onset=0,
-            certainty=0.55,
-            numbers={"batch_size": size, "steps_per_epoch": epoch, "suggested_batch_size": max(size // 8, 16)},
-            source="Keskar et al., On large-batch training for deep learning, 2017",
-        )
-    ]
-
-
-def _examples_per_step(vitals: Vitals) -> int | None:
-    """The batch size, times the backward calls whose gradients every step adds up."""
-    size, counts = batch_size(vitals), [look.n_backward for look in vitals.looks]
-    closures = any("LBFGS" in row.type for row in vitals.optimizers)
-    several = vitals.anatomy is not None and len(vitals.anatomy.model_types) > 1
-    if size is None or len(counts) < 2 or min(counts) < 4 or closures or several:
-        return size
-    return size * min(counts)
-
-
-def _same_batch(vitals: Vitals) -> bool:
-    """Every batch holds the same targets: the whole data set at once."""
-    rows = {(row.n, tuple(sorted((row.counts or {}).items())), row.mean, row.std) for row in vitals.targets}
-    return len(vitals.targets) >= 3 and len(rows) == 1
