@@ -224,17 +224,17 @@ def class_counts(vitals: Vitals) -> dict[str, int]:
     """
     told = [row.counts or {} for row in vitals.targets]
     counts: dict[str, int] = {}
-    for batch in told or _given_to_the_loss(vitals):
+    for batch in told or [given_counts(look) for look in vitals.looks]:
         for label, count in batch.items():
             if not label.startswith("-"):  # ignore_index
                 counts[label] = counts.get(label, 0) + count
     return counts
 
 
-def _given_to_the_loss(vitals: Vitals) -> list[dict[str, int]]:
-    """Targets of every class at each look."""
-    answered = [look.predictions.by_class for look in vitals.looks if look.predictions is not None]
-    return [{label: row[0] for label, row in batch.items() if row[0]} for batch in answered]
+def given_counts(look: Look) -> dict[str, int]:
+    """Targets of every class that the loss was given at a look."""
+    answered = look.predictions.by_class if look.predictions is not None else {}
+    return {label: row[0] for label, row in answered.items() if row[0]}
 
 
 def target_mean(vitals: Vitals) -> float | None:

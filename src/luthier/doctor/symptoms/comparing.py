@@ -143,11 +143,10 @@ def loss_scale(vitals: Vitals) -> list[Finding] | NotSeen:
     if (missing := unseen(vitals, loss=True)) is not None:
         return missing
     found: list[Finding] = []
+    idle = never_stepped(vitals)  # how many batches a step was meant to add up is not known
     for graph in graphs(vitals):
-        for root in graph.roots:
+        for root in () if idle else graph.roots:
             parts = terms(graph, root)
-            if never_stepped(vitals):
-                continue  # how many batches a step was meant to add up is not known
             found.extend(_summed(graph, parts) or _factored(graph, parts) or _unheard(vitals, graph, parts))
             found.extend(_diluted(graph, parts))
             found.extend(_unequal(vitals, graph, parts))

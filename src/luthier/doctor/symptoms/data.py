@@ -86,11 +86,10 @@ def _given_to_losses(vitals: Vitals) -> list[BatchTargets]:
     """The same at every look, from what the loss was given: not of batches in a row."""
     rows = []
     for look in vitals.looks:
-        seen, answers = facts.targets_in_losses(Vitals(looks=[look])), look.predictions
-        counts = {label: entry[0] for label, entry in answers.by_class.items() if entry[0]} if answers else None
+        seen, counts = facts.targets_in_losses(Vitals(looks=[look])), facts.given_counts(look)
         if look.batch_size and (counts or seen):
             stats = seen[0] if seen and not counts else Stats(n=0)
-            rows.append(BatchTargets(look.step, look.batch_size, counts, stats.mean, stats.std))
+            rows.append(BatchTargets(look.step, look.batch_size, counts or None, stats.mean, stats.std))
     return rows
 
 

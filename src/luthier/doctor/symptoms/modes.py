@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from luthier.doctor.findings import Finding, NotSeen
-from luthier.doctor.symptoms.facts import baseline, loss_curve, metric
+from luthier.doctor.symptoms.facts import baseline, loss_curve, metric, side_of
 from luthier.doctor.symptoms.harm import FITTED
 from luthier.doctor.symptoms.paths import graphs
 from luthier.doctor.vitals import Evaluation, Look, Node, Vitals
@@ -119,7 +119,7 @@ def _evaluates_in_train(vitals: Vitals, parts: Sequence[str]) -> list[Finding]:
 
 def _evaluations(vitals: Vitals) -> list[Evaluation]:
     """Rows that are evaluations: with metrics told at the same step, or (without metrics) of several batches."""
-    told = {row.step for row in vitals.metrics if any(_is_held_out(name) for name in row.values)}
+    told = {row.step for row in vitals.metrics if any(side_of(name) == "val" for name in row.values)}
     rows = [row for row in vitals.evaluations if row.step > 0 and row.forwards > 0]
     if not told:
         return [row for row in rows if row.forwards >= 2 or not row.grad]
@@ -128,11 +128,6 @@ def _evaluations(vitals: Vitals) -> list[Evaluation]:
     in_eval = {row.step for row in rows if not row.training}
     found = [row for row in rows if row.step in told and not (row.training and row.step in in_eval)]
     return found if elsewhere < len(found) else [row for row in found if not row.training]
-
-
-def _is_held_out(name: str) -> bool:
-    words = name.lower().replace("/", "_").replace("-", "_").split("_")
-    return any(word in ("val", "valid", "validation", "test", "eval", "dev") for word in words)
 
 
 def _matters(row: Evaluation, parts: Sequence[str]) -> bool:
