@@ -811,6 +811,15 @@ def test_a_difference_of_middling_size_alarms_only_when_validation_suffers():
     assert [f.severity for f in train_val_mismatch(trained(x, y, val, val_accuracy=0.6))] == ["warning"]
 
 
+@pytest.mark.parametrize(("accuracy", "severities"), [(0.34, ["warning"]), (0.95, [])])
+def test_a_small_difference_counts_only_where_validation_is_at_chance(accuracy, severities):
+    x, y = blobs()
+    vitals = trained(x, y, blobs(1000)[0][800:], val_accuracy=accuracy)
+    vitals.data["compare"] |= {"shift": 0.2, "shift_null": [0.03, 0.005]}  # as of many examples
+    vitals.steps = Steps(tuple(range(60)), tuple(1.1 * 0.95**step for step in range(60)), *((0.0,) * 60,) * 3)
+    assert [finding.severity for finding in train_val_mismatch(vitals)] == severities
+
+
 def test_validation_below_chance_has_other_labels():
     (finding,) = train_val_mismatch(trained(*blobs(), val_accuracy=0.02))
     assert "numbering" in finding.cause
