@@ -1,11 +1,18 @@
 """Known-good first trials."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from luthier.recipe import Recipe
 from luthier.tuning.derived import derive_space
-from luthier.tuning.space import choice, loguniform, uniform
-from luthier.tuning.starts import known_good
+from luthier.tuning.function_search import function_search
+from luthier.tuning.jobs import Plan, Proposal
+from luthier.tuning.proposing import Proposer
+from luthier.tuning.space import choice, integers, loguniform, uniform
+from luthier.tuning.starts import centre, known_good
+from luthier.tuning.state import State
 
 
 @pytest.mark.parametrize("recipe", [Recipe(), Recipe(optimizer="sgd", lr=0.1), Recipe(dropout=0.9, weight_decay=5.0)])
@@ -62,3 +69,42 @@ def test_a_condition_on_a_field_of_another_arm_is_the_baselines_affair() -> None
     arm = {"lr": loguniform(1e-4, 1.0), "optimizer.momentum": SGD_ONLY}
     assert [list(start) for start in known_good(arm, Recipe(optimizer="adamw"))] == [["lr"]] * 3
     assert [list(start) for start in known_good(arm, Recipe(optimizer="sgd"))] == [["lr", "optimizer.momentum"]] * 2
+
+
+def test_the_centre_is_the_middle_on_each_scale_and_keeps_conditions() -> None:
+    space = {
+        "optimizer": choice("adamw", "sgd"),
+        "optimizer.momentum": SGD_ONLY,
+        "lr": loguniform(1e-5, 1e-1),
+        "depth": integers(1, 5),
+        "width": integers(16, 256, log=True),
+        "batch_size": choice(256, 32, 64, 128),
+        "nesterov": choice(False, True),
+    }
+    middle = {"optimizer": "adamw", "lr": 1e-3, "depth": 3, "width": 63, "batch_size": 64, "nesterov": False}
+    assert centre(space) == pytest.approx(middle)
+    assert centre({"optimizer": choice("sgd", "adamw"), "optimizer.momentum": SGD_ONLY})["optimizer.momentum"] == 0.49
+
+
+def first_of(
+    strategy: str = "auto", start: Any = None, sampler: str = "auto", constraints: Any = ()
+) -> Proposal | None:
+    """The first proposal of a search over one parameter of a function."""
+    search = function_search(lambda trial: None, {"lr": loguniform(1e-4, 1e-2)}, None, 9, None, None, start)
+    plan = Plan({"all": ["lr"]}, strategy=strategy, baseline=start is not None)
+    return Proposer(search, plan, sampler, constraints)(State(Path("nowhere"), search.description), 0, "all")
+
+
+def test_a_function_begins_in_the_middle_of_its_space_and_trains_that_whole() -> None:
+    assert first_of() == Proposal({"lr": pytest.approx(1e-3)}, 9, "the middle of the space", whole=True)
+    assert first_of("halving") == Proposal({"lr": pytest.approx(1e-3)}, 9, "the middle of the space", whole=False)
+
+
+@pytest.mark.parametrize(
+    "told", [{"start": {"lr": 2e-3}}, {"sampler": "random"}, {"constraints": (lambda values: values["lr"] > 2e-3,)}]
+)
+def test_the_middle_is_for_searches_that_know_nothing_better(told: dict[str, Any]) -> None:
+    first = first_of(**told)
+    assert first is not None
+    assert (first.source, first.whole) == ("", False)
+    assert first.values != pytest.approx({"lr": 1e-3})

@@ -11,9 +11,11 @@ from typing import Any
 
 from luthier.errors import LuthierError, close_matches
 from luthier.hashing import source_hash
+from luthier.tuning.conditions import resolved
 from luthier.tuning.objectives import TRAIN_TIME, Objective, Objectives, described, function_objectives
 from luthier.tuning.ranges import Range, Space
 from luthier.tuning.space import as_space, check_ranges
+from luthier.tuning.starts import centre
 from luthier.tuning.state import State, Trial
 
 _LIKELY_EPOCHS = 10  # while nobody knows better
@@ -73,9 +75,10 @@ class FunctionSearch:
         """Nothing: a function keeps its test data to itself."""
         return None
 
-    def starts(self, ranges: Mapping[str, Range]) -> list[dict[str, Any]]:
-        """None: names alone say nothing."""
-        return []
+    def starts(self, ranges: Mapping[str, Range]) -> tuple[str, list[dict[str, Any]]]:
+        """The middle of the space, unless values to start from were given: names alone say nothing."""
+        known = self.start_values is not None
+        return "the middle of the space", [] if known else [centre(resolved(ranges, self.start))]
 
     def things(self) -> dict[str, Any]:
         """The function."""

@@ -1,7 +1,8 @@
 """What the next trial trains with: the baseline's values, known-good settings, what the doctor asks for, a sampler.
 
-The sampler "auto" is all of them: known-good settings first, then every third trial what the doctor asks for the best
-one so far (when it asks for anything), otherwise the answer of a sampler over ranges that widen where trials crowd.
+The sampler "auto" is all of them: known-good settings first (for a function the middle of its space), then every third
+trial what the doctor asks for the best one so far (when it asks for anything), otherwise the answer of a sampler over
+ranges that widen where trials crowd.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from typing import Any
 
 from luthier.files import to_json
 from luthier.tuning import samplers
-from luthier.tuning.edges import KNOWN_GOOD
 from luthier.tuning.jobs import BASELINE, Plan, Proposal
 from luthier.tuning.ranges import Range
 from luthier.tuning.searched import Searched
@@ -57,15 +57,21 @@ class Proposer:
     def _steered(self, state: State, number: int, arm: str) -> Proposal | None:
         ranges = {path: self.searched.space[path] for path in self.plan.arms.get(arm, [])}
         fits = samplers.fitting(self.constraints, list(self.searched.space), self.searched.start)
-        starts = [values for values in self.searched.starts(ranges) if fits(values)]
+        source, starts = self.searched.starts(ranges)
+        starts = [values for values in starts if fits(values)]
         if standings(state).begun[arm] < len(starts):
             tried = {_key(trial.values) for trial in state.search if trial.arm == arm}
             fresh = next((values for values in starts if _key(values) not in tried), None)
-            return None if fresh is None else self._proposal(state, fresh, KNOWN_GOOD)
+            return None if fresh is None else self._proposal(state, fresh, source, self._first_result)
         change = next_change(state, arm) if number % DOCTORED == 0 else None
         if change is None or not fits(change.values):
             return None
         return self._proposal(state, change.values, change.reason, change.whole)
+
+    @property
+    def _first_result(self) -> bool:
+        """Whether a start is what others will be compared with, because there is no baseline."""
+        return self.plan.strategy == AUTO and not self.plan.baseline
 
     def _proposal(self, state: State, values: dict[str, Any], source: str, whole: bool = False) -> Proposal:
         return Proposal(values, self.searched.total_steps(values, state) or 1, source, whole)

@@ -11,6 +11,7 @@ from luthier.files import to_json
 from luthier.tasks import Subject, as_subject
 from luthier.tuning.conditions import Baseline
 from luthier.tuning.derived import derive_space
+from luthier.tuning.edges import KNOWN_GOOD
 from luthier.tuning.objectives import MEASURED, Objective, Objectives, described, task_objectives
 from luthier.tuning.ranges import Range, Space
 from luthier.tuning.space import as_space, check_space
@@ -72,8 +73,8 @@ class Searched(Protocol):
     def read_test(self, trials: list[Trial]) -> list[dict[str, float]] | None:
         """Readings of the test data for these trials; None when there is nothing to read."""
 
-    def starts(self, ranges: Mapping[str, Range]) -> list[dict[str, Any]]:
-        """Known-good values of these ranges to begin with, if any are known."""
+    def starts(self, ranges: Mapping[str, Range]) -> tuple[str, list[dict[str, Any]]]:
+        """What values of these ranges the search begins with, and why these."""
 
     def things(self) -> dict[str, Any]:
         """What is sent to the workers, by name."""
@@ -140,9 +141,9 @@ class RecipeSearch:
             evaluate_test(task, fresh)
         return [record.test or {} for record in records]
 
-    def starts(self, ranges: Mapping[str, Range]) -> list[dict[str, Any]]:
+    def starts(self, ranges: Mapping[str, Range]) -> tuple[str, list[dict[str, Any]]]:
         """Settings that work for most networks."""
-        return list(known_good(ranges, self.start))
+        return KNOWN_GOOD, list(known_good(ranges, self.start))
 
     def things(self) -> dict[str, Any]:
         """The recipe, and the task without its test data unless it has a reference."""

@@ -1,4 +1,4 @@
-"""The first trials of a search: known-good settings, where the space holds them."""
+"""The first trials of a search: known-good settings where the space holds them, else the middle of the space."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError
 from luthier.training.known_good import ADAPTIVE, FOR_ADAPTIVE, FOR_SGD
-from luthier.tuning.conditions import ordered, present, resolved
+from luthier.tuning.conditions import active, ordered, present, resolved
 from luthier.tuning.ranges import Choice
 
 if TYPE_CHECKING:
@@ -27,6 +27,27 @@ def known_good(ranges: Mapping[str, Range], baseline: Recipe) -> Iterator[dict[s
         values = _completed(fitting, space, baseline)
         if fitting.keys() & values.keys() and all(space[path].contains(value) for path, value in values.items()):
             yield values
+
+
+def centre(ranges: Mapping[str, Range]) -> dict[str, Any]:
+    """The middle of each range on its own scale: whoever names a range has put what is likely to work inside.
+
+    Of options that are numbers the middle one, of others the first, as people name what they use themselves first.
+
+    >>> from luthier.tuning.ranges import Uniform
+    >>> centre({"lr": Uniform(1e-5, 1e-1, log=True), "width": Choice((32, 64, 128)), "act": Choice(("relu", "tanh"))})
+    {'lr': 0.001, 'width': 64, 'act': 'relu'}
+
+    Source: the first trial of Ax 1 (`CenterGenerationNode`).
+    """
+    return active(ranges, {path: _middle(range_) for path, range_ in ranges.items()})
+
+
+def _middle(range_: Range) -> Any:
+    if not isinstance(range_, Choice):
+        return range_.at(0.5)
+    numbers = all(isinstance(option, (int, float)) and not isinstance(option, bool) for option in range_.options)
+    return sorted(range_.options)[(len(range_.options) - 1) // 2] if numbers else range_.options[0]
 
 
 def _completed(fitting: Mapping[str, Any], space: Mapping[str, Range], baseline: Recipe) -> dict[str, Any]:
