@@ -1,6 +1,7 @@
 """Roots before consequences."""
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 import torch
@@ -66,6 +67,21 @@ def test_chains_hang_under_their_root():
     found = order([finding("no_learning", 0.5), finding("vanishing_gradient", 0.8), finding("bad_init", 0.8, onset=0)])
     assert names(found) == ["bad_init", "vanishing_gradient", "no_learning"]
     assert names(found[0].consequences) == ["vanishing_gradient", "no_learning"]
+
+
+def test_of_findings_that_explain_each_other_in_a_ring_none_is_lost_and_the_first_leads():
+    grown, huge = finding("exploding_activation", 0.7, "critical", 1), finding("exploding_gradient", 0.6, onset=0)
+    found = order([grown, huge, finding("lr_too_high", 0.85, "critical", 1), finding("nan_inf", 0.6, "critical", 2)])
+    assert names(found)[0] == "exploding_gradient"
+    assert sorted(names(found[0].consequences)) == ["exploding_activation", "lr_too_high", "nan_inf"]
+
+
+def test_no_finding_is_ever_lost():
+    lot = Random(0)
+    for _ in range(300):
+        seen = lot.sample(sorted(CAUSES), 6)
+        found = [finding(name, lot.choice((0.5, 0.7, 0.9)), onset=lot.choice((None, 0, 1, 40))) for name in seen]
+        assert sorted(names(order(found))) == sorted(seen)
 
 
 def test_what_was_seen_directly_is_named_before_what_was_inferred():

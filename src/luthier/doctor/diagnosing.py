@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from luthier.doctor.findings import Diagnosis, Finding, NotSeen
@@ -135,20 +136,19 @@ def _ask(rule: Rule, vitals: Vitals) -> list[Finding] | NotSeen:
 def order(found: Iterable[Finding]) -> tuple[Finding, ...]:
     """Roots first, the surest and heaviest of them in front; then their consequences; then what is only worth knowing.
 
-    A finding is a consequence when a likelier one was found that can cause it (`CAUSES`) and did not begin after it.
+    A finding is a consequence when a likelier one was found that can cause it (`CAUSES`) and did not begin after it. Of
+    findings that explain each other in a ring the one that began first is the root.
     """
     serious = sorted((item for item in found if item.severity != "info"), key=weight, reverse=True)
-    roots: list[Finding] = []
-    under: dict[int, list[Finding]] = {}
+    above = {id(finding): _above(finding, serious) for finding in serious}
+    roots = [finding for finding in serious if _begins(finding, above)]
+    under: dict[int, list[Finding]] = {id(root): [] for root in roots}
     for finding in serious:
-        root = next((other for other in serious if other is not finding and explains(other, finding)), None)
-        if root is None:
-            roots.append(finding)
-        else:
-            under.setdefault(id(_top(root, serious)), []).append(finding)
-    roots.sort(key=lambda root: weight(root) + 0.02 * min(5, len(under.get(id(root), ()))), reverse=True)
-    hung = [replace(root, consequences=tuple(under.get(id(root), ()))) for root in roots]
-    consequences = [finding for root in roots for finding in under.get(id(root), ())]
+        if id(finding) not in under:
+            under[next(id(root) for root in roots if _is_in(root, above[id(finding)]))].append(finding)
+    roots.sort(key=lambda root: weight(root) + 0.02 * min(5, len(under[id(root)])), reverse=True)
+    hung = [replace(root, consequences=tuple(under[id(root)])) for root in roots]
+    consequences = [finding for root in roots for finding in under[id(root)]]
     minor = [item for item in found if item.severity == "info"]
     return tuple(prescribe(finding) for finding in (*hung, *consequences, *minor))
 
@@ -183,15 +183,28 @@ def weight(finding: Finding) -> float:
     return finding.certainty + 0.06 * _SEVERITY[finding.severity] + early
 
 
-def _top(finding: Finding, serious: list[Finding]) -> Finding:
-    """The root above a cause that is itself explained; ends since each finding is visited once."""
-    seen = {id(finding)}
-    while True:
-        above = next((o for o in serious if id(o) not in seen and explains(o, finding)), None)
-        if above is None:
-            return finding
-        seen.add(id(above))
-        finding = above
+def _above(finding: Finding, serious: Sequence[Finding]) -> list[Finding]:
+    """All that accounts for a finding, near or far; the finding itself too when it is part of a ring."""
+    found: list[Finding] = []
+    asked = [finding]
+    for effect in asked:  # grows as it is read
+        causes = [o for o in serious if o is not effect and explains(o, effect) and not _is_in(o, found)]
+        found += causes
+        asked += causes
+    return found
+
+
+def _begins(finding: Finding, above: Mapping[int, Sequence[Finding]]) -> bool:
+    """Whether nothing accounts for a finding but what it accounts for itself, and none of that began before it."""
+    return all(_is_in(finding, above[id(o)]) and _beginning(finding) <= _beginning(o) for o in above[id(finding)])
+
+
+def _beginning(finding: Finding) -> tuple[float, float]:
+    return (math.inf if finding.onset is None else finding.onset, -weight(finding))
+
+
+def _is_in(finding: Finding, findings: Iterable[Finding]) -> bool:
+    return any(other is finding for other in findings)
 
 
 def _began_after(cause: Finding, effect: Finding) -> bool:
