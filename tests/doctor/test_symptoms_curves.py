@@ -453,6 +453,15 @@ def test_a_gap_of_accuracies_within_chance_is_no_overfitting():
         assert len(generalising.overfitting(sick)) == found
 
 
+@pytest.mark.parametrize(("last", "severity"), [(0.945, "info"), (0.9, "warning")])
+def test_a_loss_that_rises_with_certainty_alone_is_no_alarm(last, severity):
+    worse = [(0.5 * 0.6**i, 0.16 + 0.4 * 0.5**i + 0.03 * i) for i in range(10)]
+    sick = vitals(falling(end=0.0), metrics=worse, evaluations=[Evaluation(30, False, False, 1, 500)])
+    for i, row in enumerate(sick.metrics):
+        row.values.update(train_accuracy=0.99, val_accuracy=0.95 if i < 5 else last)
+    assert the(generalising.overfitting(sick)).severity == severity
+
+
 LEARNERS = {"learn": {"n": 512, "z": 20.0, "accuracy": 0.95}}
 
 

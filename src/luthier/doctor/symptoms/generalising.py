@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from statistics import median
 
 from luthier.doctor.findings import Finding, NotSeen
-from luthier.doctor.symptoms.facts import accuracies, baseline, epoch_losses, is_classification, middle
-from luthier.doctor.symptoms.outcomes import majority, n_validation
+from luthier.doctor.symptoms.facts import accuracies, baseline, epoch_losses, is_classification, metric, middle
+from luthier.doctor.symptoms.outcomes import majority, n_validation, share
 from luthier.doctor.vitals import Vitals
 
 _PRECHELT = "Prechelt, Early stopping, but when?, 1998"
+_GUO = "Guo et al. 2017, On Calibration of Modern Neural Networks, section 3"
 
 
 def overfitting(vitals: Vitals) -> list[Finding] | NotSeen:
@@ -46,24 +47,25 @@ def _overfit_losses(
     rises = rises and better > 0.1 * abs(train[at][1])
     by_heart = base.progress(end_train)
     memorised = not base.assumed and by_heart > 0.9 and gap > _wide_gap(vitals, by_accuracy, by_heart)
-    wide = max(0.1 * (1 - (majority(vitals) or 0.0)), 0.05)  # a tenth of what guessing leaves
-    memorised = memorised and (by_accuracy is None or by_accuracy > wide)
+    memorised = memorised and (by_accuracy is None or by_accuracy > _far_behind(vitals))
     if not (rises and gap > 0.15) and not memorised:
         return None
+    sure = not memorised and _too_sure(vitals, by_accuracy)
     risen = f"; validation was lowest ({lowest:.3g}) at step {val[at][0]}" if rises else ""
     return Finding(
         "overfitting",
-        "warning",
+        "info" if sure else "warning",
         f"The training loss fell to {end_train:.3g} while the validation loss ended at {end_val:.3g}{risen}: "
         "the net learns its examples by heart.",
         (
             f"gap between validation and training loss: {gap:.0%} of the loss of a constant answer",
             *([f"accuracy is {by_accuracy:.1%} points higher in training"] if by_accuracy is not None else []),
+            *(["accuracy in validation has not fallen: only the certainty of its few errors grew"] if sure else []),
         ),
         onset=val[at][0] if rises else val[0][0],
         certainty=0.6,
         numbers={"gap": gap, "best_step": val[at][0]},
-        source=_PRECHELT,
+        source=_GUO if sure else _PRECHELT,
     )
 
 
@@ -77,6 +79,25 @@ def _alike(vitals: Vitals, by_accuracy: float | None) -> bool:
         return False
     gap = 1 - accuracy if by_accuracy is None else by_accuracy
     return gap < max(3 * math.sqrt(max(accuracy * (1 - accuracy), 0.0) / n_validation(vitals)), 0.02)
+
+
+def _far_behind(vitals: Vitals) -> float:
+    """Gap of accuracies that tells of learning by heart: a tenth of what guessing leaves."""
+    return max(0.1 * (1 - (majority(vitals) or 0.0)), 0.05)
+
+
+def _too_sure(vitals: Vitals, by_accuracy: float | None) -> bool:
+    """The loss of validation rises while its answers stay right: the net grows surer of the same few errors.
+
+    Where accuracy in training is unknown it is taken to be perfect.
+    """
+    values = [share(value) for _, value in metric(vitals, "val", "accuracy")]
+    if len(values) < 3:
+        return False
+    end = median(values[-3:])
+    gap = 1 - end if by_accuracy is None else by_accuracy
+    fallen = max(values) - end > 2 * math.sqrt(max(end * (1 - end), 0.0) / n_validation(vitals))
+    return gap < _far_behind(vitals) and not fallen
 
 
 def _wide_gap(vitals: Vitals, by_accuracy: float | None, by_heart: float) -> float:
