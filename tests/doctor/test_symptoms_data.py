@@ -346,6 +346,13 @@ def test_middling_targets_alarm_only_when_they_are_not_learnt():
     assert [finding.severity for finding in unscaled_target(stuck)] == ["warning"]
 
 
+@pytest.mark.parametrize(("late", "severity"), [(4, "info"), (20, "warning")])
+def test_middling_targets_that_took_a_part_of_the_training_to_reach(late, severity):
+    losses = (*(1.0 - 0.8 * i / late for i in range(late)), *[0.02] * (40 - late))  # of the squares: 0.1 is the spread
+    carried = regression(14.0, 5.0, losses=losses)
+    assert [finding.severity for finding in unscaled_target(carried)] == [severity]
+
+
 def test_classes_have_no_scale():
     assert unscaled_target(trained(*blobs())) == []
 
@@ -587,6 +594,15 @@ def test_validation_falls_by_wrong_labels_only_where_training_goes_on_improving(
     vitals.metrics = [Metrics(step, {"val_accuracy": v}) for step, v in ((15, 0.6), (30, 0.86), (45, 0.8), (60, 0.71))]
     losses = tuple(0.6 + 0.5 * math.exp(-step / speed) for step in range(60))
     assert len(label_noise(replace(vitals, steps=replace(vitals.steps, loss=losses)))) == found
+
+
+@pytest.mark.parametrize(("looks", "severity"), [(3, "warning"), (30, "info")])
+def test_a_network_seen_on_few_examples_may_do_better_than_the_learners_by_chance(looks, severity):
+    vitals = replace(trained(*blobs(n=1600), accuracy=0.72), metrics=[])
+    quarters = {"accuracy": 0.575, "contradicted": [0.32, 0.34, 0.43, 0.6], "majority": 0.34, "n": 512, "z": 13.0}
+    vitals.data["learn"] |= quarters
+    (finding,) = label_noise(replace(vitals, looks=vitals.looks[-looks:]))
+    assert finding.severity == severity
 
 
 def test_classes_that_overlap_are_not_noisy():

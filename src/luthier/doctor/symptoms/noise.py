@@ -109,10 +109,10 @@ def _network_agrees(vitals: Vitals, quarters: list[float], accuracy: float) -> t
     best, learnt = best_val_accuracy(vitals), facts.progress(vitals) or 0.0
     if best is None:
         train, _ = facts.accuracies(vitals)
-        stuck = train is not None and train <= accuracy + 0.08
+        stuck = train is not None and train <= accuracy + 0.08 + 1.5 * _error(vitals, _looked_at(vitals))
         return (0.6, f"the network gets no further in training ({train:.2f})") if stuck else (0.3, "no validation seen")
     reached = late_val_accuracy(vitals) or best
-    error = math.sqrt(0.25 / n_validation(vitals) + 0.25 / max(read(vitals.data, "learn", "n") or 1, 1))
+    error = _error(vitals, n_validation(vitals))
     if learnt < 0.02 and reached <= most + 2 * error:
         return 0.3, "the network learnt nothing, so that it is no witness"
     if reached <= accuracy + 0.08 + 1.5 * error and (even or reached >= accuracy - 0.1):
@@ -125,6 +125,17 @@ def _network_agrees(vitals: Vitals, quarters: list[float], accuracy: float) -> t
             f"accuracy in validation peaked at {best:.2f} and fell to {values[-1]:.2f}: wrong labels were learnt",
         )
     return 0.0, ""
+
+
+def _error(vitals: Vitals, n: int) -> float:
+    """Standard error of an accuracy over n examples against that of the small learners."""
+    return math.sqrt(0.25 / max(n, 1) + 0.25 / max(read(vitals.data, "learn", "n") or 1, 1))
+
+
+def _looked_at(vitals: Vitals) -> int:
+    """Training examples whose predictions were seen in the second half; 200 when none were."""
+    late = [look.predictions for look in vitals.looks if look.step >= 0.5 * vitals.n_steps]
+    return sum(item.n for item in late if item is not None) or 200
 
 
 def _peak(vitals: Vitals) -> int:
