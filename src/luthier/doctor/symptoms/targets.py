@@ -31,7 +31,7 @@ def unscaled_target(vitals: Vitals) -> list[Finding] | NotSeen:
     if facts.loss_name(vitals) == "" and any(row.counts for row in vitals.targets):
         return NotSeen("whole-number targets and an unknown loss: classes or numbers? Give loss_fn to watch")
     rms, came = math.hypot(mean, std), facts.progress(vitals)
-    slow = came is None or came < 0.5
+    slow = came is None or came < 0.5 or _carried(vitals)
     if std == 0 or _output_fits(vitals, rms):
         return []
     severity: Severity
@@ -62,6 +62,15 @@ def unscaled_target(vitals: Vitals) -> list[Finding] | NotSeen:
             source="Bishop 1995, Neural Networks for Pattern Recognition, section 8.2",
         )
     ]
+
+
+def _carried(vitals: Vitals) -> bool:
+    """A quarter of the training went by before the loss got below a constant answer's: it carried the output there."""
+    curve, base = facts.loss_curve(vitals), facts.baseline(vitals)
+    if curve is None or base is None or base.assumed or curve.start < 2 * base.value:
+        return False
+    below = next((i for i, value in enumerate(curve.smooth) if value < 0.9 * base.value), len(curve.smooth))
+    return below > len(curve.smooth) / 4 and base.progress(curve.end) < 0.95
 
 
 def _output_fits(vitals: Vitals, rms: float) -> bool:
