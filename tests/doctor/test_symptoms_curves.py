@@ -386,6 +386,17 @@ def test_few_epochs_that_each_take_a_part_of_what_is_left():
     assert curves.too_few_epochs(settled) == []
 
 
+@pytest.mark.parametrize(("last", "found"), [(0.24, True), (0.27, False)])
+def test_epochs_that_each_take_a_tenth_are_too_few_for_numbers_to_be_learnt(last, found):
+    losses = noisy([0.25 + 0.75 * math.exp(-i / 18) for i in range(120)], 0.03)
+    looks = [look(s, nodes=(look(0).nodes[0], node("mse_loss", 1))) for s in LOOKS if s < 120]
+    rows = [BatchTargets(step, 30, None, 0.0, 1.0) for step in range(5)]
+    brief = vitals(losses, looks, [(0.7, 0.6), (0.35, 0.28), (0.26, last)], targets=rows)
+    assert bool(curves.too_few_epochs(brief)) is found
+    classes = vitals(losses=[LN10 * value for value in losses], metrics=[(1.6, 1.4), (0.8, 0.64), (0.6, 0.54)])
+    assert curves.too_few_epochs(classes) == []
+
+
 def test_few_steps_over_large_batches_need_no_epoch_told():
     losses = [LN10 - 0.005 * i for i in range(20)]
     few = vitals(losses, [look(step, batch_size=1024) for step in LOOKS if step < 20])
@@ -497,6 +508,16 @@ def test_epochs_that_jump():
     assert "whole epochs" in the(curves.oscillating_loss(vitals(metrics=epochs))).cause
 
 
+@pytest.mark.parametrize(("train", "val", "found"), [(1.0, 1.1, True), (0.3, 1.1, False), (1.0, 0.5, False)])
+def test_a_training_that_loses_what_it_had_learnt(train, val, found):
+    """Overfitting loses validation alone, harder examples (augmentation that grows) training alone."""
+    epochs = [(2.0, 2.0), (1.2, 1.2), (0.6, 0.7), (0.4, 0.5), (0.5, 0.6), (train, val), (train, val)]
+    slow = vitals([1.0] * 300, metrics=epochs)
+    assert bool(curves.oscillating_loss(slow)) is found
+    restarted = replace(slow.steps, lr=(1e-3,) * 150 + (1e-2,) * 150)
+    assert curves.oscillating_loss(replace(slow, steps=restarted)) == []
+
+
 # --- regularisation --------------------------------------------------------------------------------------------------
 
 
@@ -581,6 +602,14 @@ def test_a_penalty_that_crushes_the_weights_to_a_third():
         for s in LOOKS
     ]
     assert the(regularising.too_much_regularisation(vitals([3.1] * 300, looks))).severity == "warning"
+
+
+@pytest.mark.parametrize(("added", "found"), [(2.0, True), (0.2, False)])
+def test_a_penalty_that_crushes_the_weights_and_outweighs_what_the_task_has_left(added, found):
+    plus = Node(2, "add", None, (Argument("n1"), Argument("n7")), stats=Stats(n=1, mean=0.5 + added))
+    nodes = (look(0).nodes[0], node(mean=0.5), plus)
+    looks = [look(s, nodes=nodes, roots=(2,), weight=(2.0 * max(0.35, 1 - s / 100),)) for s in LOOKS]
+    assert bool(regularising.too_much_regularisation(vitals([0.5 + added] * 300, looks))) is found
 
 
 def test_strong_label_smoothing():

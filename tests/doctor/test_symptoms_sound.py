@@ -216,6 +216,10 @@ def test_weight_decay_hinders_only_where_there_is_more_to_learn(possible):
         metrics=[Metrics(199, {"val_loss": 0.5}, {"val_loss": "min"})],
     )
     assert bool(regularising.too_much_regularisation(seen)) is (possible > 0.6)
+    epochs = [Metrics(at, {"val_loss": 0.5}, {"val_loss": "min"}) for at in (39, 79, 119, 159, 199)]
+    for decay, found in ((1.0, possible > 0.6), (100.0, True)):  # one epoch of 40 steps: all is forgotten in 10 of them
+        adam = Optimizer(0, 0, "AdamW", groups=({"lr": 1e-3, "weight_decay": decay},))
+        assert bool(regularising.too_much_regularisation(replace(seen, optimizers=[adam], metrics=epochs))) is found
 
 
 @pytest.mark.parametrize("beside", [True, False])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from operator import itemgetter
 
 from luthier.doctor.findings import NotSeen
 from luthier.doctor.symptoms.facts import (
@@ -11,6 +12,7 @@ from luthier.doctor.symptoms.facts import (
     LossCurve,
     accuracies,
     baseline,
+    epoch_losses,
     is_classification,
     loss_curve,
     loss_node,
@@ -69,6 +71,28 @@ def course_of(vitals: Vitals, least: int = 30) -> Course | None:
     if curve is None or base is None or len(curve.values) < least or several_models(vitals):
         return None
     return Course(curve, base, base.progress(curve.start), base.progress(curve.end))
+
+
+def lost_ground(vitals: Vitals, course: Course) -> str:
+    """Training and validation of the last two epochs are both clearly worse than they had been, at no larger lr.
+
+    Batches of one set at one learning rate only lose what was learnt when a swing of the weights undoes it; overfitting
+    loses validation alone, harder examples lose training alone.
+    """
+    train, val = epoch_losses(vitals)
+    if len(val) < 5 or course.base.assumed:
+        return ""
+    span = course.base.value - course.base.floor
+    batches = len(course.curve.values) / len(val)
+    clear = max(0.08 * span, 3 * course.curve.noise / math.sqrt(max(batches, 1)))
+    best = [min(points, key=itemgetter(1)) for points in (train, val)]
+    now = [min(value for _, value in points[-2:]) for points in (train, val)]
+    risen = all(last - lowest > clear for last, (_, lowest) in zip(now, best, strict=True))
+    rates = {step: lr for step, lr in zip(vitals.steps.step, vitals.steps.lr, strict=False) if lr is not None}
+    before = [lr for step, lr in rates.items() if step <= best[0][0]]
+    if not risen or (before and list(rates.values())[-1] > 1.05 * before[-1]):
+        return ""
+    return f"training had reached {best[0][1]:.3g} by step {best[0][0]} and is back at {now[0]:.3g}, validation with it"
 
 
 def accurate(vitals: Vitals, limit: float = 0.8) -> bool:

@@ -15,6 +15,7 @@ from luthier.doctor.symptoms.courses import (
     course_of,
     good_enough,
     learnt_most,
+    lost_ground,
     narrow_layers,
     poor_below,
 )
@@ -28,6 +29,7 @@ from luthier.doctor.symptoms.facts import (
     steps_per_epoch,
 )
 from luthier.doctor.symptoms.floors import floored
+from luthier.doctor.symptoms.harm import FITTED
 from luthier.doctor.symptoms.layers import total
 from luthier.doctor.symptoms.outcomes import data_allow_more, majority
 from luthier.doctor.vitals import Vitals
@@ -172,7 +174,7 @@ def oscillating_loss(vitals: Vitals) -> list[Finding] | NotSeen:
     late = curve.values[len(curve.values) // 2 :]
     swing = min(curve.noise, _detrended(late))
     expected = _expected_noise(vitals, median(late))
-    epochs = _swinging_epochs(vitals, span)
+    epochs = _swinging_epochs(vitals, span) or lost_ground(vitals, course)
     by_step = swing > 2.5 * expected and swing > 0.15 * span and _from_zero(vitals, course.base)
     if not by_step and not epochs:
         return []
@@ -241,8 +243,9 @@ def too_few_epochs(vitals: Vitals) -> list[Finding] | NotSeen:
     curve, base = course.curve, course.base
     span = base.value - base.floor
     behind = data_allow_more(vitals) and not accurate(vitals, 0.75)
-    steep = (course.steady and (behind or curve.drop > 0.03 * span)) or _brief(vitals, base)
-    far = course.end < (0.9 if behind else 0.6)
+    hasty = not is_classification(vitals) and _brief(vitals, base, 0.1)  # no accuracy says that most is learnt
+    steep = (course.steady and (behind or curve.drop > 0.03 * span)) or _brief(vitals, base, 0.05)
+    far = course.end < (0.9 if behind else FITTED if hasty else 0.6)
     learnt = learnt_most(vitals, 0.9 if course.steady and (course.at_its_steepest or data_allow_more(vitals)) else 0.78)
     if not steep or not far or learnt or _decayed(vitals) or not course.stable:
         return []
@@ -264,13 +267,13 @@ def too_few_epochs(vitals: Vitals) -> list[Finding] | NotSeen:
     ]
 
 
-def _brief(vitals: Vitals, base: Baseline) -> bool:
-    """Two to four epochs, each of which took more than a twentieth of what was left of the validation loss."""
+def _brief(vitals: Vitals, base: Baseline, share: float) -> bool:
+    """Two to four epochs, each of which took more than this share of what was left of the validation loss."""
     values = [value for _, value in metric(vitals, "val", "loss")]
     falls = [a - b for a, b in itertools.pairwise(values)]
     few = 2 <= len(values) <= 4 and (vitals.n_steps <= 200 or data_allow_more(vitals))
     left = [min(value, base.value) - base.floor for value in values]
-    return few and all(fall > 0.05 * before for fall, before in zip(falls, left, strict=False))
+    return few and all(fall > share * before for fall, before in zip(falls, left, strict=False))
 
 
 def _decayed(vitals: Vitals) -> bool:

@@ -6,7 +6,16 @@ import math
 from operator import itemgetter
 
 from luthier.doctor.findings import Finding, NotSeen
-from luthier.doctor.symptoms.facts import added_to, baseline, known, loss_curve, loss_node, middle, progress
+from luthier.doctor.symptoms.facts import (
+    added_to,
+    baseline,
+    known,
+    loss_curve,
+    loss_node,
+    middle,
+    progress,
+    steps_per_epoch,
+)
 from luthier.doctor.symptoms.layers import is_matrix, layers, names, total
 from luthier.doctor.symptoms.outcomes import (
     always_new,
@@ -19,6 +28,7 @@ from luthier.doctor.symptoms.outcomes import (
 from luthier.doctor.vitals import Look, Node, Vitals
 
 _ALMOST = 0.8
+_DECOUPLED = {"adamw", "nadamw", "lion"}
 _DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
 
 
@@ -96,7 +106,7 @@ def _penalty(vitals: Vitals, learnt: float) -> Finding | None:
     early, late, left = _penalty_share(vitals, 0.0, 0.2), _penalty_share(vitals), _left(vitals)
     crushed = early > 0.1 and left < 0.4  # as of weights that decay crushes
     share = max(early, late) if crushed else late
-    if learnt > 0.7 or (share < 0.5 and not crushed):
+    if learnt > (0.9 if crushed and late >= 0.5 else 0.7) or (share < 0.5 and not crushed):
         return None
     return _finding(
         f"A penalty added to the loss makes up {share:.0%} of it, so training serves the penalty instead of the task.",
@@ -110,16 +120,17 @@ def _penalty(vitals: Vitals, learnt: float) -> Finding | None:
 def _weight_decay(vitals: Vitals, learnt: float) -> Finding | None:
     """Weight decay pulls as strongly as the gradient (L2) or the whole update (decoupled), or the weights collapse."""
     decay = max([float(group.get("weight_decay") or 0) for row in vitals.optimizers for group in row.groups] or [0.0])
-    if decay <= 0 or learnt > _ALMOST or data_allow_no_more(vitals):
+    forgets = _forgets(vitals, decay)
+    if decay <= 0 or learnt > _ALMOST or (data_allow_no_more(vitals) and not forgets):
         return None
-    decoupled = any(row.type.lower() in ("adamw", "nadamw", "lion") for row in vitals.optimizers)
+    decoupled = any(row.type.lower() in _DECOUPLED for row in vitals.optimizers)
     pulls = [pull for look in vitals.looks[len(vitals.looks) // 3 :] if (pull := _pull(vitals, look, decay, decoupled))]
     pull, left = middle(pulls), _left(vitals)
     held = 1.0 if decoupled else 0.75  # decay apart from the gradient stops weights from growing
     crushed = (left < held and pull > 0.5) or (left < 0.4 and pull > 0.2)
     held_back = left < 0.9 and pull > 0.2 and data_allow_more(vitals)  # batch noise hides a part of the pull
     balanced = left < 0.75 and pull > 0.25 and _at_rest(vitals)
-    if not (learnt <= 0.7 and (crushed or held_back)) and not balanced:
+    if not ((learnt <= 0.7 or forgets) and (crushed or held_back)) and not balanced:
         return None
     return _finding(
         f"Weight decay of {decay:.3g} pulls the weights towards zero as strongly as the loss moves them "
@@ -130,6 +141,19 @@ def _weight_decay(vitals: Vitals, learnt: float) -> Finding | None:
         weight_decay=decay,
         left=left,
     )
+
+
+def _forgets(vitals: Vitals, decay: float) -> bool:
+    """Decay wipes the weights out within one epoch (of 20 steps or more): they remember less than the data hold.
+
+    Weights are a moving average of updates over 1 / (lr * decay) steps (Wang and Aitchison 2024, How to set AdamW's
+    weight decay); Adam divides a decay in its gradient by the gradient's size, so that it has no such time.
+    """
+    rate = middle([lr for lr in known(list(vitals.steps.lr)) if lr > 0])
+    plain = any(row.type.lower() in _DECOUPLED | {"sgd"} for row in vitals.optimizers)
+    momentum = max([float(g.get("momentum") or 0) for row in vitals.optimizers for g in row.groups] or [0.0])
+    epoch = steps_per_epoch(vitals) or 0.0
+    return plain and epoch >= 20 and rate * decay / max(1 - momentum, 0.01) * epoch > 1
 
 
 def _at_rest(vitals: Vitals) -> bool:
