@@ -560,6 +560,15 @@ def test_noisy_training_labels_with_clean_validation():
     assert [list(item) for item in found] == [["label_noise"]] * 5
 
 
+@pytest.mark.parametrize(("later", "found"), [((0.28, 0.33, 0.35), True), ((0.2, 0.18, 0.15), False)])
+def test_wrong_targets_that_are_learnt_by_heart_later(later, found):
+    vitals = regression(0.0, 1.0, losses=tuple(0.7 - 0.005 * step for step in range(100)))
+    points = zip((15, 30, 45, 60, 80, 99), (0.3, 0.22, 0.25, *later), strict=True)
+    vitals.metrics = [Metrics(step, {"val_loss": value}) for step, value in points]
+    vitals.data = {"repeats": {"pairs": 100, "conflict": 0.0}, "learn": {"n": 512, "r2": 0.4, "together": 1.0}}
+    assert bool(label_noise(vitals)) is found
+
+
 def test_noisy_labels_everywhere():
     x, y = blobs()
     vitals = trained(x, noisy(y, 0.4), accuracy=0.74, val_accuracy=0.72, end=0.8)

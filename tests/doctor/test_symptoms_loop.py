@@ -241,6 +241,7 @@ SCHEDULES: dict[str, tuple[Callable[[int], float], str | None]] = {
     "restarts": (lambda s: 0.05 * (1 + math.cos(math.pi * (s % 40) / 40)), None),
     "triangles": (lambda s: 0.1 * (1 - abs(s % 40 - 20) / 20), None),
     "exponential per batch": (lambda s: 0.1 * 0.9**s, "critical"),
+    "steps by 10 in batches": (lambda s: 0.1 * 0.1 ** ((s >= 7) + (s >= 11)), "critical"),
     "linear, wrong total": (lambda s: 0.1 * max(0.0, 1 - s / 20), "critical"),
     "cosine over and over": (lambda s: 0.05 * (1 + math.cos(math.pi * s / 10)), "warning"),
 }

@@ -163,10 +163,16 @@ def _outdone(vitals: Vitals) -> Finding | None:
         r2, together = read(vitals.data, "learn", "r2"), read(vitals.data, "learn", "together")
         scattered = r2 is not None and r2 < 0.8 and together is not None and together < 2.5
         ahead = lower_loss_in_validation(vitals, 0.7) if scattered else None
-    came = facts.progress(vitals)
+    came = _before_by_heart(vitals)
     if ahead is None or (came is not None and came > 0.7):
         return None  # a training that got this far has few labels wrong: the parts differ by chance
     return _noise("warning", "A share of the training labels is wrong, those of validation are not.", [ahead], 0.65)
+
+
+def _before_by_heart(vitals: Vitals) -> float | None:
+    """How far training came while validation still followed: wrong labels are learnt by heart after that."""
+    points = [point for point in facts.metric(vitals, "val", "loss") if math.isfinite(point[1])]
+    return facts.progress_at(vitals, min(points, key=itemgetter(1))[0]) if points else facts.progress(vitals)
 
 
 def _never_sure(vitals: Vitals) -> Finding | None:

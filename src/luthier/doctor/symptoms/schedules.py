@@ -16,7 +16,10 @@ from luthier.doctor.vitals import Look, Vitals
 
 _ADAPTIVE = ("Adam", "RMSprop", "Adagrad", "Adadelta", "Lion", "LBFGS", "Adafactor")
 _COLLAPSED = 0.01
-"""Share of its peak below which a learning rate moves hardly anything: healthy schedules get there at the very end."""
+"""Share of its peak below which a learning rate moves hardly anything: healthy schedules get there at the very end.
+
+Twice as much is early within the first quarter of the steps, where little is learnt.
+"""
 
 
 def grad_clip_too_small(vitals: Vitals) -> list[Finding] | NotSeen:
@@ -108,10 +111,12 @@ def lr_schedule_collapse(vitals: Vitals) -> list[Finding] | NotSeen:
     peak = max(rates)
     if peak <= 0:
         return []
-    low = _last_above(rates, _COLLAPSED * peak) + 1
-    share = (len(rates) - low) / len(rates)
-    if low > rates.index(peak) and share > 0.4:
-        return [_collapsed(vitals, steps, rates, low, share)]
+    poor = (progress(vitals) or 0.0) < FITTED
+    for limit, least in ((_COLLAPSED, 0.4), *([(2 * _COLLAPSED, 0.75)] if poor else [])):
+        low = _last_above(rates, limit * peak) + 1
+        share = (len(rates) - low) / len(rates)
+        if low > rates.index(peak) and share > least:
+            return [_collapsed(vitals, steps, rates, low, share)]
     cycles = _cycles(rates, peak)
     if cycles >= 3 and not _is_triangular(rates):
         return [_swinging(steps, rates, cycles)]
@@ -157,8 +162,8 @@ def _collapsed(vitals: Vitals, steps: Sequence[int], rates: Sequence[float], low
     return Finding(
         symptom="lr_schedule_collapse",
         severity="info" if done else "critical",
-        cause=f"the schedule drives the learning rate from {max(rates):.3g} below 1% of it by step {at}, so that the "
-        f"last {share:.0%} of the training changes hardly anything"
+        cause=f"the schedule drives the learning rate from {max(rates):.3g} to {rates[low] / max(rates):.2g} of it by "
+        f"step {at}, so that the last {share:.0%} of the training changes hardly anything"
         + (" (the loss was low by then)." if done else ": it is stepped too often, or set for too few steps."),
         evidence=(
             f"lr {max(rates):.3g} at step {steps[rates.index(max(rates))]}, {rates[low]:.3g} at step {at}, "
