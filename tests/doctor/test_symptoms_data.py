@@ -701,6 +701,12 @@ def test_targets_of_a_whole_set_shifted(make):
     assert label_noise(vitals) == []
 
 
+@pytest.mark.parametrize(("n", "end", "found"), [(400, 0.95, 1), (400, 0.5, 0), (4000, 0.95, 0)])
+def test_without_validation_slow_progress_with_examples_that_come_again_is_learnt_by_heart(n, end, found):
+    x, y = blobs(n)
+    assert len(label_misaligned(replace(trained(x, y.roll(1, 0), end=end), metrics=[]))) == found
+
+
 def test_validation_below_guessing_contradicts_the_labels():
     x, y = blobs(800, classes=4)
     mixed = torch.where(
