@@ -89,6 +89,66 @@ def test_readings_that_the_parent_never_heard_are_told_again(tmp_path: Path) -> 
     assert parent.readings == [(4, 3.0)]
 
 
+def reports_first(trial: LiveTrial) -> None:
+    state = trial.restore()
+    for epoch in range(0 if state is None else state["epoch"], 4):
+        trial.report(float(epoch), step=epoch + 1)
+        trial.save({"epoch": epoch + 1})
+
+
+@pytest.mark.parametrize("rung", [1, 2, 3])
+def test_a_state_may_be_saved_after_its_report(tmp_path: Path, rung: int) -> None:
+    first, second = Parent(), Parent()
+    state, details = run(reports_first, tmp_path, first, until=rung)
+    assert (state, details["step"], details["reason"]) == ("paused", rung, f"at step {rung}")
+    assert (Saves(tmp_path / "checkpoints").read() or (None,))[0] == {"epoch": rung}
+    assert run(reports_first, tmp_path, second, until=4, known=rung)[0] == "finished"
+    assert [step for step, _ in first.readings + second.readings] == [1, 2, 3, 4]
+    assert not first.questions + second.questions
+
+
+def test_an_interrupted_trial_that_saves_after_its_report_pauses_with_that_step(tmp_path: Path) -> None:
+    parent = Parent()
+    parent.pausing = 7
+    assert run(reports_first, tmp_path, parent)[1]["reason"] == "interrupted"
+    assert (Saves(tmp_path / "checkpoints").read() or (None,))[0] == {"epoch": 1}
+    assert run(reports_first, tmp_path, known=1)[0] == "finished"
+
+
+def test_a_function_that_restores_and_never_saves_hears_whether_it_goes_on(tmp_path: Path) -> None:
+    def hopeful(trial: LiveTrial) -> None:
+        trial.restore()
+        plain(trial)
+
+    over = Parent(order="stop", reason="outranked")
+    state, details = run(hopeful, tmp_path, over, until=2)
+    assert (state, details["reason"], over.questions) == ("stopped", "outranked", [3])
+
+
+def test_a_step_that_is_trained_once_more_is_not_told_again(tmp_path: Path) -> None:
+    def saves_its_beginning(trial: LiveTrial) -> None:
+        if (state := trial.restore()) is None:
+            trial.save(state := {"epoch": 0})
+        for epoch in range(state["epoch"], 4):
+            trial.report(float(epoch), step=epoch + 1)
+            trial.save({"epoch": epoch + 1})
+
+    first, second = Parent(), Parent()
+    assert run(saves_its_beginning, tmp_path, first, until=2)[0] == "paused"
+    assert run(saves_its_beginning, tmp_path, second, known=2)[0] == "finished"
+    assert [step for step, _ in first.readings + second.readings] == [1, 2, 3, 4]
+
+
+def test_a_function_that_begins_anew_in_spite_of_its_state_is_told(tmp_path: Path) -> None:
+    def begins_anew(trial: LiveTrial) -> None:
+        trial.restore()
+        forgetful(trial)
+
+    assert run(begins_anew, tmp_path, until=2)[0] == "paused"
+    with pytest.raises(LuthierError, match=r"got step 1 after step 2: the state restored is of step 2"):
+        run(begins_anew, tmp_path, known=2)
+
+
 def forgetful(trial: LiveTrial) -> None:
     """Saves, but never looks at what it saved."""
     for epoch in range(4):

@@ -31,7 +31,7 @@ UNTIL_IT_ENDS = 1 << 31
 class TrialPaused(Exception):
     """The trial goes no further for now, or never: the only exception of an early stop.
 
-    Raised by `trial.report`, after a crash also by `trial.restore`.
+    Raised by `trial.report`, by `trial.save` where that comes after it, and after a crash also by `trial.restore`.
 
     Let it pass; `finally` blocks and `with` statements do their work. What was saved waits for the trial's return.
     """
@@ -60,6 +60,9 @@ class LiveTrial:
         self._known, self._rows = int(order.get("known", 0)), list[dict[str, Any]]()
         self._saves = Saves(self._path / "checkpoints")
         self._restores = self._saved = False
+        self._saves_first: bool | None = None  # whether a state is saved before its reading is reported
+        self._due: str | None = None  # why it pauses as soon as the step just reported is saved
+        self._restored_step: int | None = None
         self._guarded: bool = order.get("guarded", True)
         self._watch: Watch | None = None
         self._next_judgement = 1
@@ -88,33 +91,43 @@ class LiveTrial:
             raise LuthierError("report was called in a forked process: report from the one that runs the function")
         if self.ending is not None:
             raise TrialPaused(self.ending[1])
+        readings = as_readings(value, list(self._columns), "trial.report expects")
+        if step == self._restored_step:  # trained once more, from a state that was saved before it
+            return
         self._check_step(step)
-        self._tell(as_readings(value, list(self._columns), "trial.report expects"), step)
-        saved, self._saved = self._saved, False
+        self._tell(readings, step)
+        if self._saves_first is None:
+            self._saves_first = self._saved
+        saved, self._saved = self._saved and self._saves_first, False
         if saved:
             self._saves.settle(self._note())
         if step >= self._next_judgement:
             self._next_judgement = max(step + 1, step * 3 // 2)
             self._judge()
-        if step == self._steps:
-            return
-        if self._channel.pausing == self.number:
-            self._end("paused", "interrupted")
-        if self._until <= step and self._until < self._end_step:
-            self._stop_at_rung(saved)
+        if step != self._steps:
+            self._pause_or_go_on(saved)
 
     def save(self, state: Any) -> None:
-        """Keep all that the training needs to go on, before `report`; `restore` gives it back.
+        """Keep all that the training needs to go on; `restore` gives it back.
+
+        Call it either before the `report` of the same step or after it, always in the same order.
 
         Args:
             state: nested dicts, lists, tuples, numbers, texts and tensors, such as state_dicts. Written whole or not at
                 all, as JSON or safetensors, when the trial pauses or ends, and once a second on the way.
 
         Raises:
+            TrialPaused: the trial pauses here, after `report`. Let it pass.
             CheckpointError: the state holds something else; says where.
         """
         self._saves.keep(state, self._note())
         self._saved = True
+        if self._saves_first is None:
+            self._saves_first = True
+        if not self._saves_first:
+            self._saves.settle(self._note())
+        if self._due is not None:
+            self._end("paused", self._due)
 
     def restore(self) -> Any:
         """What was last saved for this trial; None when it begins.
@@ -127,6 +140,7 @@ class LiveTrial:
             return None
         state, note = found
         self._step, self._before_s = note["step"], note["time_s"]
+        self._restored_step = self._step
         for row in note["rows"]:
             if row["step"] > self._known:  # told before a kill, and never heard by the parent
                 self._say(row)
@@ -205,8 +219,18 @@ class LiveTrial:
         """How far a saved state is, with the readings that the parent may not have stored yet."""
         return {"step": self._step, "time_s": self._time_s(), "rows": list(self._rows)}
 
-    def _stop_at_rung(self, saved: bool) -> None:
-        """Pause with what was just saved; a function that cannot be paused waits to hear whether it goes on."""
+    def _pause_or_go_on(self, saved: bool) -> None:
+        """Pause with what was just saved, or once it is; a function that saves nothing hears whether it goes on."""
+        interrupted = self._channel.pausing == self.number
+        at_rung = self._until <= self._step and self._until < self._end_step
+        if not (interrupted or at_rung):
+            return
+        if self._restores and not self._saves_first and self._due is None:
+            self._due = "interrupted" if interrupted else f"at step {self._step}"
+            return
+        self._due = None
+        if interrupted:
+            self._end("paused", "interrupted")
         if saved and self._restores:
             self._end("paused", f"at step {self._step}")
         answer = self._channel.ask("asked", number=self.number, **self.position())
@@ -224,7 +248,8 @@ class LiveTrial:
         if isinstance(step, bool) or not isinstance(step, int) or step < 1:
             raise LuthierError(f"trial.report expects step as a whole number from 1 (epochs trained), got {step!r}")
         if step <= self._step:
-            raise LuthierError(f"trial.report expects rising steps, got step {step} after step {self._step}")
+            restored = f": the state restored is of step {self._step}, go on after it" if self._restored_step else ""
+            raise LuthierError(f"trial.report expects rising steps, got step {step} after step {self._step}{restored}")
         if self._steps is not None and step > self._steps:
             raise LuthierError(f"trial.report got step {step}, but tune was told steps={self._steps}: make them agree")
 
