@@ -514,6 +514,7 @@ def test_a_training_that_loses_what_it_had_learnt(train, val, found):
     epochs = [(2.0, 2.0), (1.2, 1.2), (0.6, 0.7), (0.4, 0.5), (0.5, 0.6), (train, val), (train, val)]
     slow = vitals([1.0] * 300, metrics=epochs)
     assert bool(curves.oscillating_loss(slow)) is found
+    assert not found or underfit.underfitting(slow) == []  # it had learnt more: capacity and time were enough
     restarted = replace(slow.steps, lr=(1e-3,) * 150 + (1e-2,) * 150)
     assert curves.oscillating_loss(replace(slow, steps=restarted)) == []
 

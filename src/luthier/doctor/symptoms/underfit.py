@@ -5,7 +5,16 @@ from __future__ import annotations
 import math
 
 from luthier.doctor.findings import Finding, NotSeen
-from luthier.doctor.symptoms.courses import FEW, Course, accurate, course_of, good_enough, narrow_layers, poor_below
+from luthier.doctor.symptoms.courses import (
+    FEW,
+    Course,
+    accurate,
+    course_of,
+    good_enough,
+    lost_ground,
+    narrow_layers,
+    poor_below,
+)
 from luthier.doctor.symptoms.facts import Baseline, epoch_losses, is_classification, node_of
 from luthier.doctor.symptoms.layers import Layer, first_look, layers, names, source_of
 from luthier.doctor.symptoms.outcomes import data_allow_more
@@ -31,7 +40,7 @@ def underfitting(vitals: Vitals) -> list[Finding] | NotSeen:
     poor = course.end < poor_below(vitals) and not good_enough(vitals, 0.75)
     if course.base.assumed or not poor or not course.flat or not course.stable:
         return []
-    if course.end < -0.1 or not _validation_follows(vitals, course.base):
+    if course.end < -0.1 or not _validation_follows(vitals, course.base) or lost_ground(vitals, course):
         return []
     narrow = narrow_layers(vitals) or _linear(vitals)
     return [
