@@ -56,7 +56,7 @@ def _between(points: Sequence[tuple[int, float]], step: int) -> float | None:
 def lower_loss_in_validation(vitals: Vitals, factor: float) -> str | None:
     """A sentence when the loss in validation is below that in training in most evaluations of either half.
 
-    The training loss is the mean of the steps around the evaluation.
+    The training loss is the mean of the steps around the evaluation, without the share that penalties add to it.
 
     Args:
         vitals: of the training.
@@ -68,7 +68,8 @@ def lower_loss_in_validation(vitals: Vitals, factor: float) -> str | None:
     limit = factor - 1 / math.sqrt(n_validation(vitals)) - rate / 2
     end = max(vitals.n_steps, 1)
     points = [(step, value) for step, value in facts.metric(vitals, "val", "loss") if math.isfinite(value)]
-    pairs = [(step, _around(vitals, step, max(5, end // 20)), value) for step, value in points]
+    own = 1 - max(facts.penalty_share(vitals, 0.0), 0.0)
+    pairs = [(step, _around(vitals, step, max(5, end // 20), own), value) for step, value in points]
     for low, high in ((0.1, 0.6), (0.5, 1.01)):
         part = [(s, train, value) for s, train, value in pairs if train is not None and low * end <= s <= high * end]
         found = [(s, train, value) for s, train, value in part if 0 < value < limit * train]
@@ -78,14 +79,14 @@ def lower_loss_in_validation(vitals: Vitals, factor: float) -> str | None:
     return None
 
 
-def _around(vitals: Vitals, step: int, width: int) -> float | None:
-    """Mean training loss of the steps around one; None below five."""
+def _around(vitals: Vitals, step: int, width: int, own: float) -> float | None:
+    """Mean training loss of the steps around one, of which this share is the loss's own; None below five."""
     near = [
         loss
         for at, loss in zip(vitals.steps.step, vitals.steps.loss, strict=False)
         if abs(at - step) <= width and loss is not None and math.isfinite(loss)
     ]
-    return sum(near) / len(near) if len(near) >= 5 else None
+    return own * sum(near) / len(near) if len(near) >= 5 else None
 
 
 def dropout_rate(vitals: Vitals) -> float:

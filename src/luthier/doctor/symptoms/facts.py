@@ -54,6 +54,7 @@ __all__ = [
     "metric",
     "middle",
     "node_of",
+    "penalty_share",
     "progress",
     "progress_at",
     "remembered",
@@ -97,3 +98,15 @@ def epoch_losses(vitals: Vitals) -> tuple[list[tuple[int, float]], list[tuple[in
         if seen is not None and math.isfinite(seen):
             pairs.append((step, seen, value))
     return [(step, seen) for step, seen, _ in pairs], [(step, value) for step, _, value in pairs]
+
+
+def penalty_share(vitals: Vitals, begin: float = 0.5, end: float = 1.0) -> float:
+    """Share of the reported loss that its own operation does not explain: median of looks between two fractions."""
+    reported = dict(zip(vitals.steps.step, vitals.steps.loss, strict=False))
+    shares = []
+    for look in vitals.looks[int(begin * len(vitals.looks)) : math.ceil(end * len(vitals.looks))]:
+        node, value = loss_node(look), reported.get(look.step)
+        mean = node.stats.mean if node is not None and node.stats is not None else None
+        if mean is not None and value is not None and math.isfinite(value) and value > 0 and added_to(look, node):
+            shares.append(1 - mean / value)
+    return middle(shares)

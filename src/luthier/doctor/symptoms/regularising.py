@@ -7,12 +7,12 @@ from operator import itemgetter
 
 from luthier.doctor.findings import Finding, NotSeen
 from luthier.doctor.symptoms.facts import (
-    added_to,
     baseline,
     known,
     loss_curve,
     loss_node,
     middle,
+    penalty_share,
     progress,
     steps_per_epoch,
 )
@@ -49,7 +49,7 @@ def _learnt(vitals: Vitals) -> float | None:
     base = baseline(vitals)
     late = vitals.looks[-max(len(vitals.looks) // 4, 1) :]
     values = [node.stats.mean for look in late if (node := loss_node(look)) is not None and node.stats is not None]
-    if base is None or base.assumed or not known(values) or _penalty_share(vitals) < 0.1:
+    if base is None or base.assumed or not known(values) or penalty_share(vitals) < 0.1:
         return progress(vitals)
     return base.progress(middle(values))
 
@@ -90,20 +90,8 @@ def _p(node: Node) -> float:
     return float(p) if at_work and isinstance(p, int | float) else 0.0
 
 
-def _penalty_share(vitals: Vitals, begin: float = 0.5, end: float = 1.0) -> float:
-    """Share of the reported loss that its own operation does not explain: median of looks between two fractions."""
-    reported = dict(zip(vitals.steps.step, vitals.steps.loss, strict=False))
-    shares = []
-    for look in vitals.looks[int(begin * len(vitals.looks)) : math.ceil(end * len(vitals.looks))]:
-        node, value = loss_node(look), reported.get(look.step)
-        mean = node.stats.mean if node is not None and node.stats is not None else None
-        if mean is not None and value is not None and math.isfinite(value) and value > 0 and added_to(look, node):
-            shares.append(1 - mean / value)
-    return middle(shares)
-
-
 def _penalty(vitals: Vitals, learnt: float) -> Finding | None:
-    early, late, left = _penalty_share(vitals, 0.0, 0.2), _penalty_share(vitals), _left(vitals)
+    early, late, left = penalty_share(vitals, 0.0, 0.2), penalty_share(vitals), _left(vitals)
     crushed = early > 0.1 and left < 0.4  # as of weights that decay crushes
     share = max(early, late) if crushed else late
     if learnt > (0.9 if crushed and late >= 0.5 else 0.7) or (share < 0.5 and not crushed):
