@@ -135,7 +135,9 @@ def test_a_step_that_is_trained_once_more_is_not_told_again(tmp_path: Path) -> N
 
     first, second = Parent(), Parent()
     assert run(saves_its_beginning, tmp_path, first, until=2)[0] == "paused"
-    assert run(saves_its_beginning, tmp_path, second, known=2)[0] == "finished"
+    assert run(saves_its_beginning, tmp_path, second, until=3, known=2)[0] == "paused"
+    assert (Saves(tmp_path / "checkpoints").read() or (None,))[0] == {"epoch": 3}
+    assert run(saves_its_beginning, tmp_path, second, known=3)[0] == "finished"
     assert [step for step, _ in first.readings + second.readings] == [1, 2, 3, 4]
 
 

@@ -1,4 +1,4 @@
-"""Known-good first trials."""
+"""First trials: known-good settings, or the middle of the space."""
 
 from pathlib import Path
 from typing import Any

@@ -92,12 +92,12 @@ class LiveTrial:
         if self.ending is not None:
             raise TrialPaused(self.ending[1])
         readings = as_readings(value, list(self._columns), "trial.report expects")
+        if self._saves_first is None:
+            self._saves_first = self._saved
         if step == self._restored_step:  # trained once more, from a state that was saved before it
             return
         self._check_step(step)
         self._tell(readings, step)
-        if self._saves_first is None:
-            self._saves_first = self._saved
         saved, self._saved = self._saved and self._saves_first, False
         if saved:
             self._saves.settle(self._note())
