@@ -6,8 +6,7 @@ clock run the very same code, and a resumed study decides as it would have befor
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from luthier.tuning import closing
@@ -130,9 +129,10 @@ def outranked(state: State, plan: Plan) -> list[Stop]:
     A later call with larger totals takes them up again: among more trials they may be promoted.
     """
     strategy = strategy_for(plan)
-    ladders, eta = ladders_of(state, strategy), getattr(strategy, "eta", math.inf)
+    ladders, outlook = ladders_of(state, strategy), Outlook(1.0, None, False, closing.trainings(state, plan))
+    eta_at = lambda index: strategy.eta_at(index, outlook)  # noqa: E731
     waiting = [trial for trial in state.search if trial.state == "paused" and trial.step >= trial.until]
-    return [Stop(trial.number, _why(trial, ladders.of(trial), eta), may_return=True) for trial in waiting]
+    return [Stop(trial.number, _why(trial, ladders.of(trial), eta_at), may_return=True) for trial in waiting]
 
 
 def reserve(state: State, plan: Plan) -> float:
@@ -232,11 +232,12 @@ def _cost(plan: Plan, start: Start) -> float | None:
     return None if plan.budget is None else plan.budget.beginning(start)
 
 
-def _why(trial: Trial, ladder: Ladder, eta: float) -> str:
+def _why(trial: Trial, ladder: Ladder, eta_at: Callable[[int], float]) -> str:
     share = f"after {trial.step / trial.total_steps:.0%} of its steps"
-    rung = next((rung for rung in reversed(ladder.rungs) if trial.number in rung.reached), None)
-    if rung is None:
+    index = next((i for i, rung in reversed([*enumerate(ladder.rungs)]) if trial.number in rung.reached), None)
+    if index is None:
         return f"outranked: no finite reading {share}"
-    place, count = rung.reached.place(trial.number), len(rung.reached)
-    earned = place < int(count / eta)  # it was to go on, but for the budget
+    reached = ladder.rungs[index].reached
+    place, count = reached.place(trial.number), len(reached)
+    earned = place < int(count / eta_at(index))  # it was to go on, but for the budget
     return f"{'out of budget' if earned else 'outranked'}: place {1 + place} of {count} {share}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,6 +42,10 @@ class Strategy(ABC):
         """The step of a trial's lowest rung; 0 when it has none."""
         rungs = self.brackets[self.bracket(number)]
         return rung_step(rungs[0], total_steps) if rungs else 0
+
+    def eta_at(self, index: int, outlook: Outlook) -> float:
+        """Of so many trials that came to a rung one has earned more; infinite where a rung does not say so."""
+        return math.inf
 
     @abstractmethod
     def promote(self, state: State, arm: str, outlook: Outlook) -> Continue | None:
@@ -103,9 +108,13 @@ class Halving(Strategy):
             for (bracket, _), ladder in ladders.items():
                 if index >= len(self.brackets[bracket]) or ladder.came(index) < needs:
                     continue
-                if (number := ladder.promotable(index, self.eta)) is not None:
+                if (number := ladder.promotable(index, self.eta_at(index, outlook))) is not None:
                     return Continue(number, self.next_stop(state.trials[number]))
         return None
+
+    def eta_at(self, index: int, outlook: Outlook) -> float:
+        """The same at each rung."""
+        return self.eta
 
     def needs(self, index: int, outlook: Outlook) -> float:
         """How many trials must have come to a rung before one of them goes on."""
@@ -166,27 +175,38 @@ class TopK(Strategy):
 class Auto(Halving):
     """Our best: patient halving. Many rungs, and half of the trials go on at each, so that few good ones are cut.
 
-    With a small budget a rung sends nobody on before as many have come as one of them needs to get to its end: of 16
-    trials at the lowest rung 8 go on, then 4, 2 and 1. So chance does not decide between the first two. That takes 4
-    trainings; where there is room for more than `ample`, half of them suffice, and good values come earlier. When no
-    trial is to begin any more, those that are there suffice.
+    With a small budget a rung sends nobody on before as many have come as one of them would need to get to its end by
+    halves: of 16 trials at the lowest rung 8 would go on, then 4, 2 and 1. So chance does not decide between the first
+    two. Where there is room for more than `ample` trainings, half of them suffice, and good values come earlier. When
+    no trial is to begin any more, those that are there suffice.
 
-    The rungs, `eta` and the wait were chosen on recorded curves (see LOG.md).
+    And unless the budget is a very large one, a quarter only goes on from the lowest rung: else most of it goes to
+    trials that are outranked soon after, and too few configurations are looked at.
+
+    The rungs, both etas and the wait were chosen on recorded curves (see LOG.md).
 
     Attributes:
         whole: how many trials, from the first on, train to their end at once: a study that starts from something known
             has a result to compare with as early as can be.
         ample: trainings that make a budget a large one.
+        lowest_eta: `eta` at the lowest rung where the budget holds fewer trainings than `roomy`.
+        roomy: trainings from which on half go on there, too, as in a study without a budget.
     """
 
     brackets: tuple[tuple[float, ...], ...] = ((0.1, 0.2, 0.4, 0.7),)
     eta: float = 2
     whole: int = 0
     ample: float = 8
+    lowest_eta: float = 4
+    roomy: float = 32
 
     def first_stop(self, number: int, total_steps: int) -> int:
         """The lowest rung, but for the first trials."""
         return total_steps if number < self.whole else super().first_stop(number, total_steps)
+
+    def eta_at(self, index: int, outlook: Outlook) -> float:
+        """A larger one at the lowest rung, unless the budget is a very large one."""
+        return self.lowest_eta if index == 0 and outlook.trainings < self.roomy else self.eta
 
     def needs(self, index: int, outlook: Outlook) -> float:
         """As many as leave one of them at the end, or half of that, while trials begin."""
