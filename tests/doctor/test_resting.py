@@ -9,17 +9,26 @@ from torch.optim.optimizer import _global_optimizer_pre_hooks
 from torch.utils.checkpoint import checkpoint
 
 import luthier
-from luthier.doctor.measure import stretch
+from luthier.doctor.measure import loop, stretch
 from luthier.doctor.measure.backwards import Listening
 
 CROSS_ENTROPY = torch.nn.functional.cross_entropy
 
 
-@pytest.fixture(autouse=True, params=[False, True], ids=["early", "late"])
+@pytest.fixture(autouse=True, params=["early", "late", "napping"])
 def counts_in_stretches(request, monkeypatch):
-    """Late in a training whole stretches of steps are counted in few calls: every test sees both."""
-    if request.param:
+    """Late in a training whole stretches of steps are counted in few calls, in naps in fewer: every test sees all."""
+    if request.param != "early":
         monkeypatch.setattr(stretch, "ALL_TARGETS_UNTIL", 0)
+    if request.param == "napping":
+        nap_soon(monkeypatch)
+
+
+def nap_soon(monkeypatch):
+    monkeypatch.setattr(stretch, "ALL_TARGETS_UNTIL", 0)
+    monkeypatch.setattr(stretch, "AWAKE", 1)
+    monkeypatch.setattr(stretch, "QUICK_S", 60.0)
+    monkeypatch.setattr(loop, "UNEVALUATED", 0)
 
 
 class Run:

@@ -43,7 +43,9 @@ class Accounts:
         busy_s, wait_s = at - began, max(0.0, began - self.ended_at)
         cost_s = self.cost_s + time.perf_counter() - at
         known_s = self._typical_busy_s
-        if now.kind != "look":
+        if now.forward_at is None and now.interrupted:
+            pass  # it began unheard
+        elif now.kind != "look":
             own_s = max(0.0, busy_s - self.cost_s)
             self._typical_busy_s = own_s if known_s is None else 0.9 * known_s + 0.1 * own_s
         elif known_s is not None:

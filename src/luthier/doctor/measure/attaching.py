@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from luthier.doctor.measure.alarm import Alarm
 from luthier.doctor.measure.backwards import Listening
 from luthier.doctor.measure.home import Home
 
@@ -55,10 +56,24 @@ class Inert:
 class ModelHook:
     """A forward pre-hook that calls the observer in this process and thread only, never while a graph is compiled."""
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, observer: Observer, model: nn.Module) -> None:
         self.observer, self.stretch = observer, observer.stretch
         self.home = Home()
         self.once: OutputHook | None = None
+        self._model = weakref.ref(model)
+        self._handle: Any = None
+        self.listen(True)
+
+    def listen(self, listens: bool) -> None:
+        """Hear of forwards, or of none for a while."""
+        model = self._model()
+        if listens == (self._handle is not None) or model is None:
+            return
+        if listens:
+            self._handle = model.register_forward_pre_hook(self, with_kwargs=True)
+        else:
+            self._handle.remove()
+            self._handle = None
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Tell of the forward, and ask for its output when that matters."""
@@ -67,11 +82,16 @@ class ModelHook:
         if self.observer.before_forward(model, args, kwargs) and self.once is None:
             self.once = OutputHook(model, self)
 
-    def remove(self) -> None:
+    def leave_output(self) -> None:
         """Take back what still waits for an output."""
         if self.once is not None:
             self.once.handle.remove()
             self.once = None
+
+    def remove(self) -> None:
+        """Hear nothing more."""
+        self.leave_output()
+        self.listen(False)
 
     def __deepcopy__(self, _: Any) -> Inert:
         return Inert()
@@ -90,7 +110,7 @@ class OutputHook:
     def __call__(self, model: nn.Module, _: Any, output: Any) -> None:
         """Tell of the output."""
         if self.owner.home.is_here() and not torch.compiler.is_compiling():
-            self.owner.remove()
+            self.owner.leave_output()
             self.owner.observer.after_forward(model, output)
 
     def __deepcopy__(self, _: Any) -> Inert:
@@ -136,15 +156,20 @@ class Unwatched:
 
 
 class Ears:
-    """What only some steps need and may rest in between: a hook before optimizer steps, and the backward passes."""
+    """What need not hear every step: the hooks of optimizer steps, the backward passes, in naps the forwards too."""
 
     def __init__(self) -> None:
-        self._handle: Any = None
+        self._before: Any = None
+        self._after: Any = None
+        self._hooks: Sequence[weakref.ref[ModelHook]] = ()
+        self._alarm = Alarm(lambda: self._hear_forwards(True))
         self.listening: Listening | None = None
+        self.alarmed = False
 
-    def open(self, observer: Observer) -> None:
-        """Hear everything for an observer, which is held weakly."""
-        weak, home = weakref.ref(observer), Home()
+    def open(self, observer: Observer, hooks: Sequence[ModelHook] = ()) -> None:
+        """Hear everything for an observer, which is held weakly, as are the `hooks` of its models."""
+        self._hooks = [weakref.ref(hook) for hook in hooks]
+        weak, stretch, home = weakref.ref(observer), observer.stretch, Home()
 
         def before_step(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             alive = weak()
@@ -152,18 +177,56 @@ class Ears:
                 closure = (len(args) > 1 or kwargs) and any(map(callable, (*args[1:], *kwargs.values())))
                 alive.before_step(optimizer, bool(closure))
 
-        self._before_step = before_step
-        self._handle, self.listening = register_optimizer_step_pre_hook(before_step), Listening(observer)
+        def after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            if stretch.ended(optimizer):
+                return
+            alive = weak()
+            if alive is not None and home.is_this_process():
+                alive.after_step(optimizer)
+
+        self._before_step, self._after_step = before_step, after_step
+        self._before, self._after = (
+            register_optimizer_step_pre_hook(before_step),
+            register_optimizer_step_post_hook(after_step),
+        )
+        self.listening = Listening(observer)
         weakref.finalize(observer, self.remove).atexit = False
 
     def rest(self, rests: bool) -> None:
         """Hear no more than the latest loss, or everything again."""
         if self.listening is None:
             return
-        self._handle.remove()
+        self._before.remove()
         if not rests:
-            self._handle = register_optimizer_step_pre_hook(self._before_step)
+            self._before = register_optimizer_step_pre_hook(self._before_step)
         self.listening.rest(rests)
+
+    def nap(self) -> None:
+        """While resting: hear nothing at all, until gradients are switched off; then forwards again."""
+        self._hear_forwards(False)
+        self._alarm.arm()
+        self._after.remove()
+        if self.listening is not None:
+            self.listening.remove()
+
+    def wake(self) -> None:
+        """Hear what is heard while resting."""
+        if self.listening is None:
+            return
+        self._alarm.disarm()
+        self._hear_forwards(True)
+        self._after = register_optimizer_step_post_hook(self._after_step)
+        self.listening.listen()
+
+    def doze(self) -> None:
+        """What switched gradients off was no evaluation: on with the nap."""
+        self._hear_forwards(False)
+
+    def _hear_forwards(self, hears: bool) -> None:
+        self.alarmed = hears
+        for weak in self._hooks:
+            if (hook := weak()) is not None:
+                hook.listen(hears)
 
     def take_latest(self) -> torch.Tensor | None:
         """The loss of the latest backward pass while resting, if any, once."""
@@ -176,8 +239,11 @@ class Ears:
 
     def remove(self) -> None:
         """Hear nothing more."""
+        self._alarm.disarm()
+        self._hooks = ()
         if self.listening is not None:
-            self._handle.remove()
+            self._before.remove()
+            self._after.remove()
             self.listening.remove()
             self.listening = None
 
@@ -186,23 +252,14 @@ class Attachment:
     """All hooks of one watch; `remove` leaves nothing behind."""
 
     def __init__(self, observer: Observer, models: Sequence[nn.Module], ears: Ears) -> None:
-        self._handles: list[Any] = []
+        hooks = [ModelHook(observer, model) for model in models]
+        self._handles: list[Any] = [*hooks]
         for model in models:
-            hook, unwatched = ModelHook(observer), Unwatched(model)
+            unwatched = Unwatched(model)
             vars(model).setdefault("__getstate__", unwatched)
-            self._handles += [model.register_forward_pre_hook(hook, with_kwargs=True), hook, unwatched]
-        ears.open(observer)
-        weak, stretch, home = weakref.ref(observer), observer.stretch, Home()
-
-        def after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-            if stretch.ended(optimizer):
-                return
-            alive = weak()
-            if alive is not None and home.is_this_process():
-                alive.after_step(optimizer)
-
-        self._handles += [register_optimizer_step_post_hook(after_step), ears]
-        weakref.finalize(observer, self._handles[-2].remove)
+            self._handles.append(unwatched)
+        ears.open(observer, hooks)
+        self._handles.append(ears)
 
     def remove(self) -> None:
         """Take all hooks away."""

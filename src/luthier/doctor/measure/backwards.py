@@ -51,12 +51,16 @@ class Listening:
         self._depth = 0
         self._rests = False
         self.latest: Any = None
+        self.listen()
+        weakref.finalize(hearer, self.remove).atexit = False
+
+    def listen(self) -> None:
+        """Hear from now on (again, after `remove`)."""
         Listening._all += (self,)
         Listening._count()
         if Listening._wrapper is None:
             Listening._original = torch.autograd.backward
             Listening._wrapper = torch.autograd.backward = _wrapped(torch.autograd.backward)
-        weakref.finalize(hearer, self.remove).atexit = False
 
     @classmethod
     def _count(cls) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from luthier.doctor.measure.journal import Journal
 from luthier.doctor.measure.looking import transfer
 
-EVERY = 64
+EVERY = 256
 ALL_TARGETS_UNTIL = 400
 MOST_TARGETS = 65536
 MOST_CLASSES = 256
@@ -62,6 +62,12 @@ class Recent:
 
 
 def _numbers(losses: list[Any]) -> list[float]:
+    try:
+        together = torch.stack(losses)
+        if together.dim() == 1 and not together.is_meta:
+            return together.float().tolist()
+    except (TypeError, RuntimeError):
+        pass  # numbers among them, or tensors of several shapes or devices
     tensors = [loss.mean() if loss.dim() else loss for loss in losses if isinstance(loss, Tensor)]
     values = iter(transfer(tensors))
     if len(tensors) == len(losses):

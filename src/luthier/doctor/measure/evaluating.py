@@ -29,12 +29,15 @@ class Evaluating:
     Args:
         patient: what is watched.
         samples: keeps some of the examples.
+
+    Attributes:
+        forwards: of the present evaluation. number: evaluations so far.
     """
 
     def __init__(self, patient: Patient, samples: Samples) -> None:
         self.patient, self.samples = patient, samples
         self.forwards = 0
-        self._number = 0
+        self.number = 0
         self._row: dict[str, Any] = {}
         self._closed: list[dict[str, Any]] = []
         self._trace: Trace | None = None
@@ -52,7 +55,7 @@ class Evaluating:
             self._close()
         if not self.forwards:
             self._row = {"step": step, "training": model.training, "grad": False, "n": 0, "stochastic": set()}
-            if free and self.patient.traceable_evaluation and self._number < TRACED:
+            if free and self.patient.traceable_evaluation and self.number < TRACED:
                 self._trace = Trace(self.patient.models, _Deaf(), DeadUnits())
                 self._trace.start()
                 self._trace.enter(model, args, kwargs)
@@ -88,7 +91,7 @@ class Evaluating:
             row = {"kind": "evaluation", **self._row, "forwards": self.forwards}
             row["stochastic"] = sorted(row["stochastic"])
             self._closed.append(row)
-            self.forwards, self._number = 0, self._number + 1
+            self.forwards, self.number = 0, self.number + 1
 
     def _finish_trace(self) -> None:
         """What the traced forward (and the loss after it) showed: operations in training mode, predictions."""
@@ -110,10 +113,12 @@ class Usual:
 
     Attributes:
         forwards: so many; None before the first step.
+        exceeded: whether there have been more.
     """
 
     def __init__(self) -> None:
         self.forwards: int | None = None
+        self.exceeded = False
 
     def beyond(self, now: Iteration) -> dict[str, Any] | None:
         """The row of those that an iteration made beyond the usual, if any."""
@@ -124,12 +129,13 @@ class Usual:
         if now.forwards == self.forwards:
             return None
         now.interrupted = True
-        return unseen(bool(now.training), now.step, now.forwards - usual)
+        return self.unseen(now, now.forwards - usual)
 
-
-def unseen(training: bool, step: int, forwards: int) -> dict[str, Any]:
-    """The row of forwards with gradients that turned out to belong to no training step."""
-    return {"kind": "evaluation", "step": step, "training": training, "grad": True, "forwards": forwards}
+    def unseen(self, now: Iteration, forwards: int) -> dict[str, Any]:
+        """The row of forwards with gradients that turned out to belong to no training step."""
+        self.exceeded = True
+        training = bool(now.training)
+        return {"kind": "evaluation", "step": now.step, "training": training, "grad": True, "forwards": forwards}
 
 
 def _counted(model: nn.Module) -> int:

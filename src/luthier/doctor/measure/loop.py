@@ -19,10 +19,11 @@ from luthier.doctor.measure.attaching import Ears, first_tensor
 from luthier.doctor.measure.backwards import scale_of
 from luthier.doctor.measure.batches import ALL_TARGETS_UNTIL, EVERY, Recent
 from luthier.doctor.measure.beginning import Beginning
-from luthier.doctor.measure.evaluating import Evaluating, Usual, unseen
+from luthier.doctor.measure.evaluating import Evaluating, Usual
 from luthier.doctor.measure.iteration import Iteration
 from luthier.doctor.measure.journal import Journal
 from luthier.doctor.measure.late import Late
+from luthier.doctor.measure.napping import Nap
 from luthier.doctor.measure.pace import DENSE, Pace
 from luthier.doctor.measure.patient import Patient
 from luthier.doctor.measure.resting import Resting
@@ -33,6 +34,7 @@ from luthier.doctor.measure.stretch import Stretch
 MOST_ENTRIES = 4
 PATIENCE = 10
 FIRST_REPORT = 5
+UNEVALUATED = 5000  # steps after which a loop that has shown no evaluation may nap
 NAN = float("nan")
 
 
@@ -73,13 +75,14 @@ class Loop:
         self._told_step, self._told_in_vain = first_step, 0
         self._known_step = first_step
         self.accounts = Accounts(pace)
-        self._ears, self.stretch = ears, Stretch(pace, self._recent, self.accounts)
+        self._ears, self._nap = ears, Nap(ears)
+        self.stretch = Stretch(pace, self._recent, self.accounts, self._nap)
         self._now = self._beginning.begin(first_step, at_once=self)
 
     @property
     def step(self) -> int:
         """Optimizer steps made."""
-        return self._now.step
+        return self._now.step + self.stretch.unbooked
 
     # Called by the hooks of the models, the trace and the optimizers
 
@@ -214,7 +217,7 @@ class Loop:
         self._catch_up()
         now = self._now
         if now.forwards and not self.patient.several:
-            self.journal.add(unseen(bool(now.training), now.step, now.forwards))
+            self.journal.add(self._usual.unseen(now, now.forwards))
             now.forwards, now.forward_at = 0, None
             now.drop_trace()
         self._close_evaluation()
@@ -243,13 +246,13 @@ class Loop:
     def _leave_stretch(self) -> None:
         """Go on from where the steps have come that were counted without this loop."""
         if self.stretch.next is not None:
-            told = self.stretch.next != "told"
+            told = self.stretch.leave()
             self._told_step = self._known_step = self.step if told else self.step - 1
-            self.stretch.next = None
 
     def _untold(self) -> None:
         """Nobody told of the latest step so far."""
         self._known_step = self._now.step
+        self._nap.allowed = False
         loss = self.resting.untold()
         if loss is not None:
             self._recent.set_loss(loss)
@@ -293,8 +296,13 @@ class Loop:
             self._ended(self.step)
         listening = self._ears.listening
         if self.resting.now and self._late.pending is None and listening is not None:
-            self.stretch.begin(self._now, self._closer, listening, self._usual.forwards, self._report_at - 1)
+            usual, until = self._usual.forwards, self._report_at - 1
+            self.stretch.begin(self._now, self._closer, listening, usual, until, self._may_nap())
         self.accounts.ended_at = time.perf_counter()  # what a report takes is no waiting for data
+
+    def _may_nap(self) -> bool:
+        """Whether forwards may go unheard: this loop evaluates without gradients, or not at all."""
+        return not self._usual.exceeded and (self.evaluating.number > 0 or self.step >= UNEVALUATED)
 
     def _finish(self, now: Iteration, optimizer: torch.optim.Optimizer | None) -> None:
         if now.trace is not None:

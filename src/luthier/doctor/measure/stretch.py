@@ -2,10 +2,13 @@
 
 Called once a millisecond, every call comes from cold caches. Whatever is not forward, optimizer step and the telling of
 the loss in turn (an evaluation, a loss that is not told, time for a look) ends the stretch, and `Loop` goes on with it.
+
+Most quick steps of a stretch are counted in a nap, which hears no more than the losses: see `napping`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from threading import get_ident
 from time import perf_counter
@@ -18,10 +21,13 @@ from luthier.doctor.measure.accounts import Accounts
 from luthier.doctor.measure.backwards import Listening
 from luthier.doctor.measure.batches import ALL_TARGETS_UNTIL, EVERY, Recent
 from luthier.doctor.measure.iteration import Iteration
+from luthier.doctor.measure.napping import Nap
 from luthier.doctor.measure.pace import Pace
 from luthier.doctor.measure.slots import plain_number
 
-Next = Literal["forward", "step", "told", None]
+Next = Literal["forward", "step", "told", "nap", None]
+AWAKE = 8  # steps at the beginning of a stretch
+QUICK_S = 0.005
 
 
 class Stretch:
@@ -33,15 +39,21 @@ class Stretch:
         pace: when the next look or norms come.
         recent: where the steps go.
         accounts: of their times.
+        nap: counts the quick ones.
 
     Attributes:
         next: what must come next for the stretch to go on; None between stretches.
     """
 
-    def __init__(self, pace: Pace, recent: Recent, accounts: Accounts) -> None:
-        self._pace, self._recent, self._accounts = pace, recent, accounts
+    def __init__(self, pace: Pace, recent: Recent, accounts: Accounts, nap: Nap) -> None:
+        self._pace, self._recent, self._accounts, self._nap = pace, recent, accounts, nap
         self._thread = get_ident()
         self.next: Next = None
+
+    @property
+    def unbooked(self) -> int:
+        """Steps of a nap, which the iteration does not count yet."""
+        return len(self._nap.losses) if self.next == "nap" else 0
 
     def begin(
         self,
@@ -50,6 +62,7 @@ class Stretch:
         listening: Listening,
         usual_forwards: int | None,
         until: float,
+        naps: bool,
     ) -> None:
         """A step has ended that is yet to be told; from here on as far as can be known.
 
@@ -59,12 +72,14 @@ class Stretch:
             listening: forgets a loss that was told.
             usual_forwards: in each of them.
             until: the first step that is to be left to the loop.
+            naps: whether forwards may go unheard.
         """
         self._until = min(until, self._pace.next_granted - 1, now.step + EVERY - len(self._recent))
         if not ALL_TARGETS_UNTIL <= now.step < self._until:
             return
         self._now, self._closer, self._listening, self._usual = now, closer, listening, usual_forwards
         self._until_s = self._pace.poor_until_s
+        self._drowsy_at = now.step + AWAKE if naps and self._nap.allowed else math.inf
         self.next = "told"
 
     def forward(self, model: nn.Module) -> bool:
@@ -72,6 +87,8 @@ class Stretch:
         following = self.next
         if following is None or following == "told" or get_ident() != self._thread or not torch.is_grad_enabled():
             return False
+        if following == "nap":
+            return True
         at, now = perf_counter(), self._now
         if following == "forward":
             now.forward_at, now.training = at, model.training
@@ -109,11 +126,55 @@ class Stretch:
 
     def told(self, loss: Any) -> bool:
         """The loss of the step that has just ended."""
-        if self.next != "told" or not isinstance(loss, Tensor):
+        following = self.next
+        if following == "nap" and isinstance(loss, Tensor):
+            nap = self._nap
+            nap.losses.append(loss.detach())
+            nap.lrs.append(nap.group["lr"])
+            if len(nap.losses) == self._most:
+                self._wake()
+                self.next = "forward"
+            elif nap.alarmed:
+                nap.on()
+            return True
+        if following != "told" or not isinstance(loss, Tensor):
             return False
         at = perf_counter()
         self._recent.losses[-1] = loss.detach()
         self._listening.latest = None
         self.next = "forward"
+        if self._now.step >= self._drowsy_at:
+            self._drowse()
         self._accounts.counted_s += perf_counter() - at
         return True
+
+    def leave(self) -> bool:
+        """Something came that is none of a stretch; returns whether the latest step was told."""
+        following, self.next = self.next, None
+        if following != "nap":
+            return following != "told"
+        return self._wake()
+
+    def _drowse(self) -> None:
+        optimizer, step = self._closer(), self._now.step
+        if step == self._drowsy_at and optimizer is not None:
+            self._nap.drowse(optimizer)
+            return
+        self._drowsy_at = math.inf
+        self._most = int(self._until) - 1 - step
+        if self._recent.steps[-1][-1] < QUICK_S and self._most >= AWAKE and self._nap.begin():
+            self.next = "nap"
+
+    def _wake(self) -> bool:
+        """Book the steps of the nap; returns whether the latest was told."""
+        now, recent = self._now, self._recent
+        rows, untold, now.forwards = self._nap.end(now.step)
+        recent.steps += rows
+        recent.losses += self._nap.losses
+        now.step += len(rows)
+        now.interrupted = True
+        for _ in range(untold):
+            recent.add(now.step, plain_number(self._nap.group["lr"]), 0.0, 0.0)
+            now.step += 1
+        self._accounts.ended_at = perf_counter()
+        return not untold

@@ -1,0 +1,224 @@
+"""Naps: of most quick steps nothing is heard but the loss, and yet nothing is lost and nothing stays behind."""
+
+import copy
+import gc
+
+import pytest
+import torch
+from tests.doctor.test_watch import data, net
+from torch.optim.optimizer import _global_optimizer_post_hooks
+
+import luthier
+from luthier.doctor.measure import loop, stretch
+from luthier.doctor.measure.alarm import Alarm
+from luthier.doctor.measure.backwards import Listening
+
+BACKWARD, NO_GRAD, INFERENCE = torch.autograd.backward, torch.no_grad.__enter__, torch.inference_mode.__enter__
+FROM = 440  # in the middle of a nap: looks come at 425 and 531
+
+
+@pytest.fixture(autouse=True)
+def naps_soon(monkeypatch):
+    monkeypatch.setattr(loop, "UNEVALUATED", 0)
+    monkeypatch.setattr(stretch, "QUICK_S", 60.0)
+
+
+class Run:
+    """A training with a learning rate of its own at each step; `clips`, `tells` and the like are its habits."""
+
+    def __init__(self, watched=True, clips=False):
+        torch.manual_seed(0)
+        self.model, (self.x, self.y), self.clips = net(), data(), clips
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-3)
+        self.watch = luthier.watch(self.model, self.optimizer, overhead=1e-9) if watched else None
+        self.losses, self.lrs = [], []
+
+    def steps(self, n, tells=True, amid=None):
+        for _ in range(n):
+            self.lrs.append(1e-3 / (1 + len(self.lrs)))
+            self.optimizer.param_groups[0]["lr"] = self.lrs[-1]
+            loss = torch.nn.functional.cross_entropy(self.model(self.x), self.y)
+            if amid is not None:
+                amid()
+            self.optimizer.zero_grad()
+            loss.backward()
+            if self.clips:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+            self.losses.append(loss.item())
+            if self.watch is not None and tells:
+                self.watch.step(loss)
+        return self
+
+    def to_nap(self):
+        """Train until a nap has lasted some steps."""
+        self.steps(FROM)
+        assert self.naps
+        return self
+
+    @property
+    def naps(self):
+        return self.watch._loop.stretch.next == "nap"
+
+    def seen(self, unheard=()):
+        self.watch.close()
+        assert_nothing_left(self.model)
+        steps = self.watch.vitals.steps
+        assert list(steps.step) == list(range(len(self.losses)))
+        heard = [step for step in range(len(self.lrs)) if step not in unheard]
+        assert [steps.lr[step] for step in heard] == pytest.approx([self.lrs[step] for step in heard])
+        return self.watch.vitals
+
+
+def assert_nothing_left(model):
+    assert torch.autograd.backward is BACKWARD
+    assert torch.no_grad.__enter__ is NO_GRAD
+    assert torch.inference_mode.__enter__ is INFERENCE
+    assert not any((Alarm._armed, Listening._all, _global_optimizer_post_hooks, model._forward_pre_hooks))
+
+
+def no_grad(run):
+    with torch.no_grad():
+        run.model(run.x)
+
+
+def inference_mode(run):
+    with torch.inference_mode():
+        run.model(run.x)
+
+
+def decorated(run):
+    torch.no_grad()(run.model)(run.x)
+
+
+def test_in_a_nap_there_is_no_hook_and_every_step_is_recorded():
+    run = Run().to_nap()
+    assert not any((run.model._forward_pre_hooks, _global_optimizer_post_hooks, Listening._all))
+    assert torch.autograd.backward is BACKWARD
+    run.steps(600)
+    vitals = run.seen()
+    assert list(vitals.steps.loss) == pytest.approx(run.losses)
+    assert vitals.steps.busy_s.count(0.0) > 300
+
+
+def test_the_watch_knows_the_step_during_a_nap():
+    run = Run().to_nap()
+    assert run.watch._loop.step == len(run.losses)
+
+
+@pytest.mark.parametrize("evaluate", [no_grad, inference_mode, decorated])
+def test_an_evaluation_ends_a_nap_and_is_seen(evaluate):
+    run = Run().to_nap()
+    at = len(run.losses)
+    run.model.eval()
+    evaluate(run)
+    run.model.train()
+    assert not run.naps
+    run.steps(30)
+    vitals = run.seen()
+    assert [(row.step, row.training, row.forwards) for row in vitals.evaluations] == [(at, False, 1)]
+    assert list(vitals.steps.loss) == pytest.approx(run.losses)
+
+
+def test_an_evaluation_within_a_step_is_seen_and_the_step_is_one():
+    run = Run().to_nap()
+    at = len(run.losses)
+    run.steps(1, amid=lambda: no_grad(run)).steps(20)
+    vitals = run.seen()
+    assert [(row.step, row.forwards) for row in vitals.evaluations] == [(at, 1)]
+    assert list(vitals.steps.loss) == pytest.approx(run.losses)
+
+
+def test_clipping_switches_gradients_off_and_is_no_evaluation():
+    run = Run(clips=True).to_nap()
+    run.steps(20)
+    assert run.naps
+    assert not run.model._forward_pre_hooks
+    vitals = run.seen()
+    assert not vitals.evaluations
+    assert list(vitals.steps.loss) == pytest.approx(run.losses)
+
+
+def test_after_an_evaluation_with_gradients_there_are_no_more_naps():
+    run = Run().to_nap()
+    run.model(run.x)
+    run.steps(600)
+    assert not run.naps
+    run.model(run.x)
+    at = len(run.losses)
+    run.steps(30)
+    evaluations = run.seen().evaluations
+    assert [(row.step, row.grad, row.forwards) for row in evaluations] == [(at, True, 1)]
+
+
+def test_a_loop_that_has_shown_no_evaluation_yet_does_not_nap(monkeypatch):
+    monkeypatch.setattr(loop, "UNEVALUATED", 10_000)
+    run = Run().steps(600)
+    assert not run.naps
+    no_grad(run)
+    run.steps(20)
+    assert run.naps
+    run.seen()
+
+
+def test_slow_steps_do_not_nap(monkeypatch):
+    monkeypatch.setattr(stretch, "QUICK_S", 0.0)
+    run = Run().steps(600)
+    assert not run.naps
+    assert list(run.seen().steps.loss) == pytest.approx(run.losses)
+
+
+@pytest.mark.parametrize("untold", [1, 7])
+def test_steps_that_nobody_told_are_counted_and_then_heard(untold):
+    run = Run().to_nap()
+    told = len(run.losses)
+    run.steps(untold, tells=False)
+    no_grad(run)
+    run.steps(40, tells=False)
+    losses = run.seen(unheard=range(told, told + untold)).steps.loss
+    assert list(losses[:told]) == pytest.approx(run.losses[:told])
+    assert list(losses[told + untold :]) == pytest.approx(run.losses[told + untold :])
+
+
+def test_a_new_optimizer_is_noticed():
+    run = Run().to_nap()
+    run.optimizer = torch.optim.SGD(run.model.parameters(), 1e-3)
+    run.steps(600)
+    run.watch.close()
+    assert [row.type for row in run.watch.vitals.optimizers] == ["AdamW", "SGD"]
+
+
+def test_a_watch_that_is_dropped_in_a_nap_leaves_nothing():
+    run = Run().to_nap()
+    run.watch = None
+    gc.collect()
+    assert_nothing_left(run.model)
+
+
+def test_two_watches_nap_each_for_itself():
+    first, second = Run(), Run()
+    for _ in range(60):
+        first.steps(10)
+        second.steps(10)
+    first.watch.close()
+    second.steps(50)
+    assert list(second.seen().steps.loss) == pytest.approx(second.losses)
+    assert list(first.watch.vitals.steps.loss) == pytest.approx(first.losses)
+
+
+def test_a_copy_of_a_napping_model_is_a_plain_one():
+    run = Run().to_nap()
+    other = copy.deepcopy(run.model)
+    no_grad(run)
+    assert not other._forward_pre_hooks
+    run.seen()
+
+
+@pytest.mark.parametrize("clips", [False, True])
+def test_training_stays_bitwise_the_same(clips):
+    watched, bare = Run(clips=clips).to_nap(), Run(watched=False, clips=clips)
+    bare.steps(len(watched.losses) + 100)
+    watched.steps(100)
+    watched.seen()
+    for one, other in zip(watched.model.parameters(), bare.model.parameters(), strict=True):
+        assert torch.equal(one, other)
