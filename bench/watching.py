@@ -1,36 +1,37 @@
-"""What watching costs: triplets of one training, one of them watched, taking short turns on one core.
+"""What watching costs: one training that is watched and bare in short turns, in one process on one core.
 
-    python bench/watching.py [--rounds 5] [--seconds 60] [--only NAME]
+    python bench/watching.py [--rounds 3] [--seconds 60] [--only NAME]
 
-The three are forked from one process, so that their memory lies alike (the same step in fresh processes differs by up
-to 10 %), and turns of a tenth of a second share whatever else the machine does. Each trains for about `seconds`, looks
-and the examination of the first steps included, imports not. Printed are mean, spread and each round of what watching
-adds (wall clock and CPU time), of what the third, bare like the first, adds to it (the error of this measurement), and
-the share that the watch says it spent.
+The same step in fresh processes, or forks, differs by more than what is to be measured (memory lies elsewhere), so the
+two sides share one process, one model and one heap: a turn is watched or bare, which is to say that every hook is taken
+away for its time and nothing is told. Of each pair of turns the order changes. The watched turns together are a whole
+training of `seconds`: the examination of its first steps, all looks and the steps after them are in it, imports not.
+Printed are mean and spread over rounds, for each round the standard error over its pairs, and what the watch says it
+spent.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 import luthier
 
-TURN_S = 0.1
-WATCHED = 1
-OVERHEAD = 0.01 / 3  # the clock of a watch goes on in the turns of the other two: 1 % of its own
-ORDERS = ((0, 1, 2), (2, 1, 0), (1, 2, 0), (0, 2, 1), (2, 0, 1), (1, 0, 2))
+TURN_S = 0.4
+OVERHEAD = 0.01 / 2  # the clock of a watch goes on in bare turns: 1 % of its own
+WARM_UP = 300
+SWITCHES = (torch.no_grad, torch.inference_mode, torch.set_grad_enabled)
 Made = tuple[nn.Module, Tensor, Tensor, int]
 
 
@@ -88,60 +89,93 @@ class Training:
                 watch.step(loss, inputs=x, targets=y)
         self.done += steps
 
+    def evaluate(self) -> None:
+        self.model.eval()
+        with torch.no_grad():
+            self.model(self.inputs[: self.batch])
+        self.model.train()
 
-def sibling(training: Training, watched: bool, turns: Connection) -> None:
-    """Train a turn whenever a number of steps comes; answer with wall and CPU seconds, last with those told."""
-    watch = None
-    while steps := turns.recv():
-        wall, cpu = time.perf_counter(), time.thread_time()
-        if watched and watch is None:
-            watch = luthier.watch(training.model, training.optimizer, training.loss_fn, overhead=OVERHEAD)
-        training.run(steps, watch)
-        turns.send((time.perf_counter() - wall, time.thread_time() - cpu))
-    spent = None if watch is None else watch.vitals.spent
-    turns.send(0.0 if spent is None else spent.spent_s)
+
+@contextmanager
+def aside(watch: luthier.Watch, model: nn.Module, unwatched: tuple[object, ...]) -> Iterator[None]:
+    """Without any hook of the watch."""
+    watch._loop._leave_stretch()
+    hooks = (
+        model._forward_pre_hooks,
+        model._forward_pre_hooks_with_kwargs,
+        _global_optimizer_pre_hooks,
+        _global_optimizer_post_hooks,
+    )
+    kept, watched = [dict(each) for each in hooks], wrapped()
+    for each in hooks:
+        each.clear()
+    put(unwatched)
+    yield
+    put(watched)
+    for each, before in zip(hooks, kept, strict=True):
+        each.update(before)
+
+
+def wrapped() -> tuple[object, ...]:
+    """What a watch wraps, as it is now."""
+    return torch.autograd.backward, *(switch.__enter__ for switch in SWITCHES)
+
+
+def put(functions: tuple[object, ...]) -> None:
+    """Set it."""
+    torch.autograd.backward = functions[0]
+    for switch, enter in zip(SWITCHES, functions[1:], strict=True):
+        switch.__enter__ = enter
 
 
 def compare(name: str, seconds: float) -> dict[str, float]:
-    """The shares that the watched and the third training add to the first."""
+    """What the watched turns take beyond the bare ones."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     warm = Training(name)
     with luthier.watch(warm.model, warm.optimizer, warm.loss_fn) as watch:
         warm.run(30, watch)
     watch.diagnose()
-    training = Training(name)
-    training.run(30)
+    training, unwatched = Training(name), wrapped()
+    training.run(WARM_UP // 3)
     began = time.perf_counter()
-    training.run(100)
-    step_s = (time.perf_counter() - began) / 100
-    steps, turns = max(1, round(TURN_S / step_s)), max(2, round(seconds / TURN_S))
-    fork = multiprocessing.get_context("fork")
-    ends = []
-    for number in range(3):
-        end, other = fork.Pipe()
-        fork.Process(target=sibling, args=(training, number == WATCHED, other), daemon=True).start()
-        ends.append(end)
-    times = [[0.0, 0.0] for _ in ends]
-    for turn in range(turns):
-        for number in ORDERS[turn % len(ORDERS)]:
-            ends[number].send(steps)
-            times[number] = [sum(both) for both in zip(times[number], ends[number].recv(), strict=True)]
-    for end in ends:
-        end.send(0)
-    spent_s = ends[WATCHED].recv()
-    bare, watched, third = times
-    added = {"wall": watched[0] / bare[0], "cpu": watched[1] / bare[1]}
-    noise = {"bare, wall": third[0] / bare[0], "bare, cpu": third[1] / bare[1]}
-    shares = {name: ratio - 1 for name, ratio in (added | noise).items()}
-    return {"step_s": step_s, "steps": steps * turns, **shares, "told": spent_s / watched[0]}
+    training.run(WARM_UP)
+    step_s = (time.perf_counter() - began) / WARM_UP
+    steps, pairs = max(1, round(TURN_S / step_s)), max(2, round(seconds / TURN_S))
+    watch = luthier.watch(training.model, training.optimizer, training.loss_fn, overhead=OVERHEAD)
+    watched, bare = [], []
+    for pair in range(pairs):
+        for is_watched in (True, False) if pair % 2 == 0 else (False, True):
+            if is_watched:
+                watched.append(took(lambda: training.run(steps, watch)))
+                training.evaluate()
+            else:
+                with aside(watch, training.model, unwatched):
+                    bare.append(took(lambda: training.run(steps)))
+    spent = watch.vitals.spent
+    differences = [one - other for one, other in zip(watched, bare, strict=True)]
+    return {
+        "step_s": step_s,
+        "steps": steps * pairs,
+        "added": sum(watched) / sum(bare) - 1,
+        "error": statistics.stdev(differences) * pairs**0.5 / sum(bare),
+        "without the first turn": sum(watched[1:]) / sum(bare[1:]) - 1,
+        "told": 0.0 if spent is None else spent.spent_s / sum(watched),
+    }
+
+
+def took(work: Callable[[], None]) -> float:
+    """Seconds."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of the watched turns together")
     parser.add_argument("--only", action="append", choices=NETS, default=[])
     parser.add_argument("--one", choices=NETS, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -155,13 +189,19 @@ def main() -> None:
             json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             for _ in range(given.rounds)
         ]
-        found = {kind: [each[kind] for each in rounds] for kind in ("wall", "cpu", "bare, wall", "bare, cpu", "told")}
-        told = "; ".join(
-            f"{kind} {statistics.mean(values):+.2%} ± {statistics.stdev(values) if len(values) > 1 else 0:.2%}"
-            f" ({', '.join(f'{value:+.2%}' for value in values)})"
-            for kind, values in found.items()
+        print(
+            f"{name}: {1000 * rounds[0]['step_s']:.2f} ms a step, {rounds[0]['steps']} steps: {line(rounds)}",
+            flush=True,
         )
-        print(f"{name}: {1000 * rounds[0]['step_s']:.2f} ms a step, {rounds[0]['steps']} steps: {told}", flush=True)
+
+
+def line(rounds: list[dict[str, float]]) -> str:
+    """Mean and spread of what is added, each round with its error, and what was told."""
+    added = [each["added"] for each in rounds]
+    spread = f" ± {statistics.stdev(added):.2%}" if len(added) > 1 else ""
+    each = ", ".join(f"{one['added']:+.2%} ± {one['error']:.2%}" for one in rounds)
+    later, told = (statistics.mean(one[key] for one in rounds) for key in ("without the first turn", "told"))
+    return f"{statistics.mean(added):+.2%}{spread} ({each}); without the first turn {later:+.2%}; told {told:.2%}"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from luthier.doctor.measure import loop, stretch
 from luthier.doctor.measure.alarm import Alarm
 from luthier.doctor.measure.backwards import Listening
 
-BACKWARD, NO_GRAD, INFERENCE = torch.autograd.backward, torch.no_grad.__enter__, torch.inference_mode.__enter__
+BACKWARD = torch.autograd.backward
+SWITCHES = {switch: switch.__enter__ for switch in (torch.no_grad, torch.inference_mode, torch.set_grad_enabled)}
 FROM = 440  # in the middle of a nap: looks come at 425 and 531
 
 
@@ -72,8 +73,7 @@ class Run:
 
 def assert_nothing_left(model):
     assert torch.autograd.backward is BACKWARD
-    assert torch.no_grad.__enter__ is NO_GRAD
-    assert torch.inference_mode.__enter__ is INFERENCE
+    assert all(switch.__enter__ is enter for switch, enter in SWITCHES.items())
     assert not any((Alarm._armed, Listening._all, _global_optimizer_post_hooks, model._forward_pre_hooks))
 
 
@@ -91,6 +91,17 @@ def decorated(run):
     torch.no_grad()(run.model)(run.x)
 
 
+def grad_disabled(run):
+    with torch.set_grad_enabled(False):
+        run.model(run.x)
+
+
+def switched_off_by_hand(run):
+    torch.set_grad_enabled(False)
+    run.model(run.x)
+    torch.set_grad_enabled(True)
+
+
 def test_in_a_nap_there_is_no_hook_and_every_step_is_recorded():
     run = Run().to_nap()
     assert not any((run.model._forward_pre_hooks, _global_optimizer_post_hooks, Listening._all))
@@ -106,7 +117,7 @@ def test_the_watch_knows_the_step_during_a_nap():
     assert run.watch._loop.step == len(run.losses)
 
 
-@pytest.mark.parametrize("evaluate", [no_grad, inference_mode, decorated])
+@pytest.mark.parametrize("evaluate", [no_grad, inference_mode, decorated, grad_disabled])
 def test_an_evaluation_ends_a_nap_and_is_seen(evaluate):
     run = Run().to_nap()
     at = len(run.losses)
@@ -159,6 +170,63 @@ def test_a_loop_that_has_shown_no_evaluation_yet_does_not_nap(monkeypatch):
     run.steps(20)
     assert run.naps
     run.seen()
+
+
+def test_a_loop_whose_evaluations_no_alarm_announces_does_not_nap():
+    run = Run().steps(100)
+    switched_off_by_hand(run)
+    run.steps(FROM)
+    assert not run.naps
+    switched_off_by_hand(run)
+    run.steps(30)
+    assert [row.step for row in run.seen().evaluations] == [100, 100 + FROM]
+
+
+def test_a_rate_that_may_change_in_place_does_not_nap():
+    run = Run()
+    run.optimizer.param_groups[0]["lr"] = torch.tensor(1e-3)
+    for _ in range(600):
+        loss = torch.nn.functional.cross_entropy(run.model(run.x), run.y)
+        run.optimizer.zero_grad()
+        loss.backward()
+        run.optimizer.step()
+        run.watch.step(loss)
+    assert not run.naps
+    run.watch.close()
+
+
+def test_a_loop_that_evaluates_with_gradients_does_not_nap():
+    run = Run().steps(100)
+    run.model(run.x)
+    run.steps(FROM)
+    assert not run.naps
+    assert [(row.step, row.grad) for row in run.seen().evaluations] == [(100, True)]
+
+
+def test_looks_come_when_they_would_without_naps(monkeypatch):
+    run = Run().steps(1100)
+    looks = [row.step for row in run.seen().looks]
+    monkeypatch.setattr(stretch, "QUICK_S", 0.0)
+    assert [row.step for row in Run().steps(1100).seen().looks] == looks
+    assert looks[-4:] == [531, 663, 828, 1035]
+
+
+class ByHand(torch.optim.Optimizer):
+    """Writes the weights where autograd does not see it."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, {"lr": 1e-3})
+
+    def step(self, closure=None):
+        for parameter in self.param_groups[0]["params"]:
+            parameter.data.add_(parameter.grad, alpha=-1e-3)
+
+
+def test_an_optimizer_whose_steps_no_counter_shows_does_not_nap(monkeypatch):
+    monkeypatch.setattr(torch.optim, "AdamW", lambda parameters, lr: ByHand(parameters))
+    run = Run().steps(600)
+    assert not run.naps
+    assert list(run.seen().steps.loss) == pytest.approx(run.losses)
 
 
 def test_slow_steps_do_not_nap(monkeypatch):

@@ -1,7 +1,7 @@
 """Who wants to know when gradients are switched off: that is how an evaluation begins.
 
-torch has no hook for it, so `__enter__` of `torch.no_grad` and `torch.inference_mode` is wrapped while any alarm is
-armed; with the last one the wrapper goes. A step that never switches gradients off pays nothing for it.
+torch has no hook for it, so `__enter__` of its context managers is wrapped while any alarm is armed; with the last one
+the wrapper goes. (`torch.set_grad_enabled(False)` as a plain call, which optimizers make at each step, is not heard.)
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-_SWITCHES: tuple[Any, ...] = (torch.no_grad, torch.inference_mode)
+_SWITCHES: tuple[Any, ...] = (torch.no_grad, torch.inference_mode, torch.set_grad_enabled)
 
 
 class Alarm:
-    """Calls somebody whenever this thread switches gradients off.
+    """Calls somebody whenever this thread has switched gradients off.
 
     Args:
         sound: what is called.
@@ -53,9 +53,11 @@ class Alarm:
 def _told(enter: Callable[[Any], Any]) -> Callable[[Any], Any]:
     @functools.wraps(enter)
     def entered(switch: Any) -> Any:
-        for alarm in Alarm._armed:
-            if get_ident() == alarm._thread:
-                alarm._sound()
-        return enter(switch)
+        result = enter(switch)
+        if not torch.is_grad_enabled():
+            for alarm in Alarm._armed:
+                if get_ident() == alarm._thread:
+                    alarm._sound()
+        return result
 
     return entered

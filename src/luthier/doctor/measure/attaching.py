@@ -156,7 +156,12 @@ class Unwatched:
 
 
 class Ears:
-    """What need not hear every step: the hooks of optimizer steps, the backward passes, in naps the forwards too."""
+    """What need not hear every step: the hooks of optimizer steps, the backward passes, in naps the forwards too.
+
+    Attributes:
+        listening: to backward passes; None while closed.
+        alarmed: whether gradients were switched off, so that forwards are heard (in naps they are not before).
+    """
 
     def __init__(self) -> None:
         self._before: Any = None
@@ -190,6 +195,7 @@ class Ears:
             register_optimizer_step_post_hook(after_step),
         )
         self.listening = Listening(observer)
+        self._alarm.arm()
         weakref.finalize(observer, self.remove).atexit = False
 
     def rest(self, rests: bool) -> None:
@@ -204,7 +210,6 @@ class Ears:
     def nap(self) -> None:
         """While resting: hear nothing at all, until gradients are switched off; then forwards again."""
         self._hear_forwards(False)
-        self._alarm.arm()
         self._after.remove()
         if self.listening is not None:
             self.listening.remove()
@@ -213,7 +218,6 @@ class Ears:
         """Hear what is heard while resting."""
         if self.listening is None:
             return
-        self._alarm.disarm()
         self._hear_forwards(True)
         self._after = register_optimizer_step_post_hook(self._after_step)
         self.listening.listen()

@@ -99,6 +99,7 @@ class Loop:
         self._model_runs = True
         at = time.perf_counter()
         if not torch.is_grad_enabled():
+            self._nap.evaluated()
             self.evaluating.begin_forward(model, self.step, args, kwargs, free=self._now.trace is None)
             self.accounts.cost_s += time.perf_counter() - at
             return True
@@ -288,6 +289,7 @@ class Loop:
 
     def _end(self, optimizer: torch.optim.Optimizer | None, at: float) -> None:
         now = self._now
+        self._ears.alarmed = False
         self._finish(now, optimizer)
         self._now = self._beginning.begin(now.step + 1, None if self._model_runs else self)
         self._book(now, optimizer, at)

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from luthier.doctor.measure.attaching import Ears
-from luthier.doctor.measure.slots import plain_number
 
 Row = tuple[int, float, float, float]
 _NODES: Any = getattr(torch.autograd, "_get_sequence_nr", None)
@@ -45,17 +44,21 @@ class Nap:
         """Whether gradients were switched off since the last step."""
         return self._ears.alarmed
 
+    def evaluated(self) -> None:
+        """A forward without gradients; one that no alarm announced would not be heard in a nap."""
+        self.allowed = self.allowed and self._ears.alarmed
+
     def drowse(self, optimizer: torch.optim.Optimizer) -> None:
         """The step after this one shows by how much the counters grow."""
         self.group = optimizer.param_groups[0]
         self._counters = self._count()
 
     def begin(self) -> bool:
-        """Fall asleep a step later; False when its counters tell nothing."""
+        """Fall asleep a step later; False when its counters tell nothing, or a rate that may change in place."""
         counters = self._count()
         self._each = (counters[0] - self._counters[0], counters[1] - self._counters[1])
         self._counters = counters
-        if min(self._each) < 1:
+        if min(self._each) < 1 or isinstance(self.group["lr"], Tensor):
             return False
         self.losses, self.lrs = [], []
         self._ears.nap()
@@ -75,13 +78,12 @@ class Nap:
             A row for each step that was told; how many further steps were made, and how many forwards after these.
         """
         self._ears.wake()
-        rows = [(step + n, lr if type(lr) is float else plain_number(lr), 0.0, 0.0) for n, lr in enumerate(self.lrs)]
+        rows = [(step + n, float(lr), 0.0, 0.0) for n, lr in enumerate(self.lrs)]
         grown = zip(self._count(), self._counters, self._each, strict=True)
         forwards, steps = ((now - before) / each - len(rows) for now, before, each in grown)
         if not (forwards.is_integer() and steps.is_integer() and 0 <= steps <= forwards <= steps + 1):
             self.allowed = False
             return rows, 0, 0
-        self.allowed = steps <= 1
         return rows, int(steps), int(forwards - steps)
 
     def _count(self) -> tuple[int, int]:
