@@ -172,8 +172,6 @@ VARIANTS: dict[str, Callable[[Plan], Auto]] = {
 }
 """What was tried beside the library's own: how many go on from the lowest rung, and when."""
 
-DEFAULT = ["auto", *VARIANTS, TOP_K]
-
 
 @dataclass(frozen=True)
 class Pool:

@@ -10,6 +10,7 @@ from luthier.tuning.derived import derive_space
 from luthier.tuning.function_search import function_search
 from luthier.tuning.jobs import Plan, Proposal
 from luthier.tuning.proposing import Proposer
+from luthier.tuning.simulate import Curve, Simulator
 from luthier.tuning.space import choice, integers, loguniform, uniform
 from luthier.tuning.starts import centre, known_good
 from luthier.tuning.state import State
@@ -108,3 +109,17 @@ def test_the_middle_is_for_searches_that_know_nothing_better(told: dict[str, Any
     assert first is not None
     assert (first.source, first.whole) == ("", False)
     assert first.values != pytest.approx({"lr": 1e-3})
+
+
+def test_the_second_start_leaves_out_what_may_be_left_out() -> None:
+    space = {"lr": loguniform(1e-4, 1e-2), "dropout": uniform(0.0, 0.5), "beta": uniform(0.5, 0.9), "n": integers(0, 4)}
+    search = function_search(lambda trial: None, space, None, 9, None, None, None)
+    proposer = Proposer(search, Plan({"all": list(space)}, strategy="auto", baseline=False), "auto", ())
+    made = Simulator(proposer.plan, proposer, lambda number, values: Curve([0.5] * 9)).run(decisions=3)
+    sources = [source for source, _ in search.starts(space)]
+    assert sources == ["the middle of the space", "the middle, without what may be left out"]
+    first, second = (trial.values for trial in made.state.trials[:2])
+    assert (first["dropout"], second["dropout"]) == (0.25, 0.0)
+    assert first == {**second, "dropout": 0.25}
+    assert [job.until_step for job in made.decisions] == [9, 9, 1]
+    assert made.state.trials[2].values not in (first, second)

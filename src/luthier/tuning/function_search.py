@@ -15,7 +15,7 @@ from luthier.tuning.conditions import resolved
 from luthier.tuning.objectives import TRAIN_TIME, Objective, Objectives, described, function_objectives
 from luthier.tuning.ranges import Range, Space
 from luthier.tuning.space import as_space, check_ranges
-from luthier.tuning.starts import centre
+from luthier.tuning.starts import centre, plain_centre
 from luthier.tuning.state import State, Trial
 
 _LIKELY_EPOCHS = 10  # while nobody knows better
@@ -75,10 +75,14 @@ class FunctionSearch:
         """Nothing: a function keeps its test data to itself."""
         return None
 
-    def starts(self, ranges: Mapping[str, Range]) -> tuple[str, list[dict[str, Any]]]:
+    def starts(self, ranges: Mapping[str, Range]) -> list[tuple[str, dict[str, Any]]]:
         """The middle of the space, unless values to start from were given: names alone say nothing."""
-        known = self.start_values is not None
-        return "the middle of the space", [] if known else [centre(resolved(ranges, self.start))]
+        if self.start_values is not None:
+            return []
+        space = resolved(ranges, self.start)
+        middle, plain = centre(space), plain_centre(space)
+        starts = [("the middle of the space", middle), ("the middle, without what may be left out", plain)]
+        return starts[: 1 if plain == middle else 2]
 
     def things(self) -> dict[str, Any]:
         """The function."""

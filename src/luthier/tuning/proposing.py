@@ -1,8 +1,8 @@
 """What the next trial trains with: the baseline's values, known-good settings, what the doctor asks for, a sampler.
 
-The sampler "auto" is all of them: known-good settings first (for a function the middle of its space), then every third
-trial what the doctor asks for the best one so far (when it asks for anything), otherwise the answer of a sampler over
-ranges that widen where trials crowd.
+The sampler "auto" is all of them: known-good settings first (for a function the middle of its space, with and without
+what may be 0), then every third trial what the doctor asks for the best one so far (when it asks for anything),
+otherwise the answer of a sampler over ranges that widen where trials crowd.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ class Proposer:
     def _steered(self, state: State, number: int, arm: str) -> Proposal | None:
         ranges = {path: self.searched.space[path] for path in self.plan.arms.get(arm, [])}
         fits = samplers.fitting(self.constraints, list(self.searched.space), self.searched.start)
-        source, starts = self.searched.starts(ranges)
-        starts = [values for values in starts if fits(values)]
+        starts = [(source, values) for source, values in self.searched.starts(ranges) if fits(values)]
         if standings(state).begun[arm] < len(starts):
             tried = {_key(trial.values) for trial in state.search if trial.arm == arm}
-            fresh = next((values for values in starts if _key(values) not in tried), None)
-            return None if fresh is None else self._proposal(state, fresh, source, self._first_result)
+            fresh = ((source, values) for source, values in starts if _key(values) not in tried)
+            source, values = next(fresh, ("", None))
+            return None if values is None else self._proposal(state, values, source, self._first_result)
         change = next_change(state, arm) if number % DOCTORED == 0 else None
         if change is None or not fits(change.values):
             return None

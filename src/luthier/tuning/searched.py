@@ -73,7 +73,7 @@ class Searched(Protocol):
     def read_test(self, trials: list[Trial]) -> list[dict[str, float]] | None:
         """Readings of the test data for these trials; None when there is nothing to read."""
 
-    def starts(self, ranges: Mapping[str, Range]) -> tuple[str, list[dict[str, Any]]]:
+    def starts(self, ranges: Mapping[str, Range]) -> list[tuple[str, dict[str, Any]]]:
         """What values of these ranges the search begins with, and why these."""
 
     def things(self) -> dict[str, Any]:
@@ -141,9 +141,9 @@ class RecipeSearch:
             evaluate_test(task, fresh)
         return [record.test or {} for record in records]
 
-    def starts(self, ranges: Mapping[str, Range]) -> tuple[str, list[dict[str, Any]]]:
+    def starts(self, ranges: Mapping[str, Range]) -> list[tuple[str, dict[str, Any]]]:
         """Settings that work for most networks."""
-        return KNOWN_GOOD, list(known_good(ranges, self.start))
+        return [(KNOWN_GOOD, values) for values in known_good(ranges, self.start)]
 
     def things(self) -> dict[str, Any]:
         """The recipe, and the task without its test data unless it has a reference."""

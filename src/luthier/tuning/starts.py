@@ -1,4 +1,4 @@
-"""The first trials of a search: known-good settings where the space holds them, else the middle of the space."""
+"""The first trials of a search: known-good settings where the space holds them, or the middle of a function's space."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.errors import LuthierError
 from luthier.training.known_good import ADAPTIVE, FOR_ADAPTIVE, FOR_SGD
 from luthier.tuning.conditions import active, ordered, present, resolved
-from luthier.tuning.ranges import Choice
+from luthier.tuning.ranges import Choice, Uniform
 
 if TYPE_CHECKING:
     from luthier.recipe import Recipe
@@ -41,6 +41,23 @@ def centre(ranges: Mapping[str, Range]) -> dict[str, Any]:
     Source: the first trial of Ax 1 (`CenterGenerationNode`).
     """
     return active(ranges, {path: _middle(range_) for path, range_ in ranges.items()})
+
+
+def plain_centre(ranges: Mapping[str, Range]) -> dict[str, Any]:
+    """The same without what may be left out: real numbers on a linear scale that begins at 0 are 0.
+
+    Such a range is that of a dropout, a smoothing, a penalty: a short training is better without.
+
+    >>> from luthier.tuning.ranges import Uniform
+    >>> plain_centre({"lr": Uniform(1e-5, 1e-1, log=True), "dropout": Uniform(0.0, 0.5)})
+    {'lr': 0.001, 'dropout': 0.0}
+    """
+    nothing = {path: 0.0 for path, range_ in ranges.items() if _may_be_nothing(range_)}
+    return active(ranges, {path: nothing.get(path, _middle(range_)) for path, range_ in ranges.items()})
+
+
+def _may_be_nothing(range_: Range) -> bool:
+    return isinstance(range_, Uniform) and not range_.log and range_.low == 0
 
 
 def _middle(range_: Range) -> Any:
