@@ -34,4 +34,17 @@ def test_directions_are_checked(directions: Any) -> None:
 
 def test_the_order_goes_front_by_front_and_the_ends_of_a_front_come_first() -> None:
     losses = [(2.0, 2.0), (0.0, 1.0), (1.0, 0.0), (0.4, 0.6), (0.45, 0.5), (3.0, 3.0)]
-    assert by_front(losses) == [1, 2, 4, 3, 0, 5]
+    assert list(by_front(losses)) == [1, 2, 4, 3, 0, 5]
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_fronts_are_what_is_left_undominated_again_and_again(k: int) -> None:
+    rng = random.Random(k)
+    losses = [tuple(rng.choice([0.0, 0.25, 0.5, 1.0, math.inf, math.nan]) for _ in range(k)) for _ in range(90)]
+    losses += [tuple(rng.random() for _ in range(k)) for _ in range(60)]
+    order, left = list(by_front(losses)), set(range(len(losses)))
+    assert sorted(order) == sorted(left)
+    while left:
+        front = {i for i in left if not any(dominates(losses[other], losses[i]) for other in left)}
+        assert set(order[: len(front)]) == front
+        order, left = order[len(front) :], left - front

@@ -107,7 +107,7 @@ def telling(view: View, n_best: int, n_recent: int) -> tuple[Seen, ...]:
     """The best trials and the most recent of the others, in order: more would cost time and change little."""
     if len(view.seen) <= n_best + n_recent:
         return view.seen
-    best = set(view.ranked()[:n_best])
+    best = set(view.ranked(n_best))
     recent = [index for index in range(len(view.seen)) if index not in best][-n_recent:]
     return tuple(view.seen[index] for index in sorted(best.union(recent)))
 

@@ -39,30 +39,30 @@ def pareto_front(values: Sequence[Sequence[float]], directions: Sequence[str]) -
     return sorted(front)
 
 
-def by_front(losses: Sequence[Sequence[float]]) -> list[int]:
+def by_front(losses: Sequence[Sequence[float]]) -> Iterator[int]:
     """Indices of all points, front after front; within a front the least crowded first, its ends before all.
+
+    A front is looked for when it is asked for, so that the first few of many points come soon.
 
     Source: Deb et al. 2002, NSGA-II: non-dominated sorting and crowding distance.
     """
-    order: list[int] = []
     for front in _fronts(losses):
         crowding = _crowding([losses[index] for index in front])
-        order += [index for _, index in sorted(zip([-each for each in crowding], front, strict=True))]
-    return order
+        yield from (index for _, index in sorted(zip([-each for each in crowding], front, strict=True)))
 
 
 def _fronts(losses: Sequence[Sequence[float]]) -> Iterator[list[int]]:
     """Indices front by front, each in order: none in a front dominates another there."""
-    points_NK = np.array(losses, dtype=float)
-    below_NN = np.ones((len(losses), len(losses)), dtype=bool)  # row nowhere above column
-    for column in points_NK.T:
-        below_NN &= column[:, None] <= column[None, :]
-    dominates_NN = below_NN & ~below_NN.T
-    beaten_by_N = np.count_nonzero(dominates_NN, axis=0)
-    while (front := np.flatnonzero(beaten_by_N == 0)).size:
+    points_NK, left_N = np.array(losses, dtype=float), np.arange(len(losses))
+    while left_N.size:
+        front, done = left_N, 0
+        while done < front.size:  # each of them in turn sends away what it dominates
+            one_K, points_FK = points_NK[front[done]], points_NK[front]
+            stays_F = ~((points_FK >= one_K).all(axis=1) & (points_FK > one_K).any(axis=1))
+            done = int(np.count_nonzero(stays_F[: done + 1]))
+            front = front[stays_F]
         yield front.tolist()
-        beaten_by_N -= np.count_nonzero(dominates_NN[front], axis=0)
-        beaten_by_N[front] = -1
+        left_N = np.setdiff1d(left_N, front, assume_unique=True)
 
 
 def _crowding(losses: Sequence[Sequence[float]]) -> list[float]:

@@ -76,9 +76,9 @@ def split(view: View) -> tuple[list[Seen], list[Seen]]:
 
     A trial that violated a constraint (out of memory, a crash, divergence) is never good, however few others there are.
     """
-    ranked = view.ranked()
-    n_good = min(math.ceil(GOOD_SHARE * len(ranked)), MOST_GOOD, sum(map(_has_worked, view.seen)))
-    good = set(ranked[:n_good])
+    n_read = sum(not seen.open for seen in view.seen)
+    n_good = min(math.ceil(GOOD_SHARE * n_read), MOST_GOOD, sum(map(_has_worked, view.seen)))
+    good = set(view.ranked(n_good))
     others = [seen for index, seen in enumerate(view.seen) if index not in good]
     return [view.seen[index] for index in sorted(good)], others[-MOST_OTHERS:]
 

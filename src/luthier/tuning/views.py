@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any, NamedTuple, TypeAlias
 
 from luthier.tuning.pareto import by_front
@@ -72,28 +73,29 @@ class View:
         """A trial's scores, smaller is better; none without scores."""
         return tuple(s * value for s, value in zip(self.signs, seen.scores or (), strict=False))
 
-    def ranked(self) -> list[int]:
+    def ranked(self, most: int | None = None) -> list[int]:
         """Indices of the trials that do not run, best first; failed and unread ones last, in their order.
 
         Those trained further first (a scheduler gave the better ones more), then by value; with several objectives by
         front, then by crowding.
+
+        Args:
+            most: of the best; None: all.
         """
         read = [(index, each) for index, each in enumerate(self.seen) if not each.open]
         good = [(index, each) for index, each in read if each.scores is not None and not each.violated]
         rest = [index for index, each in read if each.scores is None or each.violated]
         if len(self.directions) > 1:
-            return self._by_front(good) + rest
+            return list(islice(chain(self._by_front(good), rest), most))
         sign = self.signs[0]
         keys = [(-each.share, sign * each.scores[0], index) for index, each in good if each.scores is not None]
-        return [index for _, _, index in sorted(keys)] + rest
+        return ([index for _, _, index in sorted(keys)] + rest)[:most]
 
-    def _by_front(self, good: list[tuple[int, Seen]]) -> list[int]:
+    def _by_front(self, good: list[tuple[int, Seen]]) -> Iterator[int]:
         """Indices of trials with scores, those of one share ranked among each other."""
-        order = []
         for share in sorted({each.share for _, each in good}, reverse=True):
             peers = [(index, each) for index, each in good if each.share == share]
-            order += [peers[place][0] for place in by_front([self.losses(each) for _, each in peers])]
-        return order
+            yield from (peers[place][0] for place in by_front([self.losses(each) for _, each in peers]))
 
     def worst(self) -> tuple[float, ...] | None:
         """The worst score of each objective among the trials that did not fail; None without any."""
