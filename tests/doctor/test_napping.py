@@ -2,6 +2,7 @@
 
 import copy
 import gc
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from luthier.doctor.measure.backwards import Listening
 
 BACKWARD = torch.autograd.backward
 SWITCHES = {switch: switch.__enter__ for switch in (torch.no_grad, torch.inference_mode, torch.set_grad_enabled)}
-FROM = 440  # in the middle of a nap: looks come at 425 and 531
+FROM = 440  # in the middle of a nap: looks come at 425, 531 and 828, 1035
+LATER = 900  # in another one
 
 
 @pytest.fixture(autouse=True)
@@ -132,12 +134,14 @@ def test_an_evaluation_ends_a_nap_and_is_seen(evaluate):
 
 
 def test_an_evaluation_within_a_step_is_seen_and_the_step_is_one():
-    run = Run().to_nap()
-    at = len(run.losses)
-    run.steps(1, amid=lambda: no_grad(run)).steps(20)
-    vitals = run.seen()
-    assert [(row.step, row.forwards) for row in vitals.evaluations] == [(at, 1)]
+    run, typical_s = Run().to_nap(), lambda: run.watch._loop.accounts._typical_busy_s
+    usual_s = typical_s()
+    run.steps(1, amid=lambda: no_grad(run))
+    assert typical_s() == usual_s
+    vitals = run.steps(20).seen()
+    assert [(row.step, row.forwards) for row in vitals.evaluations] == [(FROM, 1)]
     assert list(vitals.steps.loss) == pytest.approx(run.losses)
+    assert (vitals.steps.wait_s[FROM], vitals.steps.busy_s[FROM]) == (0, 0)
 
 
 def test_clipping_switches_gradients_off_and_is_no_evaluation():
@@ -153,13 +157,12 @@ def test_clipping_switches_gradients_off_and_is_no_evaluation():
 def test_after_an_evaluation_with_gradients_there_are_no_more_naps():
     run = Run().to_nap()
     run.model(run.x)
-    run.steps(600)
+    run.steps(LATER - FROM)
     assert not run.naps
     run.model(run.x)
-    at = len(run.losses)
     run.steps(30)
     evaluations = run.seen().evaluations
-    assert [(row.step, row.grad, row.forwards) for row in evaluations] == [(at, True, 1)]
+    assert [(row.step, row.grad, row.forwards) for row in evaluations] == [(LATER, True, 1)]
 
 
 def test_a_loop_that_has_shown_no_evaluation_yet_does_not_nap(monkeypatch):
@@ -173,13 +176,36 @@ def test_a_loop_that_has_shown_no_evaluation_yet_does_not_nap(monkeypatch):
 
 
 def test_a_loop_whose_evaluations_no_alarm_announces_does_not_nap():
-    run = Run().steps(100)
+    run = Run().steps(50)
+    no_grad(run)
+    run.steps(50)
     switched_off_by_hand(run)
-    run.steps(FROM)
+    run.steps(FROM - 100)
     assert not run.naps
     switched_off_by_hand(run)
     run.steps(30)
-    assert [row.step for row in run.seen().evaluations] == [100, 100 + FROM]
+    assert [row.step for row in run.seen().evaluations] == [50, 100, FROM]
+
+
+def test_a_loop_that_forgets_to_tell_does_not_nap():
+    run = Run().steps(100).steps(1, tells=False).steps(FROM - 101)
+    assert not run.naps
+    run.seen()
+
+
+def test_what_other_threads_do_without_gradients_is_their_affair():
+    run = Run().to_nap()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: torch.no_grad().__enter__()).result()
+    assert not run.model._forward_pre_hooks
+    run.seen()
+
+
+def test_gradients_that_are_switched_on_are_no_alarm():
+    run = Run().to_nap()
+    with torch.set_grad_enabled(True), torch.inference_mode(False):
+        assert not run.model._forward_pre_hooks
+    run.seen()
 
 
 def test_a_rate_that_may_change_in_place_does_not_nap():
@@ -198,7 +224,7 @@ def test_a_rate_that_may_change_in_place_does_not_nap():
 def test_a_loop_that_evaluates_with_gradients_does_not_nap():
     run = Run().steps(100)
     run.model(run.x)
-    run.steps(FROM)
+    run.steps(FROM - 100)
     assert not run.naps
     assert [(row.step, row.grad) for row in run.seen().evaluations] == [(100, True)]
 

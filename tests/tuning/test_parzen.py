@@ -101,3 +101,8 @@ def test_a_trial_that_violated_a_constraint_is_never_good() -> None:
     bad = [Seen({"x": 0.9}, "failed", (9.0,))] * 20
     view = View(space, (*bad, Seen({"x": 0.1}, "finished", (1.0,))), ("max",), 0)
     assert split(view)[0] == [view.seen[-1]]
+
+
+def test_trials_under_way_do_not_make_more_of_the_others_good() -> None:
+    read, under_way = [trial(n / 20, score=n) for n in range(10)], [trial(0.9, state="running") for _ in range(10)]
+    assert len(split(view(*read, *under_way))[0]) == len(split(view(*read))[0]) == 2

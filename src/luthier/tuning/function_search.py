@@ -80,9 +80,10 @@ class FunctionSearch:
         if self.start_values is not None:
             return []
         space = resolved(ranges, self.start)
-        middle, plain = centre(space), plain_centre(space)
-        starts = [("the middle of the space", middle), ("the middle, without what may be left out", plain)]
-        return starts[: 1 if plain == middle else 2]
+        return [
+            ("the middle of the space", centre(space)),
+            ("the middle, without what may be left out", plain_centre(space)),
+        ]
 
     def things(self) -> dict[str, Any]:
         """The function."""

@@ -44,7 +44,7 @@ def centre(ranges: Mapping[str, Range]) -> dict[str, Any]:
 
 
 def plain_centre(ranges: Mapping[str, Range]) -> dict[str, Any]:
-    """The same without what may be left out: real numbers on a linear scale that begins at 0 are 0.
+    """The same without what may be left out: real numbers of a range that begins at 0 are 0.
 
     Such a range is that of a dropout, a smoothing, a penalty: a short training is better without.
 
@@ -57,7 +57,7 @@ def plain_centre(ranges: Mapping[str, Range]) -> dict[str, Any]:
 
 
 def _may_be_nothing(range_: Range) -> bool:
-    return isinstance(range_, Uniform) and not range_.log and range_.low == 0
+    return isinstance(range_, Uniform) and range_.low == 0
 
 
 def _middle(range_: Range) -> Any:
