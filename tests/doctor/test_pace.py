@@ -1,9 +1,12 @@
 """When the watch looks, and what it may spend."""
 
+import random
 from itertools import pairwise
 
 import pytest
 
+from luthier.doctor.measure import accounts
+from luthier.doctor.measure.iteration import Iteration
 from luthier.doctor.measure.pace import CREDIT_S, DENSE, SEEN, Pace, StepPace
 
 
@@ -62,3 +65,52 @@ def test_a_pace_by_steps_looks_alike_whatever_things_cost():
     looks = [step for step, kind in enumerate(slow) if kind == "look"]
     assert 20 < len(looks) < 50
     assert looks[-1] > 1500
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time that passes only when a test says so."""
+    now = [100.0]
+    monkeypatch.setattr(accounts.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def account(pace, clock, kinds, seconds_of):
+    """Book iterations of these kinds, each busy for as long as `seconds_of` says."""
+    books = accounts.Accounts(pace)
+    for step, kind in enumerate(kinds):
+        began, seconds = clock[0], seconds_of(step)
+        clock[0] += seconds
+        books.book(Iteration(step, kind, forward_at=began), clock[0])
+        books.ended_at = clock[0]
+
+
+def test_what_a_look_costs_the_step_after_it_is_its_cost_too(clock):
+    kinds = ["count"] * 40
+    kinds[20] = kinds[30] = "look"
+    pace = Pace(0.01)
+    account(pace, clock, kinds, lambda step: {20: 0.013, 21: 0.012, 30: 0.013}.get(step, 0.010))
+    assert pace.spent_s == pytest.approx(0.003 + 0.002 + 0.003)
+    assert pace.spent_later_s == pace.spent_s
+    assert pace.cost_s["look"] == pytest.approx(0.8 * (0.003 + 0.2 * 0.002) + 0.2 * 0.003)
+
+
+def test_chance_after_a_look_is_not_always_a_cost(clock):
+    kinds = ["count"] * 5 + ["look", *["count"] * 9] * 200
+    pace, chance = Pace(0.01), random.Random(0)
+    account(pace, clock, kinds, lambda step: 0.010 + (0.002 if kinds[step] == "look" else chance.gauss(0, 0.001)))
+    assert pace.spent_s == pytest.approx(200 * 0.002, rel=0.12)
+
+
+def test_granted_looks_are_fewer_when_the_steps_after_them_are_slow():
+    looks = []
+    for later_s in (0.0, 0.02):
+        pace, now, kinds = Pace(0.01), 0.0, []
+        for step in range(2000):
+            kinds.append(pace.plan(step, now))
+            pace.paid(kinds[-1], 1e-3 if kinds[-1] == "look" else 0.0, step)
+            if step > DENSE and kinds[-2] == "look":
+                pace.paid_later(later_s, step)
+            now += 1e-3
+        looks.append(kinds[DENSE:].count("look"))
+    assert looks[1] < looks[0] / 2

@@ -88,6 +88,15 @@ class Pace:
         known = self.cost_s[kind]
         self.cost_s[kind] = seconds if known == 0 or step < 3 else 0.8 * known + 0.2 * seconds
 
+    def paid_later(self, seconds: float, step: int) -> None:
+        """Book what the latest look cost the step after it; chance may make that less than nothing."""
+        self.spent_s += seconds
+        self.spent_later_s += seconds if step >= DENSE else 0.0
+        self._used_s["look"] += seconds
+        self.cost_s["look"] = max(0.0, self.cost_s["look"] + 0.2 * seconds)
+        if step == self._granted + 1:
+            self._credit_s -= seconds
+
     def _granted_now(self, step: int) -> bool:
         """Whether the next of the looks in geometric progression has come."""
         if step < self.next_granted:
