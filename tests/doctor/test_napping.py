@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -23,7 +24,7 @@ LATER = 900  # in another one
 @pytest.fixture(autouse=True)
 def naps_soon(monkeypatch):
     monkeypatch.setattr(loop, "UNEVALUATED", 0)
-    monkeypatch.setattr(stretch, "QUICK_S", 60.0)
+    monkeypatch.setattr(stretch, "NAP_S", 1e6)
 
 
 class Run:
@@ -232,7 +233,7 @@ def test_a_loop_that_evaluates_with_gradients_does_not_nap():
 def test_looks_come_when_they_would_without_naps(monkeypatch):
     run = Run().steps(1100)
     looks = [row.step for row in run.seen().looks]
-    monkeypatch.setattr(stretch, "QUICK_S", 0.0)
+    monkeypatch.setattr(stretch, "NAP_S", 0.0)
     assert [row.step for row in Run().steps(1100).seen().looks] == looks
     assert looks[-4:] == [531, 663, 828, 1035]
 
@@ -255,8 +256,19 @@ def test_an_optimizer_whose_steps_no_counter_shows_does_not_nap(monkeypatch):
     assert list(run.seen().steps.loss) == pytest.approx(run.losses)
 
 
+def test_naps_of_slow_steps_are_short_and_follow_each_other(monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr(stretch, "perf_counter", lambda: next(ticks) / 1000)
+    monkeypatch.setattr(stretch, "NAP_S", 0.05)  # two ticks a step: naps of 25 steps
+    run = Run().steps(430)
+    naps = [run.steps(1).naps for _ in range(95)]
+    lengths = [len(list(same)) for asleep, same in itertools.groupby(naps) if asleep]
+    assert lengths[:2] == [25, 25]
+    run.seen()
+
+
 def test_slow_steps_do_not_nap(monkeypatch):
-    monkeypatch.setattr(stretch, "QUICK_S", 0.0)
+    monkeypatch.setattr(stretch, "NAP_S", 0.0)
     run = Run().steps(600)
     assert not run.naps
     assert list(run.seen().steps.loss) == pytest.approx(run.losses)

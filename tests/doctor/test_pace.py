@@ -38,7 +38,7 @@ def test_short_trainings_are_seen_to_their_end():
 @pytest.mark.parametrize("look_s", [5e-4, 5e-3])
 def test_long_trainings_stay_within_the_share_that_the_clock_sees(overhead, look_s):
     pace = Pace(overhead)
-    kinds, now = run(pace, 100_000, look_s=look_s)
+    kinds, now = run(pace, 100_000, look_s=look_s, count_s=1e-6)
     assert pace.spent_s <= SEEN * overhead * now + CREDIT_S
     assert pace.spent_s >= 0.6 * SEEN * overhead * now
     assert pace.looks == kinds.count("look")

@@ -27,7 +27,7 @@ def counts_in_stretches(request, monkeypatch):
 def nap_soon(monkeypatch):
     monkeypatch.setattr(stretch, "ALL_TARGETS_UNTIL", 0)
     monkeypatch.setattr(stretch, "AWAKE", 1)
-    monkeypatch.setattr(stretch, "QUICK_S", 60.0)
+    monkeypatch.setattr(stretch, "NAP_S", 1e6)
     monkeypatch.setattr(loop, "UNEVALUATED", 0)
 
 

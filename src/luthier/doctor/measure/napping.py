@@ -1,4 +1,4 @@
-"""Naps: of most quick steps only the loss is heard, as it is told, and no hook is there at all.
+"""Naps: of most steps only the loss is heard, as it is told, and no hook is there at all.
 
 A module with any hook takes torch's slower way through its forward, and every call of ours comes from cold caches. So
 in the middle of a stretch everything rests but `watch.step`. What goes on meanwhile shows in two counters that torch

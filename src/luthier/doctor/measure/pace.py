@@ -3,9 +3,9 @@
 A full look costs about as much as a step or two of a small net, norms a tenth of that. The first `DENSE` steps are an
 examination (most faults of a loop show there). A few further looks, at steps in geometric progression, are granted on
 credit, so that short trainings are seen to their end. Examination and credit are bounded in seconds, and both are paid
-back: all other looks and norms are bought from two purses that fill with `overhead` times the time that passes, less a
-third that is kept for what the clock does not see (torch's slower way through a module with hooks, memory that a look
-has moved). That differs from net to net: LOG.md has what was measured.
+back: all other looks and norms are bought from two purses that fill with half of `overhead` times the time that passes.
+The other half is kept for what the clock does not see (torch's slower way through a module with hooks, memory that a
+look has moved). That differs from net to net: LOG.md has what was measured.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FIRST = 6
 GROWTH = 1.25
 EXAMINATION_S = 0.4
 CREDIT_S = 0.15
-SEEN = 2 / 3  # share of the budget for what the watch's own clock sees
+SEEN = 1 / 2  # share of the budget for what the watch's own clock sees
 
 Kind = Literal["look", "norms", "count"]
 _PURSES: dict[Kind, float] = {"look": 0.7, "norms": 0.3}

@@ -3,7 +3,7 @@
 Called once a millisecond, every call comes from cold caches. Whatever is not forward, optimizer step and the telling of
 the loss in turn (an evaluation, a loss that is not told, time for a look) ends the stretch, and `Loop` goes on with it.
 
-Most quick steps of a stretch are counted in a nap, which hears no more than the losses: see `napping`.
+Most of its steps are counted in naps, which hear no more than the losses: see `napping`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from luthier.doctor.measure.slots import plain_number
 
 Next = Literal["forward", "step", "told", "nap", None]
 AWAKE = 8  # steps at the beginning of a stretch
-QUICK_S = 0.005
+NAP_S = 1.25  # a nap lasts about so long at most, since in it nobody looks at the clock
 
 
 class Stretch:
@@ -133,7 +133,7 @@ class Stretch:
             nap.lrs.append(nap.group["lr"])
             if len(nap.losses) == self._most:
                 self._wake()
-                self.next = "forward"
+                self.next, self._drowsy_at = "forward", self._now.step + AWAKE
             elif nap.alarmed:
                 nap.on()
             return True
@@ -161,8 +161,8 @@ class Stretch:
             self._nap.drowse(optimizer)
             return
         self._drowsy_at = math.inf
-        self._most = int(self._until) - 1 - step
-        if self._recent.steps[-1][-1] < QUICK_S and self._most >= AWAKE and self._nap.begin():
+        self._most = int(min(self._until - 1 - step, NAP_S / max(self._recent.steps[-1][-1], 1e-6)))
+        if self._most >= AWAKE and self._nap.begin():
             self.next = "nap"
 
     def _wake(self) -> bool:
