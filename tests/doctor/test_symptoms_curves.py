@@ -653,6 +653,42 @@ def test_lr_too_high_needs_large_updates_and_harm():
     assert steps.lr_too_high(vitals(jumping)) == []
 
 
+def rising(factor, end, lost_from=180):
+    """A loss that is fitted by step 100 and lost later; from step 180 on the rate is so many times higher."""
+    fitted = [max(LN10 * 0.96**step, 0.05) for step in range(lost_from)]
+    lost = [0.05 + (end - 0.05) * min(1, i / 40) for i in range(300 - lost_from)]
+    made = vitals(noisy(fitted + lost))
+    made.steps = replace(made.steps, lr=(1e-2,) * 180 + (1e-2 * factor,) * 120)
+    return made
+
+
+def test_a_rate_that_rises_and_undoes_what_was_learnt_is_too_high():
+    found = the(steps.lr_too_high(rising(factor=8, end=2.3)))
+    assert (found.severity, found.onset) == ("critical", 180)
+    assert found.numbers == pytest.approx({"lr": 0.08, "suggested_lr": 0.01})
+
+
+@pytest.mark.parametrize(
+    ("factor", "end", "lost_from"), [(1, 2.3, 180), (1.5, 2.3, 180), (8, 0.05, 180), (8, 0.6, 180), (8, 2.3, 120)]
+)
+def test_a_rate_that_rises_without_undoing_anything_is_none(factor, end, lost_from):
+    assert steps.lr_too_high(rising(factor, end, lost_from)) == []
+
+
+def test_a_rate_that_rises_undoes_nothing_where_little_was_learnt():
+    made = rising(factor=8, end=2.3)
+    losses = [LN10 - 0.3 * (LN10 - loss) for loss in made.steps.loss]
+    made.steps = replace(made.steps, loss=tuple(losses))
+    assert steps.lr_too_high(made) == []
+
+
+def test_a_loss_that_is_lost_before_the_rate_rises_has_another_cause():
+    losses = [max(LN10 * 0.96**step, 0.05) for step in range(150)] + [float("nan")] * 150
+    made = vitals(losses)
+    made.steps = replace(made.steps, lr=(1e-2,) * 150 + (8e-2,) * 150)
+    assert steps.lr_too_high(made) == []
+
+
 def test_first_steps_that_blow_the_weights_up_count_when_the_data_allow_more():
     stuck = noisy(falling(end=0.7))
     blown = [look(s, update=0.3, weight=(20.0 if s >= 5 else 2.0,)) for s in LOOKS]

@@ -55,9 +55,14 @@ def _update_ratios(vitals: Vitals) -> list[tuple[int, float]]:
 
 
 def lr_too_high(vitals: Vitals) -> list[Finding] | NotSeen:
-    """Steps too large for the weights (update ratios far above 1e-2) together with the harm that they do."""
+    """Steps too large for the weights (update ratios far above 1e-2) together with the harm that they do.
+
+    Or a rate that rose in training, and undid what a smaller one had fitted.
+    """
     series = _update_ratios(vitals)
     curve = loss_curve(vitals)
+    if curve is not None and (risen := _risen(vitals, curve)) is not None:
+        return [risen]
     lr = learning_rate(vitals)
     if not series or curve is None:
         return NotSeen("no update of a weight was seen: watch the optimizer too, and pass the loss to watch.step")
@@ -92,6 +97,41 @@ def lr_too_high(vitals: Vitals) -> list[Finding] | NotSeen:
             source=_RATIO,
         )
     ]
+
+
+def _risen(vitals: Vitals, curve: LossCurve) -> Finding | None:
+    """The rate doubled after the loss had been fitted best, and most of what had been learnt was lost from then on."""
+    base = baseline(vitals)
+    if base is None or not curve.smooth:
+        return None
+    best_at = curve.steps[curve.smooth.index(min(curve.smooth))]
+    until = math.inf if curve.lost_at is None else curve.lost_at
+    rates = [(s, rate) for s, rate in zip(vitals.steps.step, vitals.steps.lr, strict=False) if math.isfinite(rate)]
+    before = max((rate for step, rate in rates if step <= best_at), default=0.0)
+    above = [(step, rate) for step, rate in rates if best_at < step < until and rate > 1.25 * before]
+    highest = max((rate for _, rate in above), default=0.0)
+    if before <= 0 or highest < 2 * before:
+        return None
+    onset = above[0][0]
+    then = next((value for step, value in zip(curve.steps, curve.smooth, strict=True) if step >= onset), curve.end)
+    learnt, kept, left = (base.progress(value) for value in (curve.best, then, curve.end))
+    if learnt < 0.5 or kept < 0.5 * learnt or (left > 0.5 * learnt and curve.lost_at is None):
+        return None
+    return Finding(
+        "lr_too_high",
+        "critical",
+        f"The learning rate rose to {highest:.3g} and undid what had been learnt: with at most {before:.3g} the loss "
+        f"fell to {curve.best:.3g} by step {best_at}, and it ended at {curve.end:.3g}.",
+        (
+            f"the rate was above {before:.3g} from step {onset} on",
+            f"learnt, of what there is between a constant answer and a perfect one: {learnt:.0%}, at the end "
+            f"{max(left, 0):.0%}",
+        ),
+        onset=onset,
+        certainty=0.85,
+        numbers={"lr": highest, "suggested_lr": before},
+        source=_RATIO,
+    )
 
 
 def _first_large(series: Sequence[tuple[int, float]], high: float, runs_away: int) -> int:
