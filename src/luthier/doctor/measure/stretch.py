@@ -162,7 +162,7 @@ class Stretch:
             return
         self._drowsy_at = math.inf
         self._most = int(min(self._until - 1 - step, NAP_S / max(self._recent.steps[-1][-1], 1e-6)))
-        if self._most >= AWAKE and self._nap.begin():
+        if self._most >= AWAKE and self._nap.allowed and self._nap.begin():
             self.next = "nap"
 
     def _wake(self) -> bool:
