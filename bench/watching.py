@@ -27,11 +27,11 @@ from torch import Tensor, nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 import luthier
+from luthier.doctor.measure.alarm import SWITCHES
 
 TURN_S = 0.4
 OVERHEAD = 0.01 / 2  # the clock of a watch goes on in bare turns: 1 % of its own
 WARM_UP = 300
-SWITCHES = (torch.no_grad, torch.inference_mode, torch.set_grad_enabled)
 Made = tuple[nn.Module, Tensor, Tensor, int]
 
 

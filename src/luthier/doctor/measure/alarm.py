@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-_SWITCHES: tuple[Any, ...] = (torch.no_grad, torch.inference_mode, torch.set_grad_enabled)
+SWITCHES: tuple[Any, ...] = (torch.no_grad, torch.inference_mode, torch.set_grad_enabled)
 
 
 class Alarm:
@@ -32,7 +32,7 @@ class Alarm:
     def arm(self) -> None:
         """Listen from now on."""
         if not Alarm._armed:
-            pairs = [(switch, switch.__enter__) for switch in _SWITCHES]
+            pairs = [(switch, switch.__enter__) for switch in SWITCHES]
             Alarm._wrapped = tuple((switch, enter, _told(enter)) for switch, enter in pairs)
             for switch, _, wrapper in Alarm._wrapped:
                 switch.__enter__ = wrapper
