@@ -377,6 +377,19 @@ def test_a_steady_fall_far_from_what_small_learners_find_outweighs_a_middling_ac
     assert the(curves.too_few_epochs(replace(told, data=LEARNERS)))
 
 
+@pytest.mark.parametrize(
+    ("reached", "learners", "n", "found"),
+    [(0.9, 0.95, 512, True), (0.93, 0.97, 512, False), (0.9, 0.945, 130, False), (0.88, 0.89, 512, False)],
+)
+def test_a_steady_fall_counts_where_small_learners_do_better_beyond_their_error(reached, learners, n, found):
+    steady = vitals(noisy([LN10 - 1.3 * i / 300 for i in range(300)], 0.02), metrics=())
+    told = replace(steady, metrics=accurate(reached), data={"learn": {"n": n, "z": 20.0, "accuracy": learners}})
+    assert not outcomes.data_allow_more(told)
+    assert bool(curves.too_few_epochs(told)) is found
+    settled = vitals(noisy(falling(end=1.0), 0.02))
+    assert curves.too_few_epochs(replace(settled, metrics=told.metrics, data=told.data)) == []
+
+
 def test_few_epochs_that_each_take_a_part_of_what_is_left():
     rows = [(1.8, 1.7), (1.3, 1.2), (1.15, 1.05), (1.05, 0.97)]
     losses = noisy([1.0 + 1.3 * math.exp(-i / 18) for i in range(120)], 0.03)
@@ -603,6 +616,32 @@ def test_a_penalty_that_crushes_the_weights_to_a_third():
         for s in LOOKS
     ]
     assert the(regularising.too_much_regularisation(vitals([3.1] * 300, looks))).severity == "warning"
+
+
+@pytest.mark.parametrize(
+    ("source", "early", "late", "found"),
+    [
+        ("param:fc.weight", 4.0, 0.6, True),
+        ("extern:1", 4.0, 0.6, True),
+        ("input:0", 4.0, 0.6, False),
+        ("param:fc.weight", 0.9, 0.6, False),
+        ("param:fc.weight", 4.0, 0.1, False),
+    ],
+)
+def test_a_penalty_on_the_weights_that_balances_the_gradient_of_the_task(source, early, late, found):
+    def held(step: int) -> Look:
+        of = Node(2, "mul", None, (Argument(source, requires_grad=source != "input:0"),), requires_grad=True)
+        plus = Node(3, "add", None, (Argument("n1"), Argument("n2")), requires_grad=True)
+        given = tuple(replace(each, requires_grad=True) for each in (look(0).nodes[0], node(mean=1.0)))
+        return look(step, nodes=(*given, of, plus), roots=(3,))
+
+    losses = [1.0 + late + (early - late) * math.exp(-i / 10) for i in range(300)]
+    rest = vitals(losses, [held(step) for step in LOOKS])
+    assert bool(regularising.too_much_regularisation(rest)) is found
+    noise = {"features": 8, "learn": {"n": 512, "z": 20.0, "accuracy": 0.6}}
+    assert regularising.too_much_regularisation(replace(rest, metrics=accurate(0.61), data=noise)) == []
+    falls = replace(rest, steps=vitals([loss + 0.3 * min(1, 3 - i / 100) for i, loss in enumerate(losses)]).steps)
+    assert regularising.too_much_regularisation(falls) == []
 
 
 @pytest.mark.parametrize(("added", "found"), [(2.0, True), (0.2, False)])

@@ -193,6 +193,17 @@ def test_a_gradient_that_destroys_the_net_with_the_first_step_leaves_one_look():
     assert gradients.vanishing_gradient(sick) == [], "early layers get 150 times their weight"
 
 
+@pytest.mark.parametrize(("ratio", "end", "found"), [(5e3, 0.75, True), (500.0, 0.75, False), (5e3, 0.3, False)])
+def test_an_optimizer_that_divides_by_the_gradient_keeps_an_exploding_one_finite(ratio, end, found):
+    losses = [LN3 * (end + (1 - end) * math.exp(-i / 5)) for i in range(100)]
+    drowned = [look(s, (ratio / 10, ratio, ratio / 10, ratio / 10)) for s in STEPS]
+    assert bool(gradients.exploding_gradient(vitals(drowned, losses))) is found
+    summed = [
+        replace(each, nodes=(*each.nodes[:-1], replace(each.nodes[-1], attrs={"reduction": "sum"}))) for each in drowned
+    ]
+    assert gradients.exploding_gradient(vitals(summed, [16 * loss for loss in losses])) == []
+
+
 def test_one_spike_of_the_gradient_is_not_exploding():
     looks = [look(s, (100.0,) * DEPTH if s == 20 else (0.1,) * DEPTH) for s in STEPS]
     assert gradients.exploding_gradient(vitals(looks, [1.2 * LN3 + i / 100 for i in range(100)])) == []

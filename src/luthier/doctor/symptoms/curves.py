@@ -31,7 +31,7 @@ from luthier.doctor.symptoms.facts import (
 from luthier.doctor.symptoms.floors import floored
 from luthier.doctor.symptoms.harm import FITTED
 from luthier.doctor.symptoms.layers import total
-from luthier.doctor.symptoms.outcomes import data_allow_more, majority
+from luthier.doctor.symptoms.outcomes import behind_learners, data_allow_more, majority
 from luthier.doctor.vitals import Vitals
 
 
@@ -246,7 +246,8 @@ def too_few_epochs(vitals: Vitals) -> list[Finding] | NotSeen:
     hasty = not is_classification(vitals) and _brief(vitals, base, 0.1)  # no accuracy says that most is learnt
     steep = (course.steady and (behind or curve.drop > 0.03 * span)) or _brief(vitals, base, 0.05)
     far = course.end < (0.9 if behind else FITTED if hasty else 0.6)
-    learnt = learnt_most(vitals, 0.9 if course.steady and (course.at_its_steepest or data_allow_more(vitals)) else 0.78)
+    more = course.steady and (course.at_its_steepest or data_allow_more(vitals) or behind_learners(vitals))
+    learnt = learnt_most(vitals, 0.9 if more else 0.78)
     if not steep or not far or learnt or _decayed(vitals) or not course.stable:
         return []
     if not _validation_falls(vitals):

@@ -10,7 +10,7 @@ from statistics import median
 
 from luthier.doctor.findings import Finding, NotSeen
 from luthier.doctor.symptoms import recurrences
-from luthier.doctor.symptoms.facts import known, middle, progress, progress_at
+from luthier.doctor.symptoms.facts import baseline, known, middle, progress, progress_at
 from luthier.doctor.symptoms.harm import FITTED, harm, several_models
 from luthier.doctor.symptoms.layers import SQUASHING, Layer, biases, layers, names, normalised, total
 from luthier.doctor.vitals import Look, Vitals
@@ -248,13 +248,9 @@ def _deep(vitals: Vitals, hurt: str) -> Finding | None:
 
 def _outweighing(vitals: Vitals, hurt: str) -> Finding | None:
     """Gradients far larger than the weights that they are to change, from the start."""
-    found = []
-    for look in itertools.islice(vitals.looks, 5):
-        of = _gradient(look)
-        ratios = [(layer, ratio) for layer in layers(vitals, look) if (ratio := layer.ratio(look, of)) is not None]
-        if ratios and max(ratio for _, ratio in ratios) > 100:
-            found.append((look.step, *max(ratios, key=lambda pair: pair[1])))
+    found = [hit for look in itertools.islice(vitals.looks, 5) if (hit := _largest(vitals, look)) and hit[2] > 100]
     finite = sum(math.isfinite(size) for _, size in _sizes(vitals)[:5])
+    hurt = hurt or _drowned(vitals)
     if len(found) < min(2, max(finite, 1)) or not hurt:
         return None
     step, layer, ratio = found[0]
@@ -269,3 +265,24 @@ def _outweighing(vitals: Vitals, hurt: str) -> Finding | None:
         {"ratio": ratio},
         source=_PASCANU,
     )
+
+
+def _largest(vitals: Vitals, look: Look) -> tuple[int, Layer, float] | None:
+    """Step, layer and ratio of the largest gradient over its weights."""
+    of = _gradient(look)
+    ratios = [(layer, ratio) for layer in layers(vitals, look) if (ratio := layer.ratio(look, of)) is not None]
+    return (look.step, *max(ratios, key=lambda pair: pair[1])) if ratios else None
+
+
+def _drowned(vitals: Vitals) -> str:
+    """What came of a training whose gradients stayed a thousand times the weights, in units of the loss; "" otherwise.
+
+    Optimizers that divide by the gradient's own size keep its loss finite, and yet one example outweighs all others.
+    """
+    base, learnt = baseline(vitals), progress(vitals)
+    ratios = [hit[2] for look in vitals.looks if (hit := _largest(vitals, look)) is not None]
+    if base is None or learnt is None or learnt > 0.5 or len(ratios) < 10 or several_models(vitals):
+        return ""
+    if middle(ratios) <= 1000 * max(1.0, abs(base.value)):
+        return ""
+    return f"the loss came only {learnt:.0%} of the way to a perfect answer"

@@ -225,6 +225,15 @@ def data_allow_more(vitals: Vitals) -> bool:
     return lead is not None and lead < -AHEAD and not several and not hidden
 
 
+def behind_learners(vitals: Vitals) -> bool:
+    """Small learners do better beyond the error of their own score (2.5 of it, and 3 points of accuracy)."""
+    lead, accuracy = lead_over_learners(vitals), read(vitals.data, "learn", "accuracy")
+    if lead is None or accuracy is None:
+        return False
+    error = math.sqrt(accuracy * (1 - accuracy) / agreement(vitals)[2])
+    return lead < -max(2.5 * error, 0.03)
+
+
 def lead_over_learners(vitals: Vitals) -> float | None:
     """What the network reached in training or validation, whichever is more, less what small learners reach.
 

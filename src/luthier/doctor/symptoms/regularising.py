@@ -17,6 +17,7 @@ from luthier.doctor.symptoms.facts import (
     steps_per_epoch,
 )
 from luthier.doctor.symptoms.layers import is_matrix, layers, names, total
+from luthier.doctor.symptoms.objectives import terms
 from luthier.doctor.symptoms.outcomes import (
     always_new,
     data_allow_more,
@@ -25,7 +26,8 @@ from luthier.doctor.symptoms.outcomes import (
     series,
     val_worse,
 )
-from luthier.doctor.vitals import Look, Node, Vitals
+from luthier.doctor.symptoms.paths import graphs
+from luthier.doctor.vitals import Argument, Look, Node, Vitals
 
 _ALMOST = 0.8
 _DECOUPLED = {"adamw", "nadamw", "lion"}
@@ -93,8 +95,11 @@ def _p(node: Node) -> float:
 def _penalty(vitals: Vitals, learnt: float) -> Finding | None:
     early, late, left = penalty_share(vitals, 0.0, 0.2), penalty_share(vitals), _left(vitals)
     crushed = early > 0.1 and left < 0.4  # as of weights that decay crushes
-    share = max(early, late) if crushed else late
+    balanced = late >= 0.2 and _at_rest(vitals) and _of_weights(vitals)
+    share = max(early, late) if crushed or balanced else late
     if learnt > (0.9 if crushed and late >= 0.5 else 0.7) or (share < 0.5 and not crushed):
+        return None
+    if balanced and data_allow_no_more(vitals):
         return None
     return _finding(
         f"A penalty added to the loss makes up {share:.0%} of it, so training serves the penalty instead of the task.",
@@ -103,6 +108,23 @@ def _penalty(vitals: Vitals, learnt: float) -> Finding | None:
         0.8,
         share=share,
     )
+
+
+def _of_weights(vitals: Vitals) -> bool:
+    """A term of the loss depends on weights alone, by no answer of the model: what it asks for is not in the data."""
+    for graph in graphs(vitals):
+        for part in (part for root in graph.roots for part in terms(graph, root)):
+            before = graph.upstream([part.node.index])
+            read = [argument for index in before for argument in graph.nodes[index].arguments]
+            if not before & graph.predicted and any(_is_weight(argument) for argument in read):
+                return True
+    return False
+
+
+def _is_weight(argument: Argument) -> bool:
+    """A parameter, or what was computed from some before the model ran."""
+    kind = argument.source.partition(":")[0]
+    return kind in ("param", "leaf") or (kind == "extern" and argument.requires_grad)
 
 
 def _weight_decay(vitals: Vitals, learnt: float) -> Finding | None:
