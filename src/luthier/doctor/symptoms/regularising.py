@@ -20,6 +20,7 @@ from luthier.doctor.symptoms.layers import is_matrix, layers, names, total
 from luthier.doctor.symptoms.objectives import terms
 from luthier.doctor.symptoms.outcomes import (
     always_new,
+    behind_learners,
     data_allow_more,
     data_allow_no_more,
     read,
@@ -95,9 +96,11 @@ def _p(node: Node) -> float:
 def _penalty(vitals: Vitals, learnt: float) -> Finding | None:
     early, late, left = penalty_share(vitals, 0.0, 0.2), penalty_share(vitals), _left(vitals)
     crushed = early > 0.1 and left < 0.4  # as of weights that decay crushes
-    balanced = late >= 0.2 and _at_rest(vitals) and _of_weights(vitals)
-    share = max(early, late) if crushed or balanced else late
-    if learnt > (0.9 if crushed and late >= 0.5 else 0.7) or (share < 0.5 and not crushed):
+    at_end = penalty_share(vitals, 0.9)
+    balanced = at_end >= 0.2 and _at_rest(vitals) and _of_weights(vitals)
+    share = max(early, late, at_end) if balanced else max(early, late) if crushed else late
+    behind = (crushed and late >= 0.5) or (balanced and behind_learners(vitals))
+    if learnt > (0.9 if behind else 0.7) or (share < 0.5 and not crushed):
         return None
     if balanced and data_allow_no_more(vitals):
         return None
