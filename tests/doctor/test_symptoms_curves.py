@@ -644,17 +644,15 @@ def test_a_penalty_on_the_weights_that_balances_the_gradient_of_the_task(source,
     assert regularising.too_much_regularisation(falls) == []
 
 
-@pytest.mark.parametrize(("reached", "found"), [(0.9, True), (0.95, False)])
-def test_a_penalty_that_leaves_the_net_behind_small_learners(reached, found):
+@pytest.mark.parametrize(("start", "reached", "found"), [(4.0, 0.9, True), (4.0, 0.95, False), (0.3, 0.9, True)])
+def test_a_penalty_that_leaves_the_net_behind_small_learners(start, reached, found):
     def held(step: int) -> Look:
         of = Node(2, "mul", None, (Argument("param:fc.weight", requires_grad=True),), requires_grad=True)
         plus = Node(3, "add", None, (Argument("n1"), Argument("n2")), requires_grad=True)
         given = tuple(replace(each, requires_grad=True) for each in (look(0).nodes[0], node(mean=0.5)))
         return look(step, nodes=(*given, of, plus), roots=(3,))
 
-    added = [
-        4.0 * math.exp(-i / 20) + 0.6 * min(1, i / 200) for i in range(300)
-    ]  # crushed, then what the task asks for
+    added = [start * math.exp(-i / 20) + 0.6 * min(1, i / 200) for i in range(300)]  # crushed, then grown again
     rest = vitals([0.5 + each for each in added], [held(step) for step in LOOKS], metrics=())
     told = replace(rest, metrics=accurate(reached), data=LEARNERS)
     assert bool(regularising.too_much_regularisation(told)) is found
