@@ -30,9 +30,9 @@ def naps_soon(monkeypatch):
 class Run:
     """A training with a learning rate of its own at each step; `clips`, `tells` and the like are its habits."""
 
-    def __init__(self, watched=True, clips=False):
+    def __init__(self, watched=True, clips=False, schedules_early=False):
         torch.manual_seed(0)
-        self.model, (self.x, self.y), self.clips = net(), data(), clips
+        self.model, (self.x, self.y), self.clips, self.schedules_early = net(), data(), clips, schedules_early
         self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-3)
         self.watch = luthier.watch(self.model, self.optimizer, overhead=1e-9) if watched else None
         self.losses, self.lrs = [], []
@@ -49,6 +49,8 @@ class Run:
             if self.clips:
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
+            if self.schedules_early:
+                self.optimizer.param_groups[0]["lr"] = 1e-3 / (1 + len(self.lrs))
             self.losses.append(loss.item())
             if self.watch is not None and tells:
                 self.watch.step(loss)
@@ -113,6 +115,12 @@ def test_in_a_nap_there_is_no_hook_and_every_step_is_recorded():
     vitals = run.seen()
     assert list(vitals.steps.loss) == pytest.approx(run.losses)
     assert vitals.steps.busy_s.count(0.0) > 300
+
+
+def test_the_rate_is_that_of_the_step_also_when_the_schedule_moves_on_before_the_loss_is_told():
+    run = Run(schedules_early=True).to_nap()
+    run.steps(600)
+    run.seen()
 
 
 def test_the_watch_knows_the_step_during_a_nap():

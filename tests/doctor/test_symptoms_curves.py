@@ -752,6 +752,25 @@ def test_first_steps_that_blow_the_weights_up_count_when_the_data_allow_more():
     assert steps.lr_too_high(vitals(stuck, blown)) == []
 
 
+@pytest.mark.parametrize(("risen", "noise", "found"), [(0.6, 0.02, True), (0.3, 0.02, False), (0.0, 0.3, False)])
+def test_first_steps_that_blow_the_weights_up_count_when_the_loss_comes_back_up(risen, noise, found):
+    fallen = [max(0.6, LN10 - 0.03 * i) + risen * math.sin(math.pi * max(i - 100, 0) / 150) ** 2 for i in range(250)]
+    blown = [look(s, update=0.3, weight=(20.0 if s >= 5 else 2.0,)) for s in LOOKS if s < 250]
+    assert bool(steps.lr_too_high(vitals(noisy(fallen, noise), blown))) is found
+    plain = [look(s, update=0.3) for s in LOOKS if s < 250]
+    assert steps.lr_too_high(vitals(noisy(fallen, noise), plain)) == []
+
+
+def test_units_that_were_born_dead_were_not_killed_by_the_first_steps():
+    looks = []
+    for step in LOOKS:
+        units = Node(
+            2, "relu", "act", (Argument("n0"),), {}, (32, 10), stats=Stats(n=320, dead=1.0 if step > 2 else None)
+        )
+        looks.append(replace(look(step, update=0.05), nodes=(*look(step).nodes, units)))
+    assert steps.lr_too_high(vitals(noisy([LN10] * 300), looks)) == []
+
+
 @pytest.mark.parametrize(("dead", "found"), [(0.8, True), (0.3, False)])
 def test_first_steps_that_kill_units_and_blow_the_weights_up_count_though_the_rest_learns(dead, found):
     looks = []

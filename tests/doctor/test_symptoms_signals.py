@@ -7,6 +7,7 @@ import pytest
 
 from luthier.doctor.diagnosing import order
 from luthier.doctor.findings import Finding, NotSeen
+from luthier.doctor.remedies import prescribe
 from luthier.doctor.symptoms import activations, constant, gradients, growing, initial, numerics, precision, trainable
 from luthier.doctor.symptoms.layers import layers, names, normalised, output_indices
 from luthier.doctor.vitals import (
@@ -204,6 +205,19 @@ def test_an_optimizer_that_divides_by_the_gradient_keeps_an_exploding_one_finite
     assert gradients.exploding_gradient(vitals(summed, [16 * loss for loss in losses])) == []
 
 
+def test_a_recurrence_that_adam_keeps_finite_is_named_with_its_remedies():
+    weight = Parameter("r.weight_hh_l0", (16, 16), layer="r", layer_type="RNN", rms=0.32, fan_in=16)
+    state = Node(0, "rnn", "r", (Argument("input:0", (16, 40, 4)), Argument("param:r.weight_hh_l0", (16, 16))))
+    looks = [Look(s, nodes=(state,), weight=(5.0,), grad=(5e5,), batch_size=16) for s in STEPS]
+    losses = [LN3 * (0.75 + 0.25 * math.exp(-i / 5)) for i in range(100)]
+    drowned = vitals(looks, losses, anatomies=[Anatomy(parameters=(weight,))])
+    found = prescribe(the(gradients.exploding_gradient(drowned)))
+    assert found.numbers["times"] == 40
+    assert "orthogonal" in found.remedies[0].text
+    calm = [replace(item, grad=(5.0,)) for item in looks]
+    assert gradients.exploding_gradient(replace(drowned, looks=calm)) == []
+
+
 def test_one_spike_of_the_gradient_is_not_exploding():
     looks = [look(s, (100.0,) * DEPTH if s == 20 else (0.1,) * DEPTH) for s in STEPS]
     assert gradients.exploding_gradient(vitals(looks, [1.2 * LN3 + i / 100 for i in range(100)])) == []
@@ -267,6 +281,29 @@ def test_dead_units_and_when_they_died():
     assert found.onset == 4
     assert set(found.where) == {"act0", "act1", "act2"}
     assert the(activations.dead_relu(_dying(0, 0.95, STUCK))).onset == 0
+
+
+def _born_dead(losses, **changes):
+    """It takes four looks to tell that units are dead."""
+    shut = Stats(n=64, mean=0.0, std=0.0, zero=1.0, nonfinite=0.0, across=0.0)
+    looks = [look(s, **graph(hidden=replace(shut, dead=1.0 if s >= 3 else None))) for s in STEPS]
+    return vitals(looks, losses, anatomies=[Anatomy(model_types=("Net",), parameters=parameters(**changes))])
+
+
+def test_units_that_were_born_dead_did_not_die_in_training():
+    found = prescribe(the(activations.dead_relu(_born_dead(STUCK))))
+    assert found.onset == 0
+    assert "from the start" in found.cause
+    assert "Kaiming" in found.remedies[0].text
+    died = prescribe(the(activations.dead_relu(_dying(4, 0.95, STUCK))))
+    assert "learning rate" in died.remedies[0].text
+
+
+def test_weights_on_one_side_of_zero_are_the_root_of_units_that_were_born_dead():
+    found = the(initial.bad_init(_born_dead(STUCK, mean=-0.29)))
+    assert found.numbers["direction"] == "shifted"
+    assert "dead from the start" in found.evidence[0]
+    assert initial.bad_init(_born_dead(STUCK)) == []
 
 
 def test_some_dead_units_are_normal_and_harmless_ones_are_told_softly():

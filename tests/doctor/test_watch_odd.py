@@ -708,3 +708,18 @@ def test_a_model_trained_by_a_user_who_interrupts_and_goes_on():
 def interrupting(model, x, y):
     model(x)
     raise KeyboardInterrupt
+
+
+def test_the_parts_of_a_container_are_seen_from_the_first_step():
+    parts = nn.ModuleDict({"body": nn.Linear(8, 16), "head": nn.Linear(16, 3)})
+    optimizer = torch.optim.SGD(parts.parameters(), 0.1)
+    x, y = torch.randn(32, 8), torch.randint(3, (32,))
+    with luthier.watch(parts, optimizer) as watch:
+        for _ in range(3):
+            loss = torch.nn.functional.cross_entropy(parts["head"](parts["body"](x).relu()), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            watch.step(loss, inputs=x, targets=y)
+    assert [node.op for node in watch.vitals.looks[0].nodes] == ["linear", "relu", "linear", "cross_entropy"]
+    assert watch.vitals.looks[0].nodes[0].module == "body"

@@ -51,7 +51,8 @@ class Beginning:
             for row in self._patient.changes(step):
                 self._journal.add(row)
         look = ParameterLook(self._patient.parameters, kind == "look", self._patient.suspects)
-        if at_once is None or kind != "look" or step < 2 or self._patient.compiled:
+        unknown = step < 2 and not self._patient.in_parts  # whether they run by themselves
+        if at_once is None or kind != "look" or unknown or self._patient.compiled:
             return Iteration(step, kind, look)
         return Iteration(step, kind, look, self._trace(at_once))
 

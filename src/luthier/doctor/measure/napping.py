@@ -28,7 +28,7 @@ class Nap:
 
     Attributes:
         allowed: False once something went unheard.
-        losses, lrs: of the steps of this nap. group: where the learning rate is read.
+        losses, lrs: as told of the steps of this nap. group: where the learning rate is read.
     """
 
     def __init__(self, ears: Ears) -> None:
@@ -38,6 +38,8 @@ class Nap:
         self.lrs: list[Any] = []
         self.group: dict[str, Any] = {}
         self._counters = self._each = (0, 0)
+        self._ahead = False
+        self._first_lr = 0.0
 
     @property
     def alarmed(self) -> bool:
@@ -53,13 +55,18 @@ class Nap:
         self.group = optimizer.param_groups[0]
         self._counters = self._count()
 
-    def begin(self) -> bool:
-        """Fall asleep a step later; False when its counters tell nothing, or a rate that may change in place."""
+    def begin(self, lr: float) -> bool:
+        """Fall asleep a step later; False when its counters tell nothing, or a rate that may change in place.
+
+        Args:
+            lr: of that step; one that has changed since shows a schedule that moves on before the loss is told.
+        """
         counters = self._count()
         self._each = (counters[0] - self._counters[0], counters[1] - self._counters[1])
         self._counters = counters
         if min(self._each) < 1 or isinstance(self.group["lr"], Tensor):
             return False
+        self._first_lr, self._ahead = self.group["lr"], self.group["lr"] != lr
         self.losses, self.lrs = [], []
         self._ears.nap()
         return True
@@ -78,7 +85,8 @@ class Nap:
             A row for each step that was told; how many further steps were made, and how many forwards after these.
         """
         self._ears.wake()
-        rows = [(step + n, float(lr), 0.0, 0.0) for n, lr in enumerate(self.lrs)]
+        rates = [self._first_lr, *self.lrs][: len(self.lrs)] if self._ahead else self.lrs
+        rows = [(step + n, float(lr), 0.0, 0.0) for n, lr in enumerate(rates)]
         grown = zip(self._count(), self._counters, self._each, strict=True)
         forwards, steps = ((now - before) / each - len(rows) for now, before, each in grown)
         if not (forwards.is_integer() and steps.is_integer() and 0 <= steps <= forwards <= steps + 1):

@@ -25,6 +25,7 @@ class Patient:
         slots: the optimizers.
         several: more than one model, as in a GAN.
         compiled: operations cannot be heard.
+        in_parts: the models are mere containers (ModuleDict, ModuleList): their parts are called by hand.
         traceable_evaluation: listening to an evaluation would not switch off a fused inference path.
     """
 
@@ -32,6 +33,7 @@ class Patient:
         self.models, self.loss_fn = tuple(models), loss_fn
         self.several = len(self.models) > 1
         self.compiled = anatomy.is_compiled(models)
+        self.in_parts = all(_has_no_forward(model) for model in models)
         self.traceable_evaluation = not (self.compiled or self.several or any(map(has_fast_path, models)))
         self.parameters: list[Tensor] = []
         self.suspects: frozenset[int] = frozenset()
@@ -72,3 +74,7 @@ class Patient:
         """Those in use, and those given that step nothing that is watched (stale ones)."""
         living = self.slots.living()
         return living + [each for each in self._given if not any(each is other for other in living)]
+
+
+def _has_no_forward(model: nn.Module) -> bool:
+    return type(model).forward is nn.Module.forward and "forward" not in vars(model)

@@ -161,8 +161,9 @@ class Stretch:
             self._nap.drowse(optimizer)
             return
         self._drowsy_at = math.inf
-        self._most = int(min(self._until - 1 - step, NAP_S / max(self._recent.steps[-1][-1], 1e-6)))
-        if self._most >= AWAKE and self._nap.allowed and self._nap.begin():
+        _, lr, _, took_s = self._recent.steps[-1]
+        self._most = int(min(self._until - 1 - step, NAP_S / max(took_s, 1e-6)))
+        if self._most >= AWAKE and self._nap.allowed and self._nap.begin(lr):
             self.next = "nap"
 
     def _wake(self) -> bool:

@@ -171,6 +171,23 @@ def initialise(name: str, why: str) -> Remedy:
     return patched(f"Initialise with {title}: {why}.", Set(field="init", value=name), code=code)
 
 
+def orthogonal_state() -> Remedy:
+    """Recurrent weights that keep the norm of what they carry."""
+    return patched(
+        "Initialise the recurrent weights as an orthogonal matrix: it neither stretches nor shrinks what it carries.",
+        Set(field="init", value="orthogonal"),
+        code="+ nn.init.orthogonal_(rnn.weight_hh_l0)",
+    )
+
+
+def gated() -> Remedy:
+    """A recurrent layer with gates; no Recipe field can exchange one for another."""
+    return written(
+        "Use a GRU or an LSTM: gates carry the state past the weights, so it is not multiplied by them at every step.",
+        "- nn.RNN(features, hidden, batch_first=True)\n+ nn.GRU(features, hidden, batch_first=True)",
+    )
+
+
 def torch_initialisation() -> Remedy:
     """Every module's own initialisation."""
     return patched(

@@ -9,7 +9,9 @@ from luthier.patch import Scale, Set
 
 
 def vanishing_gradient(finding: Finding) -> tuple[Remedy, ...]:
-    """ReLU family, initialisation, normalisation, residual."""
+    """ReLU family, initialisation, normalisation, residual; over time an orthogonal matrix, gates."""
+    if "times" in finding.numbers:
+        return (cures.orthogonal_state(), cures.gated(), cures.normalise_layers("layer", "it suits sequences"))
     relu = cures.activation(finding, "relu", "its slope is 1 where it is open, a sigmoid's is at most 1/4")
     return (
         patched(
@@ -28,10 +30,13 @@ def vanishing_gradient(finding: Finding) -> tuple[Remedy, ...]:
 
 
 def exploding_gradient(finding: Finding) -> tuple[Remedy, ...]:
-    """Clipping, smaller lr, initialisation, normalisation."""
+    """Clipping, smaller lr, initialisation, normalisation; over time an orthogonal matrix first."""
+    clip, lower = cures.clip(finding), cures.lower_lr(finding, "each step overshoots where gradients are this large")
+    if "times" in finding.numbers:
+        return (cures.orthogonal_state(), clip, cures.gated(), lower, cures.warm_up())
     return (
-        cures.clip(finding),
-        cures.lower_lr(finding, "each step overshoots where gradients are this large"),
+        clip,
+        lower,
         cures.initialise("xavier", "products of too large weights multiply the gradient layer by layer"),
         cures.initialise("orthogonal", "it keeps norms over time steps and depth"),
         cures.normalise_layers("layer", "it bounds what a layer hands on"),
@@ -103,12 +108,14 @@ _GUARDS: dict[str, str] = {
 
 
 def dead_relu(finding: Finding) -> tuple[Remedy, ...]:
-    """Lower lr, leaky activation, initialisation."""
+    """Lower lr, leaky activation, initialisation; units that were born dead need the latter first."""
+    lower = cures.lower_lr(finding, "one large step can push a unit's bias so low that it never opens again")
+    kaiming = cures.initialise("kaiming", "half of the units are then open at the start")
+    leaky = cures.activation(finding, "leaky_relu", "a closed unit keeps a small gradient and can come back")
+    norm = cures.normalise_layers("batch", "it centres what the activation sees")
+    born_dead = (finding.numbers.get("at_start") or 0.0) >= 0.5
     return (
-        cures.lower_lr(finding, "one large step can push a unit's bias so low that it never opens again"),
-        cures.activation(finding, "leaky_relu", "a closed unit keeps a small gradient and can come back"),
-        cures.initialise("kaiming", "half of the units are then open at the start"),
-        cures.normalise_layers("batch", "it centres what the activation sees"),
+        *((kaiming, leaky, norm, lower) if born_dead else (lower, leaky, kaiming, norm)),
         patched(
             "Use leaky ReLU with a third of the learning rate.",
             Set(field="activation", value="leaky_relu"),

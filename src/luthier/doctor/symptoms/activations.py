@@ -109,6 +109,11 @@ def _units(node: Node) -> int:
     return min(shape[0], shape[-1]) if len(shape) == 2 else shape[0] if shape else 0
 
 
+def dead_at_first(series: Sequence[Reading]) -> float:
+    """Fraction of units that were zero for every example of the first looks, which it takes four of to tell."""
+    return next((reading.stats.dead for reading in series[:4] if reading.stats.dead is not None), 0.0)
+
+
 def _dead(vitals: Vitals, sick: Sequence[tuple[float, list[Reading]]]) -> Finding:
     worst, series = max(sick, key=lambda pair: pair[0])
     learnt = progress(vitals)
@@ -116,7 +121,7 @@ def _dead(vitals: Vitals, sick: Sequence[tuple[float, list[Reading]]]) -> Findin
     if learnt is not None and learnt > (0.9 if worst >= 0.9 else 0.6):
         severity = "info"  # the rest of the layer does the work
     onset = next(reading.look.step for reading in series if (reading.stats.dead or 0.0) >= 0.5)
-    at_start = series[0].stats.dead or 0.0
+    at_start = dead_at_first(series)
     places = [place_of(items[0]) for _, items in sick]
     born = "were so from the start" if at_start >= 0.5 else f"died in training, by step {onset}"
     return Finding(
@@ -125,7 +130,7 @@ def _dead(vitals: Vitals, sick: Sequence[tuple[float, list[Reading]]]) -> Findin
         f"{worst:.0%} of the units of {place_of(series[0])} put out zero for every example and get no gradient; "
         f"they {born}.",
         (
-            f"dead units at the first look: {at_start:.0%}, at the last looks: {worst:.0%}",
+            f"dead units at the first looks: {at_start:.0%}, at the last looks: {worst:.0%}",
             f"layers with half or more dead: {names(places)}",
         ),
         tuple(dict.fromkeys(places)),

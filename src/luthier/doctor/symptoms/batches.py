@@ -6,7 +6,7 @@ from statistics import pstdev
 
 from luthier.doctor.findings import Finding, NotSeen
 from luthier.doctor.symptoms.facts import baseline, batch_size, loss_curve, steps_per_epoch
-from luthier.doctor.symptoms.steps import late_ratio
+from luthier.doctor.symptoms.overshooting import late_ratio
 from luthier.doctor.vitals import Vitals
 
 

@@ -170,7 +170,7 @@ def exploding_gradient(vitals: Vitals) -> list[Finding] | NotSeen:
         return NotSeen("no gradients were seen: watch the model while it trains")
     hurt = harm(vitals)
     for found in (
-        recurrences.growing(vitals, hurt),
+        recurrences.growing(vitals, hurt or _drowned(vitals)),
         _growing(series, hurt),
         _deep(vitals, hurt),
         _outweighing(vitals, hurt),

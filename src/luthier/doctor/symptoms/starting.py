@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from luthier.doctor.symptoms.activations import place_of, readings
+from luthier.doctor.symptoms.activations import dead_at_first, place_of, readings
 from luthier.doctor.symptoms.facts import node_of
 from luthier.doctor.symptoms.layers import ACTIVATIONS, GATED, RECURRENT, SQUASHING, Layer, layers, source_of
 from luthier.doctor.vitals import Look, Node, Parameter, Stats, Vitals
@@ -33,12 +33,12 @@ def _squashes(node: Node) -> bool:
 def dead_at_start(vitals: Vitals) -> str:
     """Units that put out zero for every example."""
     dead = [
-        (series[0].stats.dead or 0.0, place_of(series[0]))
+        (dead_at_first(series), place_of(series[0]))
         for series in readings(vitals, lambda node: node.op in ACTIVATIONS).values()
         if series[0].look.step == 0
     ]
     worst = max(dead, default=(0.0, ""))
-    return f"step 0: {worst[0]:.0%} of the units of {worst[1]} are dead" if worst[0] > 0.5 else ""
+    return f"{worst[0]:.0%} of the units of {worst[1]} are dead from the start" if worst[0] > 0.5 else ""
 
 
 def gates_at_start(vitals: Vitals, look: Look) -> str:
