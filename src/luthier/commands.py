@@ -71,6 +71,10 @@ def tune(
     resources: Annotated[
         list[str], Parameter(negative=(), help="of each worker on Ray, repeatable: num_gpus=1, num_cpus=2")
     ] = [],  # noqa: B006 - cyclopts never mutates it
+    checkpoints: Annotated[
+        str | None,
+        Parameter(help="with --on, for nodes that do not share the folder: s3://bucket/path, or any fsspec address"),
+    ] = None,
     repeats: Annotated[int, Parameter(help="further seeds that winner and baseline are trained with")] = 3,
     recipe_file: RecipeFile = None,
     folder: Folder = None,
@@ -106,6 +110,7 @@ def tune(
             workers=workers,
             on=on,
             resources={name: parse_value(text) for name, text in map(assignment, resources)} or None,
+            checkpoints=checkpoints,
             repeats=repeats,
             folder=folder,
             storage=storage,

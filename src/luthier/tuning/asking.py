@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError, unknown
 from luthier.tuning.budgets import Budget, Time, Work, read_budget, seconds
+from luthier.tuning.depot import Depot, checked_address
 from luthier.tuning.function_search import FunctionSearch, function_search, is_function
 from luthier.tuning.jobs import Plan
 from luthier.tuning.objectives import Objectives, check_clock
@@ -47,6 +48,7 @@ class Asked:
     constraints: Sequence[Callable[[dict[str, Any]], bool | float]]
     on: str | None
     resources: Mapping[str, Any] | None
+    checkpoints: str | None
 
     def __post_init__(self) -> None:
         self._check_counts()
@@ -60,6 +62,10 @@ class Asked:
             raise unknown("strategy", self.strategy, STRATEGIES)
         if self.on is None and self.resources is not None:
             raise LuthierError("resources are for workers on Ray: add on='ray', or leave them out")
+        if self.on is None and self.checkpoints is not None:
+            raise LuthierError("checkpoints are carried for workers on Ray: add on='ray', or leave checkpoints out")
+        if self.checkpoints is not None:
+            checked_address(self.checkpoints)
         if not isinstance(self.constraints, (list, tuple)) or not all(map(callable, self.constraints)):
             raise LuthierError(f"constraints must be a list of functions of a trial's values, got {self.constraints!r}")
 
@@ -103,8 +109,9 @@ class Asked:
             virtual=VIRTUAL_WORKERS if self.deterministic else None,
         )
 
-    def settings(self, searched: Searched, plan: Plan) -> dict[str, Any]:
+    def settings(self, searched: Searched, plan: Plan, depot: Depot | None = None) -> dict[str, Any]:
         """What the ledger notes of this call."""
+        kept = {} if depot is None else {"checkpoints": depot.address, "calls": depot.call}
         totals = {name: getattr(plan, name) for name in ("trials", "workers", "seed", "repeats")}
         return {
             "sampler": sampler_label(self.sampler),
@@ -114,6 +121,7 @@ class Asked:
             "budget_s": plan.budget.total if isinstance(plan.budget, Time) else None,
             "reference": searched.reference,
             "constraints": [getattr(each, "__name__", repr(each)) for each in self.constraints],
+            **kept,
         }
 
 

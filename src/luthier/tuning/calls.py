@@ -17,8 +17,10 @@ from pathlib import Path
 from types import FrameType
 
 from luthier.tuning.asking import Asked, description
+from luthier.tuning.depot import Depot
 from luthier.tuning.engine import Engine
 from luthier.tuning.function_search import FunctionSearch
+from luthier.tuning.homing import depot_of
 from luthier.tuning.journal import Console, Journal
 from luthier.tuning.ledger import Ledger, StudyError
 from luthier.tuning.opening import hired, hired_on_ray, open_ledger
@@ -58,13 +60,14 @@ class Call:
         ledger = open_ledger(self.folder, described, self.resume, self.storage)
         pool: Workers | None = None
         try:
-            pool = self.hire(plan.workers)
+            journal = Journal(ledger, self.folder, self.console, self.origin)
+            depot = depot_of(journal.state, self.searched.name, self.asked.checkpoints)
+            pool = self.hire(plan.workers, depot)
             plan = replace(plan, workers=len(pool.all))
             threading.Thread(target=import_module, args=("scipy.special",), daemon=True).start()  # as workers start
-            journal = Journal(ledger, self.folder, self.console, self.origin)
-            engine = Engine(journal, self.searched, plan, self.asked.sampler, pool, self.asked.constraints)
-            with engine.optuna, signals(engine) as received:
-                engine.open(described, self.asked.settings(self.searched, plan))
+            engine = Engine(journal, self.searched, plan, self.asked.sampler, pool, self.asked.constraints, depot)
+            with engine.optuna, engine.homing, signals(engine) as received:
+                engine.open(described, self.asked.settings(self.searched, plan, depot))
                 study = engine.finish(engine.run(), self.test)
             pool.close()
             ledger.close()
@@ -77,13 +80,13 @@ class Call:
             raise SystemExit(143)
         return study
 
-    def hire(self, count: int) -> Workers:
+    def hire(self, count: int, depot: Depot | None) -> Workers:
         """The workers, on this machine or on Ray, with what they need."""
         grace_s = _GRACE_S if isinstance(self.searched, FunctionSearch) else math.inf  # a recipe's hears at each step
-        asked, times = self.asked, {"timeout_s": self.asked.timeout_s, "grace_s": grace_s}
+        asked, more = self.asked, {"timeout_s": self.asked.timeout_s, "grace_s": grace_s, "depot": depot}
         if asked.on is None:
-            return hired(self.folder, self.searched, count, self.recruits, **times)
-        return hired_on_ray(self.folder, self.searched, asked.workers, asked.on, asked.resources, **times)
+            return hired(self.folder, self.searched, count, self.recruits, **more)
+        return hired_on_ray(self.folder, self.searched, asked.workers, asked.on, asked.resources, **more)
 
 
 def leave(ledger: Ledger, pool: Workers | None, commit: bool) -> None:

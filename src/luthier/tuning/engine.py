@@ -11,7 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from luthier.tuning import scheduler
+from luthier.tuning.depot import Depot
 from luthier.tuning.endings import check_result, read_test
+from luthier.tuning.homing import Homing
 from luthier.tuning.intake import Intake
 from luthier.tuning.jobs import Plan
 from luthier.tuning.journal import Journal
@@ -41,6 +43,7 @@ class Engine:
         sampler: "auto", a name in `SAMPLERS`, or what `samplers.as_sampler` takes.
         workers: the processes.
         constraints: what a trial's values must meet.
+        depot: from where the folders of ended trials come to the study's; None: they are there.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Engine:
         sampler: Any,
         workers: Workers,
         constraints: Sequence[Constraint] = (),
+        depot: Depot | None = None,
     ) -> None:
         self.journal, self.searched, self.plan, self.workers = journal, searched, plan, workers
         self.propose = Proposer(searched, plan, sampler, constraints)
@@ -63,7 +67,7 @@ class Engine:
             self.decided = replace(plan, budget=follows, workers=plan.virtual)
             self.pace = InTurn(orders, intake, plan.virtual)
         self.optuna = OptunaStore(journal.ledger.store, searched.name, searched.objectives, searched.space)
-        self.checkpoints = Checkpoints()
+        self.checkpoints, self.homing = Checkpoints(), Homing(depot)
         self.interrupts = self._told = 0
         self._slow = False
         self.doing = ""
@@ -144,14 +148,27 @@ class Engine:
         changed = [self.state.trials[number] for number in dict.fromkeys(self.state.changed[self._told :])]
         self._told = len(self.state.changed)
         self.optuna.add(changed)
-        if any(trial.ended for trial in changed):
-            self.checkpoints.tidy(self.state)
+        if ended := [trial for trial in changed if trial.ended]:
+            self.homing.bring(ended)
+            self.tidy()
+
+    def tidy(self) -> None:
+        """Remove checkpoints that nobody will need, where the trial's folder has come home."""
+        removed = self.checkpoints.tidy(self.state, self.homing.away)
+        self.homing.drop(self.state.trials[number] for number in removed)
 
     def finish(self, reason: str, test: bool) -> Study:
-        """Read the test data, write why the call ended, complete Optuna's trials, and show the result."""
+        """Read the test data, write why the call ended, complete Optuna's trials, and show the result.
+
+        Raises:
+            StudyError: what has ended cannot be brought here.
+        """
+        self.homing.wait()
+        self.tidy()
         if test and reason != "interrupted":
             read_test(self.journal, self.searched)
         self.journal.record("closed", reason=reason)
         self.settle()
+        self.homing.wait()
         self.optuna.close()
         return self.journal.over()

@@ -2,7 +2,8 @@
 
 The parent and its scheduler stay as they are: a thread for each actor passes on what it tells through a pipe, which
 ends when the actor dies, however it dies. What is tuned goes through the object store once and is unpacked once on
-each node; records and checkpoints go to the study's folder, which all nodes must see under the same path.
+each node; records and checkpoints go to the study's folder, which all nodes must see under the same path, or through
+a depot.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import ray
 
 from luthier.errors import LuthierError
 from luthier.files import write_atomic
+from luthier.tuning.depot import Depot
 from luthier.tuning.ledger import StudyError
 from luthier.tuning.ray_actor import THREADS, Posting, Trainer
 from luthier.tuning.ray_cluster import needs_of, plea
@@ -45,7 +47,9 @@ class RayWorker(Place):
 
     def __init__(self, folder: Path, index: int, actors: Any, posting: Posting) -> None:
         super().__init__(folder, index)
-        self.log.touch()
+        self._apart = posting.depot is not None
+        if not self._apart:
+            self.log.touch()
         self.actor = actors.remote(posting, str(self.log))
         self._waiting: list[dict[str, Any]] = []
         self._cause, self.starved = "", False
@@ -53,6 +57,11 @@ class RayWorker(Place):
         self.messages = os.fdopen(end, "rb", buffering=0)
         self._passing_on = threading.Thread(target=self._pass_on, args=(beginning,), daemon=True)
         self._passing_on.start()
+
+    @property
+    def words(self) -> str:
+        """Where its trainings print to: its log, or what Ray keeps on the node."""
+        return f"`ray logs actor --id {self.actor._actor_id.hex()}`" if self._apart else str(self.log)
 
     @property
     def gone(self) -> bool:
@@ -85,7 +94,7 @@ class RayWorker(Place):
     def why_dead(self) -> str:
         """How the actor ended, in words."""
         self._passing_on.join(_LEAVE_S)
-        return f"the Ray worker died ({self._cause or 'it does not answer'}); see {self.log}"
+        return f"the Ray worker died ({self._cause or 'it does not answer'}); see {self.words}"
 
     def dismiss(self) -> None:
         """End the actor."""
@@ -112,10 +121,10 @@ class RayWorkers(Workers):
     """Actors as workers; one that dies is replaced as soon as the cluster has a place for it.
 
     Args:
-        folder: of the study, on shared storage; what is tuned has been shipped to `workers/task` in it.
+        folder: of the study, without a depot on shared storage; what is tuned has been shipped to `workers/task` in it.
         count: actors.
         resources: of each: options of Ray's actors, see `ray_cluster.checked`.
-        timeout_s, grace_s: see `Workers`.
+        timeout_s, grace_s, depot: see `Workers`.
         disconnect: whether Ray is shut down at the end.
 
     Raises:
@@ -130,13 +139,14 @@ class RayWorkers(Workers):
         count: int,
         resources: Mapping[str, Any],
         disconnect: bool,
+        depot: Depot | None = None,
         **times: Any,
     ) -> None:
         self._disconnect, self._needs = disconnect, needs_of(resources)
         self._served = time.monotonic()
         self._actors = ray.remote(**resources, concurrency_groups=THREADS)(Trainer)
-        self._posting = posted(folder.absolute())
-        super().__init__(folder.absolute(), count, **times)
+        self._posting = posted(folder.absolute(), depot)
+        super().__init__(folder.absolute(), count, depot=depot, **times)
 
     @property
     def idle(self) -> list[Any]:
@@ -177,23 +187,27 @@ class RayWorkers(Workers):
         yield from super()._understand(worker, message)
 
 
-def posted(folder: Path) -> Posting:
-    """Put what was shipped into the object store.
+def posted(folder: Path, depot: Depot | None = None) -> Posting:
+    """Put what was shipped into the object store, and the name of the call to where nodes are to find it.
 
     Raises:
         LuthierError: the object store cannot take it.
-        StudyError: the folder cannot be written.
+        StudyError: the folder or the depot cannot be written.
     """
     call = uuid.uuid4().hex[:8]
     try:
-        write_atomic(folder / "workers" / "call", call)
+        if depot is not None:
+            depot.write_call(call)
+        else:
+            write_atomic(folder / "workers" / "call", call)
         shipped = {path.name: np.fromfile(path, np.uint8) for path in (folder / "workers" / "task").iterdir()}
         files = {name: ray.put(content) for name, content in shipped.items()}
     except OSError as error:
         raise StudyError(f"the study folder {folder} cannot be written: {error.strerror or error}") from None
     except ray.exceptions.RayError as error:
         raise LuthierError(f"Ray's object store cannot take what is tuned: {_shortly(error)}") from error
-    return Posting(folder, call, files, [str(Path(entry).absolute()) for entry in sys.path if entry])
+    path = [str(Path(entry).absolute()) for entry in sys.path if entry]
+    return Posting(folder, call, files, path, None if depot is None else depot.address)
 
 
 def _shortly(error: BaseException) -> str:

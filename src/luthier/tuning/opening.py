@@ -65,21 +65,21 @@ def _short(value: Any) -> str:
     return "absent" if value is None else repr(value)
 
 
-def hired(folder: Path, searched: Searched, count: int, recruits: list[Recruit], **times: Any) -> Workers:
+def hired(folder: Path, searched: Searched, count: int, recruits: list[Recruit], **more: Any) -> Workers:
     """Processes on this machine, and what they need."""
     ship_to_workers(folder, searched)
-    return Workers(folder, count, searched.reference, recruits, searched.recipes, **times)
+    return Workers(folder, count, searched.reference, recruits, searched.recipes, **more)
 
 
 def hired_on_ray(
-    folder: Path, searched: Searched, count: int | None, on: str, resources: Mapping[str, Any] | None, **times: Any
+    folder: Path, searched: Searched, count: int | None, on: str, resources: Mapping[str, Any] | None, **more: Any
 ) -> Workers:
     """Actors on a Ray cluster, as many as it holds when no count is given. They get data with the task."""
     from luthier.tuning.ray_cluster import ray_workers
 
     _send_task_files()
     ship_to_workers(folder, searched, by_reference=False)
-    return ray_workers(folder, count, on, resources, **times)
+    return ray_workers(folder, count, on, resources, **more)
 
 
 def _send_task_files() -> None:

@@ -18,9 +18,11 @@ from typing import Any
 
 import ray
 
+from luthier.tuning.carrying import carried
+from luthier.tuning.depot import Depot
 from luthier.tuning.ledger import StudyError
 from luthier.tuning.messages import encode
-from luthier.tuning.worker import Channel, prepare, serve
+from luthier.tuning.worker import Channel, Train, prepare, serve
 
 VISIBLE_S = 5.0
 """How long a node may take to see a new file: file systems over the network do."""
@@ -56,16 +58,18 @@ class Posting:
     """What an actor is told of its study.
 
     Attributes:
-        folder: of the study, on storage that all nodes share.
-        call: names this call of the study; also the text of `workers/call` in the folder.
+        folder: of the study; without a depot on storage that all nodes share.
+        call: names this call of the study; also the text of `workers/call` in the folder, or of `call` in the depot.
         files: what was shipped: file name -> reference in the object store.
         path: where the parent finds its modules.
+        depot: address through which the folders of trials go; None: they are in the study's folder.
     """
 
     folder: Path
     call: str
     files: dict[str, Any]
     path: list[str]
+    depot: str | None = None
 
 
 class Trainer:
@@ -77,13 +81,21 @@ class Trainer:
         threading.Thread(target=serve, args=(self.line, partial(self.prepare, log)), daemon=True).start()
         threading.Thread(target=self.watch_parent, daemon=True).start()
 
-    def prepare(self, log: str) -> Any:
+    def prepare(self, log: str) -> Train:
         """Get what is to be trained."""
+        if self.posting.depot is not None:
+            return self.prepare_apart(Depot(self.posting.depot))
         check_visible(self.posting)
         with Path(log).open("ab") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         return prepare(unpack(self.posting), None)
+
+    def prepare_apart(self, depot: Depot) -> Train:
+        """Get what is to be trained where the study's folder is not seen; what is printed goes to Ray's own logs."""
+        check_reached(depot, self.posting.call)
+        home = unpack(self.posting)
+        return carried(prepare(home, None), depot, home / "trials")
 
     @ray.method(concurrency_group="fetching")  # type: ignore[untyped-decorator]
     def fetch(self) -> bytes:
@@ -120,14 +132,32 @@ def check_visible(posting: Posting) -> None:
         if time.monotonic() > deadline:
             raise StudyError(
                 f"node {os.uname().nodename} does not see the study's folder {posting.folder}: "
-                "choose a folder on storage that all nodes share under the same path"
+                "choose a folder on storage that all nodes share under the same path, or have checkpoints= carry "
+                "what the trials save through storage that all nodes reach"
             )
         time.sleep(0.1)
 
 
+def check_reached(depot: Depot, call: str) -> None:
+    """Whether this node reads and writes the same storage as the parent.
+
+    Raises:
+        StudyError: it does not.
+    """
+    deadline = time.monotonic() + VISIBLE_S
+    while depot.read_call() != call:
+        if time.monotonic() > deadline:
+            raise StudyError(
+                f"node {os.uname().nodename} does not find in {depot.address} what the parent has put there: "
+                "checkpoints must be an address of storage that all nodes share"
+            )
+        time.sleep(0.1)
+    depot.probe()
+
+
 def local_folder(posting: Posting) -> Path:
     """Where this node keeps what was shipped; it bears the study's name, so that a later call removes leftovers."""
-    study = hashlib.sha256(str(posting.folder).encode()).hexdigest()[:12]
+    study = hashlib.sha256(f"{posting.folder} {posting.depot}".encode()).hexdigest()[:12]
     return Path(tempfile.gettempdir()) / f"luthier-{os.getuid()}" / f"{study}-{posting.call}"
 
 

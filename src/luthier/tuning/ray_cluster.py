@@ -17,7 +17,7 @@ _REACH_S = 5.0
 _NAMES = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
 
 
-def ray_workers(folder: Path, count: int | None, on: str, resources: Mapping[str, Any] | None, **times: Any) -> Workers:
+def ray_workers(folder: Path, count: int | None, on: str, resources: Mapping[str, Any] | None, **more: Any) -> Workers:
     """Connect to Ray and begin actors there.
 
     Args:
@@ -25,7 +25,7 @@ def ray_workers(folder: Path, count: int | None, on: str, resources: Mapping[str
         count: actors; as many as the cluster holds when None.
         on: see `ray_cluster.connect`.
         resources: see `ray_cluster.checked`.
-        times: see `Workers`.
+        more: see `Workers`.
 
     Raises:
         LuthierError: arguments do not fit, or Ray is missing.
@@ -36,7 +36,7 @@ def ray_workers(folder: Path, count: int | None, on: str, resources: Mapping[str
     try:
         from luthier.tuning.on_ray import RayWorkers
 
-        return RayWorkers(folder, count or n_places(options), options, disconnect=ours, **times)
+        return RayWorkers(folder, count or n_places(options), options, disconnect=ours, **more)
     except BaseException:
         if ours:
             import ray

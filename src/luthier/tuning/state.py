@@ -114,7 +114,8 @@ class State:
     Attributes:
         folder: of the study.
         description: name, task, recipe, space, groups, seed: what identifies the study.
-        settings: of the last call: sampler, strategy, trials, budget (budget_s: of time), workers, seed, repeats.
+        settings: of the last call: sampler, strategy, trials, budget (budget_s: of time), workers, seed, repeats; with
+            a depot its address (checkpoints), and how many calls have used it (calls).
         trials: in the order of their numbers.
         clock: seconds at work up to the last event.
         tests: readings of the test data: trial number -> values.

@@ -41,7 +41,8 @@ class Study:
         best: the search trial over its full budget that ranks first by its level, the best of its smoothed curve, the
             baseline included (`best.value` is its best single reading); None before one has finished.
         comparison: winner against baseline; None before both have finished.
-        settings: sampler, strategy, trials, budget, workers, seed, repeats of the last call.
+        settings: sampler, strategy, trials, budget, workers, seed, repeats of the last call, and where it keeps what
+            trials save, if not in its folder (checkpoints).
         elapsed_s: seconds at work, over all calls.
         ended: why the last call ended: "finished", "budget", "interrupted", "" while it runs (or after a crash).
     """

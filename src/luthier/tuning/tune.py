@@ -53,6 +53,7 @@ def tune(
     constraints: Sequence[Callable[[dict[str, Any]], bool | float]] = (),
     on: str | None = None,
     resources: Mapping[str, Any] | None = None,
+    checkpoints: str | None = None,
 ) -> Study:
     """Search for a better recipe than the given one, or for the best values of a training function.
 
@@ -120,15 +121,20 @@ def tune(
             after any interruption: they follow a virtual clock, and faster workers wait for their turn. A budget of
             time only cuts the study off; one of steps or epochs decides the same each time.
         on: "ray" or "ray://host:10001": workers are actors on a Ray cluster, as many as it holds when `workers` is
-            None; all its nodes must see the folder. None: processes on this machine.
+            None; all its nodes must see the folder, unless `checkpoints` is given. None: processes on this machine.
         resources: of each worker on Ray: num_cpus (1 unless told), num_gpus, memory, resources.
+        checkpoints: for a cluster whose nodes do not share the folder: address of storage that all reach, such as
+            "s3://bucket/mnist" (any that fsspec knows). What trials save is carried through it, and comes to the folder
+            when they end. The study keeps to it, also in calls that do not name it.
 
     Returns:
         The study. After Ctrl-C it holds what was found so far, and the same call goes on.
 
     Raises:
-        LuthierError: task, recipe, function, space or settings do not fit; a function cannot be sent to workers.
-        StudyError: the folder holds another study, is in use, damaged or not writable; nothing succeeded at all.
+        LuthierError: task, recipe, function, space or settings do not fit; a function cannot be sent to workers; a
+            package for the address of `checkpoints` is missing.
+        StudyError: the folder holds another study, is in use, damaged or not writable; `checkpoints` cannot be reached
+            or written; nothing succeeded at all.
         KeyboardInterrupt: on a second Ctrl-C; SystemExit(143) after SIGTERM. Both leave a study to go on with.
     """
     origin = time.monotonic()
@@ -145,6 +151,7 @@ def tune(
         constraints=constraints,
         on=on,
         resources=resources,
+        checkpoints=checkpoints,
     )
     with recruited(asked.processes, recipes=not is_function(task)) as recruits:
         searched = searched_for(task, recipe, space, groups, seed, steps, metric, direction, start, objectives)

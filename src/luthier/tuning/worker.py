@@ -4,11 +4,12 @@ It reads orders from its standard input and writes messages to its standard outp
 whatever a task prints goes to the log. A thread watches the input: when the parent is gone the process ends at
 once, in the middle of a step too (checkpoints are written whole or not at all).
 
-Orders: first {"order": "prepare", folder, reference, log}, the folder to which what is tuned was shipped; then
-{"order": "train", number, folder, values, seed, until}, {"order": "pause", number}, and as answer to a training
-function that has come to its rung {"order": "go", until} or {"order": "stop", reason}.
-Messages: ready, broken, started, row, progress, asked, and one of paused, finished, stopped, failed for each order to
-train.
+Orders: first {"order": "prepare", folder, reference, log}, the folder to which what is tuned was shipped, and depot,
+if the folders of trials go through one; then {"order": "train", number, folder, values, seed, until}, with a depot also
+turn, {"order": "pause", number}, and as answer to a training function that has come to its rung {"order": "go", until}
+or {"order": "stop", reason}.
+Messages: ready, broken, started, row, progress, asked, carrying, and one of paused, finished, stopped, failed, stranded
+for each order to train.
 """
 
 from __future__ import annotations
@@ -139,7 +140,13 @@ def enlist(channel: Channel, recipes: bool) -> Train:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
-    return prepare(Path(told["folder"]), told["reference"])
+    train = prepare(Path(told["folder"]), told["reference"])
+    if told.get("depot") is None:
+        return train
+    from luthier.tuning.carrying import carried
+    from luthier.tuning.depot import Depot
+
+    return carried(train, Depot(told["depot"]))
 
 
 def prepare(folder: Path, reference: str | None) -> Train:

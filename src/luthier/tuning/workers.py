@@ -14,7 +14,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luthier.tuning.jobs import Continue, Start
 from luthier.tuning.ledger import StudyError
@@ -22,6 +22,9 @@ from luthier.tuning.memory import OUT_OF_MEMORY, oom_kills
 from luthier.tuning.messages import Inbox, send
 from luthier.tuning.recruits import Recruit
 from luthier.tuning.state import trial_folder
+
+if TYPE_CHECKING:
+    from luthier.tuning.depot import Depot
 
 _TRIES = 3  # worker processes that may die in a row before one gets ready
 _LEAVE_S = 2.0
@@ -49,6 +52,11 @@ class Place:
         self.log = folder / "workers" / f"worker-{index}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def words(self) -> str:
+        """Where its trainings print to, for messages."""
+        return str(self.log)
+
     def note_words(self) -> None:
         """Put into the log what was written before the log was known; here nothing was."""
 
@@ -56,13 +64,15 @@ class Place:
 class Worker(Place):
     """One process, and the trial that it trains."""
 
-    def __init__(self, folder: Path, index: int, reference: str | None, recruit: Recruit) -> None:
+    def __init__(
+        self, folder: Path, index: int, reference: str | None, recruit: Recruit, depot: str | None = None
+    ) -> None:
         super().__init__(folder, index)
         self.recruit, self.process = recruit, recruit.process
         self.orders, self.messages = recruit.orders, recruit.messages
         self.log.touch()
         task, log = folder.absolute() / "workers" / "task", self.log.absolute()
-        self.order(order="prepare", folder=str(task), log=str(log), reference=reference)
+        self.order(order="prepare", folder=str(task), log=str(log), reference=reference, depot=depot)
 
     def order(self, **order: Any) -> None:
         """Send an order; a worker that has just died is noticed soon."""
@@ -89,8 +99,8 @@ class Worker(Place):
         """How the process ended, in words."""
         code = self.process.wait()
         if code >= 0:
-            return f"the worker process exited with code {code}; see {self.log}"
-        return f"the worker process was killed by {signal.Signals(-code).name}; see {self.log}"
+            return f"the worker process exited with code {code}; see {self.words}"
+        return f"the worker process was killed by {signal.Signals(-code).name}; see {self.words}"
 
     @property
     def starved(self) -> bool:
@@ -128,7 +138,9 @@ class Workers:
         recruits: processes that have begun already; those that are taken leave the list.
         recipes: whether further ones are to train recipes.
         timeout_s: how long a training may be silent before its worker is killed; None: for ever.
-        grace_s: how long one that was asked to pause may take before its worker is killed.
+        grace_s: how long one that was asked to pause may take before its worker is killed, what it takes to put its
+            folder into a depot not counted.
+        depot: where the folders of trials come from and go to, if they do.
     """
 
     def __init__(
@@ -140,10 +152,11 @@ class Workers:
         recipes: bool = False,
         timeout_s: float | None = None,
         grace_s: float = math.inf,
+        depot: Depot | None = None,
     ) -> None:
         self.folder, self.reference, self.recipes = folder, reference, recipes
         self._recruits = [] if recruits is None else recruits
-        self.timeout_s, self.grace_s = timeout_s, grace_s
+        self.timeout_s, self.grace_s, self.depot = timeout_s, grace_s, depot
         self._selector = selectors.DefaultSelector()
         self._deaths = 0
         self.all = [self._begin(index) for index in range(count)]
@@ -163,6 +176,8 @@ class Workers:
         worker.trial, worker.pause_by, worker.oom_kills = job.number, math.inf, oom_kills()
         folder = str(trial_folder(self.folder, job.number).absolute())
         order = {"number": job.number, "folder": folder, "values": values, "seed": seed, "until": job.until_step}
+        if self.depot is not None:
+            order["turn"] = next(self.depot.turns)
         worker.order(order="train", **order, **more)
 
     def answer(self, number: int, **answer: Any) -> None:
@@ -229,7 +244,8 @@ class Workers:
 
     def _begin(self, index: int) -> Worker:
         recruits = self._recruits or [Recruit(self.recipes)]
-        worker = Worker(self.folder, index, self.reference, recruits[-1])
+        address = None if self.depot is None else self.depot.address
+        worker = Worker(self.folder, index, self.reference, recruits[-1], address)
         recruits.pop()
         self._selector.register(worker.messages, selectors.EVENT_READ, worker)
         return worker
@@ -240,7 +256,11 @@ class Workers:
             worker.ready, self._deaths = True, 0
         elif event == "broken":
             worker.note_words()
-            raise StudyError(f"a worker process cannot get the task: {message['reason']}; see {worker.log}")
+            raise StudyError(f"a worker process cannot get the task: {message['reason']}; see {worker.words}")
+        elif event == "stranded":
+            raise StudyError(f"{message['reason']}: the study stops; the same call goes on with it")
+        elif event == "carrying":
+            worker.pause_by = max(worker.pause_by, time.monotonic() + self.grace_s)
         else:
             if event in ("paused", "finished", "stopped", "failed"):
                 worker.trial = None
@@ -264,7 +284,7 @@ class Workers:
                 f"worker processes die before they are ready: {reason}. Its last words: {_tail(worker.log)}"
             )
         if failed:
-            yield {"event": "failed", "number": number, "reason": f"{failed}; see {worker.log}"}
+            yield {"event": "failed", "number": number, "reason": f"{failed}; see {worker.words}"}
         elif at_work:
             yield {"event": "crashed", "number": number, "reason": reason}
         elif number is not None:
@@ -274,5 +294,5 @@ class Workers:
 
 
 def _tail(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
     return " | ".join(lines[-3:]) or "none"
