@@ -169,11 +169,12 @@ def exploding_gradient(vitals: Vitals) -> list[Finding] | NotSeen:
     if not series:
         return NotSeen("no gradients were seen: watch the model while it trains")
     hurt = harm(vitals)
+    hurt_or_drowned = hurt or _drowned(vitals)
     for found in (
-        recurrences.growing(vitals, hurt or _drowned(vitals)),
+        recurrences.growing(vitals, hurt_or_drowned),
         _growing(series, hurt),
         _deep(vitals, hurt),
-        _outweighing(vitals, hurt),
+        _outweighing(vitals, hurt_or_drowned),
     ):
         if found is not None:
             return [found]
@@ -250,7 +251,6 @@ def _outweighing(vitals: Vitals, hurt: str) -> Finding | None:
     """Gradients far larger than the weights that they are to change, from the start."""
     found = [hit for look in itertools.islice(vitals.looks, 5) if (hit := _largest(vitals, look)) and hit[2] > 100]
     finite = sum(math.isfinite(size) for _, size in _sizes(vitals)[:5])
-    hurt = hurt or _drowned(vitals)
     if len(found) < min(2, max(finite, 1)) or not hurt:
         return None
     step, layer, ratio = found[0]
