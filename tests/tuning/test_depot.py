@@ -160,6 +160,12 @@ def test_what_is_no_address_is_said_first(address: Any, said: str, tmp_path: Pat
     assert not (tmp_path / "study").exists()
 
 
+def test_a_python_that_cannot_unpack_safely_is_said_first(monkeypatch: Any) -> None:
+    monkeypatch.delattr(tarfile, "data_filter")
+    with pytest.raises(LuthierError, match="Python 3"):
+        checked_address("s3://bucket/mnist")
+
+
 def test_checkpoints_are_for_ray(tmp_path: Path) -> None:
     with pytest.raises(LuthierError, match="add on='ray'"):
         tune(lambda trial: 1.0, space=SPACE, folder=tmp_path, checkpoints="file:///depot")

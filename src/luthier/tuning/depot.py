@@ -231,9 +231,12 @@ def checked_address(address: str) -> str:
     'file:///mnt/depot'
 
     Raises:
-        LuthierError: it is none, no file system is known for it, a package is missing, or it shows a password.
+        LuthierError: it is none, no file system is known for it, a package is missing, or it shows a password; or
+            this Python cannot unpack tar files safely.
         DepotError: it cannot be reached.
     """
+    if not hasattr(tarfile, "data_filter"):
+        raise LuthierError("checkpoints= needs Python 3.11.4 or newer, here and on all nodes")
     if not isinstance(address, str) or not address:
         raise LuthierError(f"checkpoints must be an address such as s3://bucket/folder, got {address!r}")
     if re.search(r"://[^/@]*:[^/@]*@", address):
