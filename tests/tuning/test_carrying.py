@@ -92,6 +92,34 @@ def test_a_node_keeps_what_is_paused_only(store: Depot, tmp_path: Path) -> None:
     assert store.names() == {"0007"}
 
 
+def test_a_node_keeps_nothing_of_a_training_that_raised(store: Depot, tmp_path: Path) -> None:
+    def train(told: dict[str, Any], channel: Any) -> tuple[str, dict[str, Any]]:
+        write(Path(told["folder"]), "x")
+        raise ValueError("enough")
+
+    obey(order(Path("/nowhere/0007")), carried(train, store, tmp_path), Told())
+    assert not (tmp_path / "0007").exists()
+    assert store.names() == {"0007"}
+
+
+def test_a_folder_that_changes_while_it_is_looked_at_is_looked_at_again(
+    made: Path, store: Depot, monkeypatch: Any
+) -> None:
+    putter = Putter(store, made, 1)
+
+    def gone(folder: Path) -> set[Any]:
+        raise FileNotFoundError(folder)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(carrying, "saved", gone)
+        putter.look()
+    assert not store.names()
+    write(made, "longer")
+    putter.look()
+    assert store.names() == {"0007"}
+    putter.close()
+
+
 def test_what_was_saved_is_put_on_the_way(store: Depot, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(carrying, "EVERY_S", 0.01)
 

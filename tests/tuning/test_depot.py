@@ -160,10 +160,30 @@ def test_what_is_no_address_is_said_first(address: Any, said: str, tmp_path: Pat
     assert not (tmp_path / "study").exists()
 
 
+def test_a_connection_that_broke_is_made_anew(made: Path, monkeypatch: Any) -> None:
+    class Brittle(Bucket):
+        protocol = "brittle"
+        broken = False
+
+        def put_file(self, *told: Any, **more: Any) -> None:
+            if self.broken:
+                raise OSError("socket is closed")
+            super().put_file(*told, **more)
+
+    fsspec.register_implementation("brittle", Brittle, clobber=True)
+    monkeypatch.setattr(depot, "WAITS_S", (0.0,))
+    store = Depot("brittle://here/depot")
+    store._files.broken = True
+    insist(lambda: store.put("0007", made, 1))
+    assert store.names() == {"0007"}
+
+
 def test_a_python_that_cannot_unpack_safely_is_said_first(monkeypatch: Any) -> None:
     monkeypatch.delattr(tarfile, "data_filter")
     with pytest.raises(LuthierError, match="Python 3"):
         checked_address("s3://bucket/mnist")
+    with pytest.raises(LuthierError, match="Python 3"):
+        Depot("file:///tmp/depot")
 
 
 def test_checkpoints_are_for_ray(tmp_path: Path) -> None:

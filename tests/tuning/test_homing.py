@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from luthier.tuning import calls, depot
-from luthier.tuning.depot import Depot, DepotError
+from luthier.tuning.depot import Depot, DepotError, version_of
 from luthier.tuning.engine import Engine
+from luthier.tuning.homing import Homing
 from luthier.tuning.opening import hired
 from luthier.tuning.saves import read_state
 from luthier.tuning.space import uniform
@@ -113,6 +114,32 @@ def test_what_has_ended_must_come_home(climbing: Any, tmp_path: Path, monkeypatc
     finished = {trial.folder.name for trial in study.trials if trial.state == "finished"}
     assert finished
     assert not finished & Depot(study.settings["checkpoints"]).names()
+
+
+def test_a_study_stops_when_what_has_ended_cannot_come(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(depot, "WAITS_S", ())
+    with Homing(Depot(f"file://{tmp_path}/depot")) as homing:
+        homing.bring([])
+        homing._send(lost)
+        homing._jobs.join()
+        with pytest.raises(StudyError, match="not all here"):
+            homing.bring([])
+
+
+def lost() -> None:
+    raise DepotError("out of reach")
+
+
+def test_only_what_has_come_is_removed(tmp_path: Path) -> None:
+    store, node = Depot(f"file://{tmp_path}/depot"), tmp_path / "node" / "0000"
+    node.mkdir(parents=True)
+    store.put("0000", node, 1)
+    early = version_of(node)
+    store.put("0000", node, 2)
+    store.remove("0000", upto=early)
+    assert store.names() == {"0000"}
+    store.remove("0000", upto=version_of(node))
+    assert store.names() == set()
 
 
 def test_a_depot_that_cannot_be_written_is_said_before_any_training(local: None, tmp_path: Path) -> None:

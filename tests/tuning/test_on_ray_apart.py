@@ -97,6 +97,22 @@ def test_trials_pause_and_go_on_on_other_nodes(apart: Path, tmp_path: Path) -> N
     assert not list((tmp_path / "nodes").glob("**/trials/*"))  # nodes have tidied up
 
 
+def test_what_a_stopped_training_leaves_at_its_end_comes_too(apart: Path, tmp_path: Path) -> None:
+    def stubborn(trial: Any) -> None:
+        try:
+            for epoch in range(9):
+                trial.report(epoch * trial.params["slope"], step=epoch + 1)
+        finally:
+            time.sleep(0.3)  # the study knows by then that it is stopped
+            trial.folder.mkdir(parents=True, exist_ok=True)
+            (trial.folder / "words.txt").write_text("the end")
+
+    keywords: Any = {"space": SPACE, "steps": 9, "trials": 6, "strategy": "halving", "sampler": "random"}
+    study = tune(stubborn, on="ray", checkpoints=f"file://{tmp_path}/depot", folder=apart, **keywords)
+    assert {trial.state for trial in study.trials} == {"finished", "stopped"}
+    assert all((trial.folder / "words.txt").exists() for trial in study.trials)
+
+
 def test_a_paused_trial_goes_on_in_another_actor(apart: Path, tmp_path: Path) -> None:
     """The same on a pool, where it is told which actor trains."""
     depot = Depot(f"file://{tmp_path}/depot/own", call=1)
@@ -242,6 +258,7 @@ def test_a_node_that_cannot_write_says_so(tmp_path: Path, monkeypatch: Any) -> N
     monkeypatch.setattr(ray_actor, "VISIBLE_S", 0.0)
     with pytest.raises(StudyError, match="storage that all nodes share"):
         check_reached(depot, "another-call")
-    monkeypatch.setattr(depot._files, "pipe_file", lambda *_: shutil.rmtree("/nowhere"))
+    monkeypatch.setattr(type(depot._files), "pipe_file", lambda *_: shutil.rmtree("/nowhere"))
+    monkeypatch.setattr("luthier.tuning.depot.WAITS_S", ())
     with pytest.raises(StudyError, match="cannot be written from"):
         check_reached(depot, "a-call")

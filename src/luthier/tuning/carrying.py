@@ -44,9 +44,17 @@ def carried(train: Train, depot: Depot, home: Path | None = None) -> Train:
         except DepotError as error:
             traceback.print_exc()
             return "stranded", {"reason": str(error)}
-        if home is not None and ended[0] != "paused":
-            shutil.rmtree(folder, ignore_errors=True)
+        except BaseException:
+            forget(folder)
+            raise
+        if ended[0] != "paused":
+            forget(folder)
         return ended
+
+    def forget(folder: Path) -> None:
+        """What has been put is not needed on the node any more."""
+        if home is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
     return turn
 
@@ -104,12 +112,11 @@ class Putter:
 
     def look(self) -> None:
         """Put the folder if something was saved since then; what does not succeed does so the next time."""
-        if (now := saved(self.folder)) == self._saved:
-            return
         try:
-            self.put()
-            self._saved = now
-        except DepotError:
+            if (now := saved(self.folder)) != self._saved:
+                self.put()
+                self._saved = now
+        except (DepotError, OSError):  # the latter of a folder that was removed while it was looked at
             traceback.print_exc()
 
     def close(self) -> None:

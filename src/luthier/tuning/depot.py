@@ -67,7 +67,14 @@ class Depot:
     def __init__(self, address: str, call: int = 0) -> None:
         self.address, self.call, self.before = address, call, call * _ORDERS
         self.turns = itertools.count(self.before + 1)
-        self._files, self._root = _opened(address)
+        self._connected, self._root = _opened(address)
+
+    @property
+    def _files(self) -> Any:
+        """The file system; connected anew after what went wrong, since a connection that broke stays so."""
+        if self._connected is None:
+            self._connected, _ = _opened(self.address)
+        return self._connected
 
     def put(self, name: str, folder: Path, turn: int, nth: int = 0) -> None:
         """Keep a folder as it is now, without files whose names begin with a dot; older versions of it go.
@@ -107,11 +114,12 @@ class Depot:
                     folder.rename(Path(space) / "older")
                 fetched.rename(folder)
 
-    def remove(self, name: str) -> None:
-        """Keep nothing of a trial any more."""
+    def remove(self, name: str, upto: str | None = None) -> None:
+        """Keep nothing of a trial any more, or what is newer than a version only."""
         with self._saying("removed"):
             for archive in self._archives(name):
-                self._files.rm_file(archive.path)
+                if upto is None or archive.version <= upto:
+                    self._files.rm_file(archive.path)
             self._unmake(f"{self._root}/{name}")
 
     def names(self) -> set[str]:
@@ -173,6 +181,9 @@ class Depot:
             yield
         except Exception as error:  # each file system has its own
             text = " ".join(str(error).split())[:300]
+            if self._connected is not None:
+                type(self._connected).clear_instance_cache()
+                self._connected = None
             raise DepotError(
                 f"checkpoints in {self.address} cannot be {done} from {os.uname().nodename} "
                 f"({type(error).__name__}: {text})"
@@ -235,8 +246,6 @@ def checked_address(address: str) -> str:
             this Python cannot unpack tar files safely.
         DepotError: it cannot be reached.
     """
-    if not hasattr(tarfile, "data_filter"):
-        raise LuthierError("checkpoints= needs Python 3.11.4 or newer, here and on all nodes")
     if not isinstance(address, str) or not address:
         raise LuthierError(f"checkpoints must be an address such as s3://bucket/folder, got {address!r}")
     if re.search(r"://[^/@]*:[^/@]*@", address):
@@ -253,6 +262,8 @@ def _opened(address: str) -> tuple[Any, str]:
     from fsspec import available_protocols, get_filesystem_class
     from fsspec.core import url_to_fs
 
+    if not hasattr(tarfile, "data_filter"):
+        raise LuthierError("checkpoints= needs Python 3.11.4 or newer, here and on all nodes")
     protocol = address.partition("://")[0].rpartition("::")[2] if "://" in address else "file"
     try:
         get_filesystem_class(protocol)

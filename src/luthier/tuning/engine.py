@@ -70,6 +70,7 @@ class Engine:
         self.checkpoints, self.homing = Checkpoints(), Homing(depot)
         self.interrupts = self._told = 0
         self._slow = False
+        self._leaving: set[int] = set()  # trials that have ended, whose workers may not be through with them
         self.doing = ""
 
     @property
@@ -148,13 +149,15 @@ class Engine:
         changed = [self.state.trials[number] for number in dict.fromkeys(self.state.changed[self._told :])]
         self._told = len(self.state.changed)
         self.optuna.add(changed)
-        if ended := [trial for trial in changed if trial.ended]:
-            self.homing.bring(ended)
+        self._leaving |= {trial.number for trial in changed if trial.ended}
+        if left := self._leaving - {worker.trial for worker in self.workers.busy}:
+            self._leaving -= left
+            self.homing.bring([self.state.trials[number] for number in sorted(left)])
             self.tidy()
 
     def tidy(self) -> None:
         """Remove checkpoints that nobody will need, where the trial's folder has come home."""
-        removed = self.checkpoints.tidy(self.state, self.homing.away)
+        removed = self.checkpoints.tidy(self.state, self.homing.away | self._leaving)
         self.homing.drop(self.state.trials[number] for number in removed)
 
     def finish(self, reason: str, test: bool) -> Study:
@@ -163,6 +166,7 @@ class Engine:
         Raises:
             StudyError: what has ended cannot be brought here.
         """
+        self.settle()
         self.homing.wait()
         self.tidy()
         if test and reason != "interrupted":

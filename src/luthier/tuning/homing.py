@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from luthier.errors import LuthierError
-from luthier.tuning.depot import Depot, DepotError, checked_address, clear, insist
+from luthier.tuning.depot import Depot, DepotError, checked_address, clear, insist, version_of
 from luthier.tuning.ledger import StudyError
 from luthier.tuning.state import State, Trial
 
@@ -67,10 +67,12 @@ class Homing:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Let arrive what is under way, unless the user cannot wait."""
-        if kind is None or issubclass(kind, LuthierError):
-            self._jobs.join()
-        self._over = True
-        self._jobs.put(lambda: None)  # wakes the thread
+        try:
+            if kind is None or issubclass(kind, LuthierError):
+                self._jobs.join()
+        finally:
+            self._over = True
+            self._jobs.put(lambda: None)  # wakes the thread
 
     @property
     def away(self) -> set[int]:
@@ -80,11 +82,16 @@ class Homing:
         return self._away
 
     def bring(self, trials: Iterable[Trial]) -> None:
-        """Begin to bring the folders of ended trials; at first they are those of earlier calls, most long here."""
+        """Begin to bring the folders of ended trials; at first they are those of earlier calls, most long here.
+
+        Raises:
+            StudyError: the depot cannot be reached, or could not the last time.
+        """
         if self.depot is None:
             return
+        self._check()
         if not self._begun:
-            self._begun, left = True, self.depot.names()
+            self._begun, left = True, insist(self.depot.names)
             trials = [trial for trial in trials if trial.folder.name in left]
         for trial in trials:
             self._away.add(trial.number)
@@ -104,6 +111,9 @@ class Homing:
             StudyError: the depot cannot be reached.
         """
         self._jobs.join()
+        self._check()
+
+    def _check(self) -> None:
         if self._trouble is not None:
             raise StudyError(f"{self._trouble}: what has ended is not all here; the same call goes on with the study")
 
@@ -112,7 +122,7 @@ class Homing:
         insist(partial(depot.fetch, name, trial.folder))
         self._arrived.put(trial.number)
         if not trial.may_return:
-            insist(partial(depot.remove, name))
+            insist(partial(depot.remove, name, upto=version_of(trial.folder)))
 
     def _send(self, job: Callable[[], None]) -> None:
         if self._thread is None:

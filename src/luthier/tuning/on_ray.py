@@ -64,6 +64,11 @@ class RayWorker(Place):
         return f"`ray logs actor --id {self.actor._actor_id.hex()}`" if self._apart else str(self.log)
 
     @property
+    def last_words(self) -> str:
+        """See `workers.Place.last_words`."""
+        return f"see {self.words}" if self._apart else super().last_words
+
+    @property
     def gone(self) -> bool:
         """Whether the actor is dead, or out of reach."""
         return not self._passing_on.is_alive()
@@ -169,7 +174,9 @@ class RayWorkers(Workers):
     def close(self, at_once: bool = False) -> None:
         """End all actors, and Ray if it was begun for them."""
         with contextlib.suppress(ray.exceptions.RayError, ConnectionError):
-            if leaving := [worker.actor.leave.remote() for worker in self.all if worker.ready and not worker.gone]:
+            carried = self.depot is not None and self.busy  # whose folders are on the nodes, to be put
+            there = [] if carried else [worker for worker in self.all if worker.ready and not worker.gone]
+            if leaving := [worker.actor.leave.remote() for worker in there]:
                 ray.wait(leaving, num_returns=len(leaving), timeout=_TIDY_S)
         super().close(at_once)
         if self._disconnect:

@@ -19,7 +19,7 @@ from typing import Any
 import ray
 
 from luthier.tuning.carrying import carried
-from luthier.tuning.depot import Depot
+from luthier.tuning.depot import Depot, insist
 from luthier.tuning.ledger import StudyError
 from luthier.tuning.messages import encode
 from luthier.tuning.worker import Channel, Train, prepare, serve
@@ -84,15 +84,16 @@ class Trainer:
     def prepare(self, log: str) -> Train:
         """Get what is to be trained."""
         if self.posting.depot is not None:
-            return self.prepare_apart(Depot(self.posting.depot))
+            return self.prepare_apart(self.posting.depot)
         check_visible(self.posting)
         with Path(log).open("ab") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         return prepare(unpack(self.posting), None)
 
-    def prepare_apart(self, depot: Depot) -> Train:
+    def prepare_apart(self, address: str) -> Train:
         """Get what is to be trained where the study's folder is not seen; what is printed goes to Ray's own logs."""
+        depot = insist(partial(Depot, address))
         check_reached(depot, self.posting.call)
         home = unpack(self.posting)
         return carried(prepare(home, None), depot, home / "trials")
@@ -145,14 +146,14 @@ def check_reached(depot: Depot, call: str) -> None:
         StudyError: it does not.
     """
     deadline = time.monotonic() + VISIBLE_S
-    while depot.read_call() != call:
+    while insist(depot.read_call) != call:
         if time.monotonic() > deadline:
             raise StudyError(
                 f"node {os.uname().nodename} does not find in {depot.address} what the parent has put there: "
                 "checkpoints must be an address of storage that all nodes share"
             )
         time.sleep(0.1)
-    depot.probe()
+    insist(depot.probe)
 
 
 def local_folder(posting: Posting) -> Path:

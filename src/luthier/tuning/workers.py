@@ -57,6 +57,11 @@ class Place:
         """Where its trainings print to, for messages."""
         return str(self.log)
 
+    @property
+    def last_words(self) -> str:
+        """The last lines of its log."""
+        return _tail(self.log)
+
     def note_words(self) -> None:
         """Put into the log what was written before the log was known; here nothing was."""
 
@@ -281,7 +286,7 @@ class Workers:
         if self._deaths >= _TRIES:
             self.all.remove(worker)
             raise StudyError(
-                f"worker processes die before they are ready: {reason}. Its last words: {_tail(worker.log)}"
+                f"worker processes die before they are ready: {reason}. Its last words: {worker.last_words}"
             )
         if failed:
             yield {"event": "failed", "number": number, "reason": f"{failed}; see {worker.words}"}

@@ -104,8 +104,11 @@ def _penalty(vitals: Vitals, learnt: float) -> Finding | None:
         return None
     if balanced and data_allow_no_more(vitals):
         return None
+    size = f"makes up {share:.0%} of it"
+    if share > max(late, at_end):
+        size = f"made up {early:.0%} of it at first and {at_end:.0%} at the end"
     return _finding(
-        f"A penalty added to the loss makes up {share:.0%} of it, so training serves the penalty instead of the task.",
+        f"A penalty added to the loss {size}, so training serves the penalty instead of the task.",
         (_poor(learnt), f"norm of the weights at the end: {left:.0%} of that at the start"),
         (),
         0.8,
