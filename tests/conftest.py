@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 from hypothesis import settings
+from tests.tuning.folders import write
 from torch import nn
 
 settings.register_profile("luthier", deadline=None, max_examples=30)
@@ -69,3 +70,11 @@ def ray_here(tmp_path_factory):
         ray.shutdown()
         for number, handler in handlers.items():  # Ray and its Tuner put their own there, and leave them
             signal.signal(number, handler)
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A trial's folder in which something was saved."""
+    folder = tmp_path / "made" / "0007"
+    write(folder, "one")
+    return folder

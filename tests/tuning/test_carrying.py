@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.tuning.folders import read, write
 
 from luthier.tuning import carrying, depot
 from luthier.tuning.carrying import Putter, carried, saved
@@ -33,24 +34,6 @@ class Told(Channel):
 @pytest.fixture
 def store(tmp_path: Path) -> Depot:
     return Depot(f"file://{tmp_path}/depot")
-
-
-@pytest.fixture
-def made(tmp_path: Path) -> Path:
-    """A trial's folder."""
-    folder = tmp_path / "made" / "0007"
-    write(folder, "one")
-    return folder
-
-
-def write(folder: Path, text: str) -> None:
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    (folder / "checkpoints" / "last.json").write_text(text)
-    (folder / ".last.json.tmp").write_text("half")
-
-
-def read(folder: Path) -> str:
-    return (folder / "checkpoints" / "last.json").read_text()
 
 
 def order(folder: Path, turn: int = 1) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from tests.tuning.folders import read, write
 
 from luthier.errors import LuthierError
 from luthier.tuning import depot
@@ -45,24 +46,6 @@ fsspec.register_implementation("parcel", "parcelfs.Parcels", errtxt="Install par
 def store(request: Any, tmp_path: Path) -> Depot:
     Bucket.store.clear()
     return Depot(f"file://{tmp_path}/depot" if request.param == "file" else "bucket://here/depot")
-
-
-@pytest.fixture
-def made(tmp_path: Path) -> Path:
-    """A trial's folder."""
-    folder = tmp_path / "made" / "0007"
-    write(folder, "one")
-    return folder
-
-
-def write(folder: Path, text: str) -> None:
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    (folder / "checkpoints" / "last.json").write_text(text)
-    (folder / ".last.json.tmp").write_text("half")
-
-
-def read(folder: Path) -> str:
-    return (folder / "checkpoints" / "last.json").read_text()
 
 
 def test_a_folder_comes_as_it_was_put(store: Depot, made: Path, tmp_path: Path) -> None:
