@@ -150,7 +150,7 @@ class Engine:
         self._told = len(self.state.changed)
         self.optuna.add(changed)
         self._leaving |= {trial.number for trial in changed if trial.ended}
-        if left := self._leaving - {worker.trial for worker in self.workers.busy}:
+        if self._leaving and (left := self._leaving - {worker.trial for worker in self.workers.busy}):
             self._leaving -= left
             self.homing.bring([self.state.trials[number] for number in sorted(left)])
             self.tidy()

@@ -38,8 +38,7 @@ class Nap:
         self.lrs: list[Any] = []
         self.group: dict[str, Any] = {}
         self._counters = self._each = (0, 0)
-        self._ahead = False
-        self._first_lr = 0.0
+        self._first_lr: Any = None  # only where the rate that is told is that of the next step
 
     @property
     def alarmed(self) -> bool:
@@ -66,7 +65,7 @@ class Nap:
         self._counters = counters
         if min(self._each) < 1 or isinstance(self.group["lr"], Tensor):
             return False
-        self._first_lr, self._ahead = self.group["lr"], self.group["lr"] != lr
+        self._first_lr = self.group["lr"] if self.group["lr"] != lr else None
         self.losses, self.lrs = [], []
         self._ears.nap()
         return True
@@ -85,7 +84,7 @@ class Nap:
             A row for each step that was told; how many further steps were made, and how many forwards after these.
         """
         self._ears.wake()
-        rates = [self._first_lr, *self.lrs][: len(self.lrs)] if self._ahead else self.lrs
+        rates = self.lrs if self._first_lr is None else [self._first_lr, *self.lrs][: len(self.lrs)]
         rows = [(step + n, float(lr), 0.0, 0.0) for n, lr in enumerate(rates)]
         grown = zip(self._count(), self._counters, self._each, strict=True)
         forwards, steps = ((now - before) / each - len(rows) for now, before, each in grown)
