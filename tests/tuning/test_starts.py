@@ -12,7 +12,7 @@ from luthier.tuning.jobs import Plan, Proposal
 from luthier.tuning.proposing import Proposer
 from luthier.tuning.simulate import Curve, Simulator
 from luthier.tuning.space import choice, integers, loguniform, uniform
-from luthier.tuning.starts import centre, known_good
+from luthier.tuning.starts import centres, known_good
 from luthier.tuning.state import State
 
 
@@ -83,8 +83,9 @@ def test_the_centre_is_the_middle_on_each_scale_and_keeps_conditions() -> None:
         "nesterov": choice(False, True),
     }
     middle = {"optimizer": "adamw", "lr": 1e-3, "depth": 3, "width": 63, "batch_size": 64, "nesterov": False}
-    assert centre(space) == pytest.approx(middle)
-    assert centre({"optimizer": choice("sgd", "adamw"), "optimizer.momentum": SGD_ONLY})["optimizer.momentum"] == 0.49
+    assert dict(centres(space))["the middle of the space"] == pytest.approx(middle)
+    by_sgd = {"optimizer": choice("sgd", "adamw"), "optimizer.momentum": SGD_ONLY}
+    assert [values.get("optimizer.momentum") for _, values in centres(by_sgd)] == [0.0, 0.49]
 
 
 def first_of(
@@ -111,15 +112,41 @@ def test_the_middle_is_for_searches_that_know_nothing_better(told: dict[str, Any
     assert first.values != pytest.approx({"lr": 1e-3})
 
 
-def test_the_second_start_leaves_out_what_may_be_left_out() -> None:
+@pytest.mark.parametrize(
+    ("name", "range_", "largest"),
+    [
+        ("width", integers(16, 256, log=True), 256),
+        ("model.hidden_size", choice(64, 256, 128), 256),
+        ("nHidden", integers(1, 99, step=2), 99),
+        ("n_units_l0", integers(4, 128), 128),
+        ("embed_dims", choice(8, 16), 16),
+        ("hidden_layers", integers(1, 4), None),
+        ("batch_size", choice(32, 64), None),
+        ("bandwidth", integers(1, 9), None),
+        ("width", uniform(0.5, 2.0), None),
+        ("hidden", choice(False, True), None),
+        ("hidden", choice((64, 64), (128,)), None),
+    ],
+)
+def test_the_largest_network_is_known_by_the_name_of_its_whole_numbers(name: str, range_: Any, largest: Any) -> None:
+    starts = {reason: values[name] for reason, values in centres({name: range_})}
+    assert starts.get("the middle of the space with the largest network") == largest
+    assert starts.keys() >= {"the middle of the space"}
+
+
+def test_a_function_begins_with_the_plain_middle_and_looks_at_the_others_up_to_a_rung() -> None:
     space = {"lr": loguniform(1e-4, 1e-2), "dropout": uniform(0.0, 0.5), "beta": uniform(0.5, 0.9), "n": integers(0, 4)}
+    space["width"] = integers(4, 64, log=True)
     search = function_search(lambda trial: None, space, None, 9, None, None, None)
     proposer = Proposer(search, Plan({"all": list(space)}, strategy="auto", baseline=False), "auto", ())
-    made = Simulator(proposer.plan, proposer, lambda number, values: Curve([0.5] * 9)).run(decisions=3)
-    sources = [source for source, _ in search.starts(space)]
-    assert sources == ["the middle of the space", "the middle, without what may be left out"]
-    first, second = (trial.values for trial in made.state.trials[:2])
-    assert (first["dropout"], second["dropout"]) == (0.25, 0.0)
-    assert first == {**second, "dropout": 0.25}
-    assert [job.until_step for job in made.decisions] == [9, 9, 1]
-    assert made.state.trials[2].values not in (first, second)
+    made = Simulator(proposer.plan, proposer, lambda number, values: Curve([0.5] * 9)).run(decisions=4)
+    assert [source for source, _ in search.starts(space)] == [
+        "the middle of the space without what may be left out",
+        "the middle of the space",
+        "the middle of the space with the largest network",
+    ]
+    plain, middle, large, fourth = (trial.values for trial in made.state.trials[:4])
+    assert (plain["dropout"], middle["dropout"], middle["width"], large["width"]) == (0.0, 0.25, 15, 64)
+    assert middle == {**plain, "dropout": 0.25} == {**large, "width": 15}
+    assert [job.until_step for job in made.decisions] == [9, 1, 1, 1]
+    assert fourth not in (plain, middle, large)

@@ -15,7 +15,7 @@ from luthier.tuning.conditions import resolved
 from luthier.tuning.objectives import TRAIN_TIME, Objective, Objectives, described, function_objectives
 from luthier.tuning.ranges import Range, Space
 from luthier.tuning.space import as_space, check_ranges
-from luthier.tuning.starts import centre, plain_centre
+from luthier.tuning.starts import centres
 from luthier.tuning.state import State, Trial
 
 _LIKELY_EPOCHS = 10  # while nobody knows better
@@ -76,14 +76,8 @@ class FunctionSearch:
         return None
 
     def starts(self, ranges: Mapping[str, Range]) -> list[tuple[str, dict[str, Any]]]:
-        """The middle of the space, unless values to start from were given: names alone say nothing."""
-        if self.start_values is not None:
-            return []
-        space = resolved(ranges, self.start)
-        return [
-            ("the middle of the space", centre(space)),
-            ("the middle, without what may be left out", plain_centre(space)),
-        ]
+        """About the middle of the space, unless values to start from were given."""
+        return centres(resolved(ranges, self.start)) if self.start_values is None else []
 
     def things(self) -> dict[str, Any]:
         """The function."""

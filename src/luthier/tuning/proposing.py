@@ -1,7 +1,7 @@
 """What the next trial trains with: the baseline's values, known-good settings, what the doctor asks for, a sampler.
 
-The sampler "auto" is all of them: known-good settings first (for a function the middle of its space, with and without
-what may be 0), then every third trial what the doctor asks for the best one so far (when it asks for anything),
+The sampler "auto" is all of them: known-good settings first (for a function the middle of its space, see
+`starts.centres`), then every third trial what the doctor asks for the best one so far (when it asks for anything),
 otherwise the answer of a sampler over ranges that widen where trials crowd.
 """
 
@@ -58,19 +58,19 @@ class Proposer:
         ranges = {path: self.searched.space[path] for path in self.plan.arms.get(arm, [])}
         fits = samplers.fitting(self.constraints, list(self.searched.space), self.searched.start)
         starts = [(source, values) for source, values in self.searched.starts(ranges) if fits(values)]
-        if standings(state).begun[arm] < len(starts):
+        if (begun := standings(state).begun[arm]) < len(starts):
             tried = {_key(trial.values) for trial in state.search if trial.arm == arm}
             fresh = ((source, values) for source, values in starts if _key(values) not in tried)
             source, values = next(fresh, ("", None))
-            return None if values is None else self._proposal(state, values, source, self._first_result)
+            return None if values is None else self._proposal(state, values, source, begun == 0 and self._compared)
         change = next_change(state, arm) if number % DOCTORED == 0 else None
         if change is None or not fits(change.values):
             return None
         return self._proposal(state, change.values, change.reason, change.whole)
 
     @property
-    def _first_result(self) -> bool:
-        """Whether a start is what others will be compared with, because there is no baseline."""
+    def _compared(self) -> bool:
+        """Whether the first start is what others will be compared with, because there is no baseline."""
         return self.plan.strategy == AUTO and not self.plan.baseline
 
     def _proposal(self, state: State, values: dict[str, Any], source: str, whole: bool = False) -> Proposal:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError
@@ -13,6 +14,9 @@ from luthier.tuning.ranges import Choice, Uniform
 if TYPE_CHECKING:
     from luthier.recipe import Recipe
     from luthier.tuning.space import Range
+
+_WORDS = "width|units|neurons|channels|filters|dim|d_model|hidden(?!_?(layer|depth))"
+_UNITS = re.compile(rf"((?<![a-z])|(?=[A-Z]))(?i:({_WORDS})s?)(?![a-z])")
 
 
 def known_good(ranges: Mapping[str, Range], baseline: Recipe) -> Iterator[dict[str, Any]]:
@@ -29,42 +33,53 @@ def known_good(ranges: Mapping[str, Range], baseline: Recipe) -> Iterator[dict[s
             yield values
 
 
-def centre(ranges: Mapping[str, Range]) -> dict[str, Any]:
-    """The middle of each range on its own scale: whoever names a range has put what is likely to work inside.
+def centres(ranges: Mapping[str, Range]) -> list[tuple[str, dict[str, Any]]]:
+    """The middle of a function's space: first without what may be left out, as it is, and with the largest network.
 
-    Of options that are numbers the middle one, of others the first, as people name what they use themselves first.
+    The middle is that of each range on its own scale: whoever names a range has put what is likely to work inside. Of
+    options that are numbers the middle one, of others the first, as people name what they use themselves first. What
+    may be left out are real numbers of a range that begins at 0 (a dropout, a smoothing, a penalty): a short training
+    is better without. Numbers of units are known by their names (`width`, `hidden_size`, `n_units`, ...): after as many
+    epochs the largest network is seldom behind.
 
-    >>> from luthier.tuning.ranges import Uniform
-    >>> centre({"lr": Uniform(1e-5, 1e-1, log=True), "width": Choice((32, 64, 128)), "act": Choice(("relu", "tanh"))})
-    {'lr': 0.001, 'width': 64, 'act': 'relu'}
+    >>> from luthier.tuning.ranges import Integers, Uniform
+    >>> for reason, values in centres({"dropout": Uniform(0.0, 0.5), "width": Integers(32, 128, log=True)}):
+    ...     print(reason, values)
+    the middle of the space without what may be left out {'dropout': 0.0, 'width': 64}
+    the middle of the space {'dropout': 0.25, 'width': 64}
+    the middle of the space with the largest network {'dropout': 0.25, 'width': 128}
 
-    Source: the first trial of Ax 1 (`CenterGenerationNode`).
+    Source: the first trial of Ax 1 (`CenterGenerationNode`); the others from trainings by hand (see LOG.md).
     """
-    return active(ranges, {path: _middle(range_) for path, range_ in ranges.items()})
+    middle = {path: _middle(range_) for path, range_ in ranges.items()}
+    plain = {path: 0.0 for path, range_ in ranges.items() if isinstance(range_, Uniform) and range_.low == 0}
+    largest = {path: max(_ends(range_)) for path, range_ in ranges.items() if _counts_units(path, range_)}
+    changes = {" without what may be left out": plain, "": {}, " with the largest network": largest}
+    return [
+        (f"the middle of the space{how}", active(ranges, middle | change))
+        for how, change in changes.items()
+        if change or not how
+    ]
 
 
-def plain_centre(ranges: Mapping[str, Range]) -> dict[str, Any]:
-    """The same without what may be left out: real numbers of a range that begins at 0 are 0.
-
-    Such a range is that of a dropout, a smoothing, a penalty: a short training is better without.
-
-    >>> from luthier.tuning.ranges import Uniform
-    >>> plain_centre({"lr": Uniform(1e-5, 1e-1, log=True), "dropout": Uniform(0.0, 0.5)})
-    {'lr': 0.001, 'dropout': 0.0}
-    """
-    nothing = {path: 0.0 for path, range_ in ranges.items() if _may_be_nothing(range_)}
-    return active(ranges, {path: nothing.get(path, _middle(range_)) for path, range_ in ranges.items()})
+def _counts_units(path: str, range_: Range) -> bool:
+    """Whether it is the number of units of a layer."""
+    return _UNITS.search(path) is not None and _are(_ends(range_), int)
 
 
-def _may_be_nothing(range_: Range) -> bool:
-    return isinstance(range_, Uniform) and range_.low == 0
+def _ends(range_: Range) -> tuple[Any, ...]:
+    return range_.options if isinstance(range_, Choice) else range_.ends()
+
+
+def _are(values: Iterable[Any], numbers: type | tuple[type, ...]) -> bool:
+    return all(isinstance(value, numbers) and not isinstance(value, bool) for value in values)
 
 
 def _middle(range_: Range) -> Any:
     if not isinstance(range_, Choice):
         return range_.at(0.5)
-    numbers = all(isinstance(option, (int, float)) and not isinstance(option, bool) for option in range_.options)
-    return sorted(range_.options)[(len(range_.options) - 1) // 2] if numbers else range_.options[0]
+    options = range_.options
+    return sorted(options)[(len(options) - 1) // 2] if _are(options, (int, float)) else options[0]
 
 
 def _completed(fitting: Mapping[str, Any], space: Mapping[str, Range], baseline: Recipe) -> dict[str, Any]:

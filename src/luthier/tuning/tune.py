@@ -83,10 +83,10 @@ def tune(
             optimizer steps ("20000 steps"; for a function the steps that it reports) or, for a task, epochs ("300
             epochs": examples seen over training examples). When the time is over, what is under way pauses, and a
             larger budget goes on with it; in steps or epochs nothing begins that does not fit.
-        sampler: "auto" (known-good settings, for a function without `start` the middle of its space, with and
-            without what may be 0; then what the doctor asks for, and "tpe"), "tpe", "gp", "cmaes", "nsgaii", "prior"
-            (around the baseline), "sobol", "halton", "random" or "grid"; one of Optuna's sampler objects; or a function
-            from a `View` to values.
+        sampler: "auto" (known-good settings, for a function without `start` the middle of its space, without what may
+            be 0, as it is and with the largest network; then what the doctor asks for, and "tpe"), "tpe", "gp",
+            "cmaes", "nsgaii", "prior" (around the baseline), "sobol", "halton", "random" or "grid"; one of Optuna's
+            sampler objects; or a function from a `View` to values.
         strategy: "auto" (patient halving), "halving", "hyperband", "one-epoch-top-k" (most trials see a part of their
             training only) or "full".
         workers: processes; one per core when None.
