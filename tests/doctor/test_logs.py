@@ -122,6 +122,12 @@ def test_any_table_semicolons_words_and_no_counting_column(table):
     assert "one step is a row" in vitals.source
 
 
+def test_cells_without_a_number(table):
+    """What is missing, names repeated by whoever appended to the file, notes, and a last line that was torn."""
+    vitals = table("epoch,train_loss,note\n1,1,a\n2,None,b\n3, N/A ,c\nepoch,train_loss,note\n4,0.5,d\n5,0.2e-\n")
+    assert rows(vitals) == [(1, {"train_loss": 1.0}), (4, {"train_loss": 0.5})]
+
+
 def test_a_dense_loss_becomes_steps_and_its_means_stand_beside_the_evaluations(table):
     lines = [f"{step},{10 - step},{'' if step % 4 != 3 else 5}" for step in range(8)]
     vitals = table("\n".join(["step,loss,val_loss", *lines]))
@@ -149,6 +155,8 @@ def test_what_a_table_does_not_hold_stays_empty(table):
         ("head.csv", b"loss,epoch\n", "nothing below"),
         ("other.csv", b"a,b\n1,2\n", "expected names such as train_loss.* got a, b"),
         ("words.csv", b"loss,step\nhigh,1\n", "expected names such as train_loss"),
+        ("comma.csv", b"epoch;val_loss\n1;0,5\n2;0,4\n", r"comma.csv has '0,5' as val_loss in row 1 below"),
+        ("axis.csv", b"epoch,loss\n1,0.5\n1e,0.5\n3,0.4\n", "has '1e' as epoch in row 2 below"),
         ("image.csv", b"\xff\xfe\x00\x81" * 9, "is no text"),
         ("notes.txt", b"hi", "notes.txt is no log that can be read"),
         ("events.out.tfevents.1", b"no event file", "no scalars at all"),

@@ -13,17 +13,20 @@ from luthier.doctor.vitals import Vitals
 from luthier.errors import RecordError
 
 Row = Mapping[str, float]
+_MISSING = {"", "-", "none", "null", "na", "n/a"}
 
 
 def read_table(path: Path) -> Vitals:
     """Vitals of a CSV file.
 
     Raises:
-        RecordError: it is empty, no text, holds several runs, or no column with numbers that has a known name.
+        RecordError: it is empty, no text, holds several runs, no column with numbers that has a known name, or
+            something else than a number in one that has.
     """
     names, cells = _cells(path)
     axes = {name: said.kind for name in names if (said := meaning(name)) is not None}
     rows = [_numbers(names, row) for row in cells]
+    _only_numbers(path, names, cells, rows)
     axis = _axis(axes, rows)
     curves = [Curve(said, _points(name, axis, rows)) for name in names if (said := meaning(_bare(name))) is not None]
     curves = [curve for curve in curves if curve.points and curve.meaning.kind in ("metric", "lr")]
@@ -75,6 +78,18 @@ def _numbers(names: Iterable[str], row: Iterable[str]) -> Row:
         except ValueError:
             continue
     return numbers
+
+
+def _only_numbers(path: Path, names: Sequence[str], cells: Sequence[Sequence[str]], rows: Sequence[Row]) -> None:
+    """Words in a column of numbers are an error, but for the names repeated, and for a last line that may be torn."""
+    known = {name for name in names if meaning(_bare(name)) is not None}
+    for i, (row, numbers) in enumerate(zip(cells[:-1], rows, strict=False)):
+        for name, cell in zip(names, row, strict=False):
+            if name in known and name not in numbers and cell.strip().lower() not in _MISSING | {name.lower()}:
+                raise RecordError(
+                    f"{path} has {cell!r} as {name} in row {i + 1} below the names: expected a number such as 0.5, "
+                    "or nothing where there is none"
+                )
 
 
 def _axis(axes: Mapping[str, str], rows: Sequence[Row]) -> str | None:
