@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from luthier.tuning import workers
+from luthier.tuning import places
 from luthier.tuning.memory import oom_kills, shortage
 from luthier.tuning.space import integers, loguniform
 from luthier.tuning.tune import tune
@@ -84,7 +84,7 @@ def test_a_worker_that_the_kernel_killed_for_memory_costs_its_trial_at_once(
     tmp_path: Path, starved: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = iter(range(1000))
-    monkeypatch.setattr(workers, "oom_kills", lambda: next(counts) if starved else 0)
+    monkeypatch.setattr(places, "oom_kills", lambda: next(counts) if starved else 0)
     space = {"width": integers(200, 400)}
     study = tune(killed, space=space, trials=2, workers=1, folder=tmp_path, start={"width": 200}, sampler=top)
     assert [trial.state for trial in study.trials] == ["finished", "failed"]

@@ -25,9 +25,10 @@ from luthier.errors import LuthierError
 from luthier.files import write_atomic
 from luthier.tuning.depot import Depot
 from luthier.tuning.ledger import StudyError
+from luthier.tuning.places import Place
 from luthier.tuning.ray_actor import THREADS, Posting, Trainer
 from luthier.tuning.ray_cluster import needs_of, plea
-from luthier.tuning.workers import Place, Workers
+from luthier.tuning.workers import Workers
 
 PATIENCE_S = 60.0
 """How long a study waits for a place in the cluster while it has no worker at all."""

@@ -8,10 +8,11 @@ from typing import Any
 from luthier.tuning.functions import UNTIL_IT_ENDS
 from luthier.tuning.jobs import BASELINE, Continue, Plan, Start
 from luthier.tuning.journal import Journal
+from luthier.tuning.places import Worker
 from luthier.tuning.searched import Searched
 from luthier.tuning.state import Trial
 from luthier.tuning.strategies import strategy_for
-from luthier.tuning.workers import Worker, Workers
+from luthier.tuning.workers import Workers
 
 _LONG = 2000
 """Optimizer steps of a whole training that are worth an examination before its end."""

@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 import os
 import selectors
-import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.tuning.jobs import Continue, Start
 from luthier.tuning.ledger import StudyError
-from luthier.tuning.memory import OUT_OF_MEMORY, oom_kills
-from luthier.tuning.messages import Inbox, send
+from luthier.tuning.memory import OUT_OF_MEMORY
+from luthier.tuning.places import LEAVE_S, Worker
 from luthier.tuning.recruits import Recruit
 from luthier.tuning.state import trial_folder
 
@@ -27,110 +25,6 @@ if TYPE_CHECKING:
     from luthier.tuning.depot import Depot
 
 _TRIES = 3  # worker processes that may die in a row before one gets ready
-_LEAVE_S = 2.0
-
-
-class Place:
-    """What the study notes of a worker, wherever that is.
-
-    Attributes:
-        index: tells it from the others.
-        trial: number of the trial that it trains.
-        ready, recalled: whether it has told so; whether its trial was called back before.
-        heard, pause_by: when it last told something or was ordered to; when it must have paused, `time.monotonic()`.
-        oom_kills: how many processes the kernel had killed for want of memory when the trial began.
-        inbox, log: its messages; where its trainings print to.
-    """
-
-    def __init__(self, folder: Path, index: int) -> None:
-        self.index = index
-        self.trial: int | None = None
-        self.ready = self.recalled = False
-        self.heard, self.pause_by = time.monotonic(), math.inf
-        self.oom_kills: int | None = None
-        self.inbox = Inbox()
-        self.log = folder / "workers" / f"worker-{index}.log"
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-
-    @property
-    def words(self) -> str:
-        """Where its trainings print to, for messages."""
-        return str(self.log)
-
-    @property
-    def last_words(self) -> str:
-        """The last lines of its log."""
-        return _tail(self.log)
-
-    def note_words(self) -> None:
-        """Put into the log what was written before the log was known; here nothing was."""
-
-
-class Worker(Place):
-    """One process, and the trial that it trains."""
-
-    def __init__(
-        self, folder: Path, index: int, reference: str | None, recruit: Recruit, depot: str | None = None
-    ) -> None:
-        super().__init__(folder, index)
-        self.recruit, self.process = recruit, recruit.process
-        self.orders, self.messages = recruit.orders, recruit.messages
-        self.log.touch()
-        task, log = folder.absolute() / "workers" / "task", self.log.absolute()
-        self.order(order="prepare", folder=str(task), log=str(log), reference=reference, depot=depot)
-
-    def order(self, **order: Any) -> None:
-        """Send an order; a worker that has just died is noticed soon."""
-        self.heard = time.monotonic()
-        try:
-            send(self.orders.fileno(), order)
-        except BrokenPipeError:
-            return
-
-    def kill(self) -> None:
-        """End the process and those that it forked."""
-        self.recruit.kill()
-
-    @property
-    def gone(self) -> bool:
-        """Whether the process has ended."""
-        return self.process.poll() is not None
-
-    def dismiss(self) -> None:
-        """Let the process end by the end of its input."""
-        self.orders.close()
-
-    def why_dead(self) -> str:
-        """How the process ended, in words."""
-        code = self.process.wait()
-        if code >= 0:
-            return f"the worker process exited with code {code}; see {self.words}"
-        return f"the worker process was killed by {signal.Signals(-code).name}; see {self.words}"
-
-    @property
-    def starved(self) -> bool:
-        """Whether the kernel killed the process for want of memory: it counts such kills, those from outside not."""
-        now = oom_kills() if self.process.returncode == -signal.SIGKILL else None
-        return now is not None and self.oom_kills is not None and now > self.oom_kills
-
-    def close(self, at_once: bool) -> None:
-        """End the process: by the end of its input, or by force."""
-        if at_once:
-            self.kill()
-        self.orders.close()
-        try:
-            self.process.wait(_LEAVE_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            self.process.wait()
-        self.messages.close()
-        self.recruit.words.close()
-
-    def note_words(self) -> None:
-        """Put into the log what it wrote before it knew the log."""
-        words = self.recruit.words.fileno()
-        with self.log.open("ab") as log:
-            log.write(os.pread(words, os.fstat(words).st_size, 0))
 
 
 class Workers:
@@ -178,7 +72,7 @@ class Workers:
 
     def train(self, worker: Worker, job: Start | Continue, values: dict[str, Any], seed: int, **more: Any) -> None:
         """Order a training; `more` is for what is trained to know."""
-        worker.trial, worker.pause_by, worker.oom_kills = job.number, math.inf, oom_kills()
+        worker.begin(job.number)
         folder = str(trial_folder(self.folder, job.number).absolute())
         order = {"number": job.number, "folder": folder, "values": values, "seed": seed, "until": job.until_step}
         if self.depot is not None:
@@ -240,7 +134,7 @@ class Workers:
             if at_once:
                 worker.kill()
             worker.dismiss()
-        deadline = time.monotonic() + _LEAVE_S
+        deadline = time.monotonic() + LEAVE_S
         for worker in self.all:
             while not worker.gone and time.monotonic() < deadline:
                 time.sleep(0.005)
@@ -296,8 +190,3 @@ class Workers:
             why = "recalled" if worker.recalled else "its worker died before the training began"
             yield {"event": "paused", "number": number, "reason": why}
         self.all[self.all.index(worker)] = self._begin(worker.index)
-
-
-def _tail(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    return " | ".join(lines[-3:]) or "none"
