@@ -40,7 +40,7 @@ class Place:
         self.log = folder / "workers" / f"worker-{index}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
 
-    def begin(self, number: int) -> None:
+    def take(self, number: int) -> None:
         """Note that it is to train a trial."""
         self.trial, self.pause_by, self.oom_kills = number, math.inf, oom_kills()
 

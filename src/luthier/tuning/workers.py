@@ -72,7 +72,7 @@ class Workers:
 
     def train(self, worker: Worker, job: Start | Continue, values: dict[str, Any], seed: int, **more: Any) -> None:
         """Order a training; `more` is for what is trained to know."""
-        worker.begin(job.number)
+        worker.take(job.number)
         folder = str(trial_folder(self.folder, job.number).absolute())
         order = {"number": job.number, "folder": folder, "values": values, "seed": seed, "until": job.until_step}
         if self.depot is not None:
