@@ -147,3 +147,23 @@ def test_a_depot_that_cannot_be_written_is_said_before_any_training(local: None,
     with pytest.raises(StudyError, match=r"file/.*cannot be written from .*NotADirectory"):
         tune(lambda trial: 1.0, space=SPACE, on="ray", folder=tmp_path / "study", checkpoints=f"{tmp_path}/file/depot")
     assert not (tmp_path / "study" / "trials").exists()
+
+
+def test_a_study_that_finds_no_workers_leaves_nothing_behind(climbing: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    places = [False, True, False]
+    working = calls.hired_on_ray
+
+    def hire(*arguments: Any, **more: Any) -> Any:
+        if not places.pop(0):
+            raise StudyError("no place on the cluster")
+        return working(*arguments, **more)
+
+    monkeypatch.setattr(calls, "hired_on_ray", hire)
+    climbing(trials=4)
+    with pytest.raises(StudyError, match="no place"):
+        climbing(trials=9, on="ray", checkpoints=f"file://{tmp_path}/depot")
+    assert list((tmp_path / "depot").iterdir()) == []
+    study = climbing(trials=9, on="ray", checkpoints=f"file://{tmp_path}/depot")
+    with pytest.raises(StudyError, match="no place"):
+        climbing(trials=12, on="ray")
+    assert Depot(study.settings["checkpoints"]).names()

@@ -20,7 +20,7 @@ from luthier.tuning.asking import Asked, description
 from luthier.tuning.depot import Depot
 from luthier.tuning.engine import Engine
 from luthier.tuning.function_search import FunctionSearch
-from luthier.tuning.homing import depot_of
+from luthier.tuning.homing import lodged
 from luthier.tuning.journal import Console, Journal
 from luthier.tuning.ledger import Ledger, StudyError
 from luthier.tuning.opening import hired, hired_on_ray, open_ledger
@@ -61,14 +61,14 @@ class Call:
         pool: Workers | None = None
         try:
             journal = Journal(ledger, self.folder, self.console, self.origin)
-            depot = depot_of(journal.state, self.searched.name, self.asked.checkpoints)
-            pool = self.hire(plan.workers, depot)
-            plan = replace(plan, workers=len(pool.all))
-            threading.Thread(target=import_module, args=("scipy.special",), daemon=True).start()  # as workers start
-            engine = Engine(journal, self.searched, plan, self.asked.sampler, pool, self.asked.constraints, depot)
-            with engine.optuna, engine.homing, signals(engine) as received:
-                engine.open(described, self.asked.settings(self.searched, plan, depot))
-                study = engine.finish(engine.run(), self.test)
+            with lodged(journal.state, self.searched.name, self.asked.checkpoints) as depot:
+                pool = self.hire(plan.workers, depot)
+                plan = replace(plan, workers=len(pool.all))
+                threading.Thread(target=import_module, args=("scipy.special",), daemon=True).start()  # as workers start
+                engine = Engine(journal, self.searched, plan, self.asked.sampler, pool, self.asked.constraints, depot)
+                with engine.optuna, engine.homing, signals(engine) as received:
+                    engine.open(described, self.asked.settings(self.searched, plan, depot))
+                    study = engine.finish(engine.run(), self.test)
             pool.close()
             ledger.close()
         except BaseException as error:

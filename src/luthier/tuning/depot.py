@@ -14,7 +14,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import shutil
 import tarfile
 import tempfile
 import time
@@ -121,6 +120,15 @@ class Depot:
                 if upto is None or archive.version <= upto:
                     self._files.rm_file(archive.path)
             self._unmake(f"{self._root}/{name}")
+
+    def clear(self) -> None:
+        """Keep nothing at all."""
+        for name in self.names():
+            self.remove(name)
+        with self._saying("removed"):
+            for path in self._entries(self._root):
+                self._files.rm_file(path)
+            self._unmake(self._root)
 
     def names(self) -> set[str]:
         """Trials of which something may be kept."""
@@ -287,9 +295,3 @@ def _missing(address: str, error: ImportError) -> LuthierError:
 
 def _last_part(path: str) -> str:
     return path.rstrip("/").rpartition("/")[2]
-
-
-def clear(folder: Path) -> None:
-    """Remove what processes that were killed while they put or fetched have left beside trials."""
-    for leftover in folder.glob(".[0-9]*"):
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()

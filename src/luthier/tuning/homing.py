@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import queue
 import re
+import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 
 from luthier.errors import LuthierError
-from luthier.tuning.depot import Depot, DepotError, checked_address, clear, insist, version_of
+from luthier.tuning.depot import Depot, DepotError, checked_address, insist, version_of
 from luthier.tuning.ledger import StudyError
 from luthier.tuning.state import State, Trial
 
@@ -39,12 +42,29 @@ def depot_of(state: State, name: str, asked: str | None) -> Depot | None:
     own = f"{re.sub(r'[^A-Za-z0-9_]+', '-', name)}-{uuid.uuid4().hex[:8]}"
     depot = Depot(noted or f"{checked_address(asked or '')}/{own}", state.settings.get("calls", 0) + 1)
     depot.probe()
-    clear(state.folder / "trials")
+    _sweep(state.folder / "trials")
     if noted is None:
         for trial in state.trials:
             if not trial.ended or trial.may_return:
                 depot.put(trial.folder.name, trial.folder, depot.before)
     return depot
+
+
+@contextmanager
+def lodged(state: State, name: str, asked: str | None) -> Iterator[Depot | None]:
+    """The same; when the call ends before the study has noted a new depot, nothing stays there.
+
+    Raises:
+        StudyError: see `depot_of`.
+    """
+    depot = depot_of(state, name, asked)
+    try:
+        yield depot
+    except BaseException:
+        if depot is not None and "checkpoints" not in state.settings:
+            with suppress(DepotError):
+                depot.clear()
+        raise
 
 
 class Homing:
@@ -140,3 +160,9 @@ class Homing:
                 self._trouble = error
             finally:
                 self._jobs.task_done()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes that were killed while they put or fetched have left beside trials."""
+    for leftover in folder.glob(".[0-9]*"):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()

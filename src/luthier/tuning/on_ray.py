@@ -37,7 +37,7 @@ _TIDY_S = 1.0
 
 
 class RayWorker(Place):
-    """One actor, and the trial that it trains; see `workers.Worker`.
+    """One actor, and the trial that it trains; see `places.Worker`.
 
     Args:
         folder: of the study.
@@ -66,7 +66,7 @@ class RayWorker(Place):
 
     @property
     def last_words(self) -> str:
-        """See `workers.Place.last_words`."""
+        """See `places.Place.last_words`."""
         return f"see {self.words}" if self._apart else super().last_words
 
     @property
