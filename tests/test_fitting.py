@@ -192,6 +192,21 @@ def test_ctrl_c_saves_and_can_be_resumed(task, tmp_path):
     assert_same(final_state(resumed), final_state(whole))
 
 
+@pytest.mark.parametrize("step", [6, 12])
+def test_an_epoch_whose_last_step_was_interrupted_is_read(step, task, tmp_path):
+    """Else a trial would wait at a rung without a reading."""
+    recipe = Recipe(epochs=2, batch_size=16)
+    assert total_steps(task, recipe) == 12
+    if step < 12:
+        with pytest.raises(Interrupted):
+            fit(task, recipe, folder=tmp_path / "run", until=6, hooks=[StopBy(signal.SIGINT, step)], **QUIET)
+    else:
+        fit(task, recipe, folder=tmp_path / "run", hooks=[StopBy(signal.SIGINT, step)], **QUIET)
+    record = Record(tmp_path / "run")
+    assert record.rows[-1]["step"] == record.status["step"] == step
+    assert record.status["state"] == ("interrupted" if step < 12 else "finished")
+
+
 def test_sigterm_saves_and_exits_with_143(task, tmp_path):
     with pytest.raises(SystemExit) as caught:
         fit(task, Recipe(epochs=4, batch_size=30), folder=tmp_path / "run", hooks=[StopBy(signal.SIGTERM, 2)], **QUIET)

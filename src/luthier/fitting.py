@@ -68,7 +68,7 @@ def fit(
         console: show progress on the terminal.
         tensorboard: write scalars for TensorBoard into the record.
         test: measure the best weights on the test data at the end; test data can be opened once only.
-        signals: on Ctrl-C and SIGTERM save and leave after the current step.
+        signals: on Ctrl-C and SIGTERM save and leave after the current step, an epoch's last one with its evaluation.
         watch: let the doctor watch, for a small share of the time: `record.diagnose()` reads what it saw, findings.json
             holds what it found at the end.
 

@@ -9,7 +9,7 @@ from luthier.files import from_json, to_json
 from luthier.recipe import Recipe
 from luthier.tuning.folding import fold
 from luthier.tuning.ranges import Range
-from luthier.tuning.samplers import SAMPLERS, arm_seen, as_sampler, propose, sampler_label
+from luthier.tuning.samplers import SAMPLERS, arm_seen, as_sampler, fitting, propose, sampler_label
 from luthier.tuning.space import choice, fixed, integers, loguniform, uniform
 from luthier.tuning.state import Event, State
 from luthier.tuning.views import View
@@ -234,3 +234,21 @@ class TestOwnSamplers:
         wrong: Any = 3
         with pytest.raises(LuthierError, match="must be a name"):
             as_sampler(wrong)
+
+
+def test_a_constraint_sees_the_fields_that_are_present() -> None:
+    """Those of other arms too, where the baseline has them: none is None because it is absent."""
+    asked: list[dict[str, Any]] = []
+    constraint: Any = lambda values: asked.append(values) is None  # noqa: E731
+    fits = fitting([constraint], ["optimizer.momentum", "clip_norm", "lr"], Recipe(optimizer="adamw", lr=0.1))
+    assert fits({"dropout": 0.2})
+    assert asked == [{"clip_norm": None, "lr": 0.1, "dropout": 0.2}]
+
+
+def test_trials_that_ended_early_rank_with_those_that_trained_to_their_end() -> None:
+    state = study(({}, "finished", 0.5), ({"lr": 0.01}, "finished", 0.9), ({"lr": 0.1}, "paused", 0.6))
+    early = replace(state.trials[1], step=45)
+    state.trials[1] = early
+    state.trials[2] = replace(state.trials[2], step=80)
+    seen = arm_seen(state, {"lr": SPACE["lr"]}, BASELINE, "all")
+    assert [each.share for each in seen] == [1.0, 1.0, 80 / 90]

@@ -11,7 +11,7 @@ from luthier.errors import LuthierError
 from luthier.tuning.budgets import Time
 from luthier.tuning.folding import fold
 from luthier.tuning.jobs import BASELINE, Continue, Outlook, Plan, Proposal, Start
-from luthier.tuning.ladders import rung_step
+from luthier.tuning.ladders import ladders_of, rung_step
 from luthier.tuning.scheduler import next_job, next_repeat, outranked, reserve, search_left
 from luthier.tuning.simulate import Curve, Simulator
 from luthier.tuning.state import State
@@ -274,3 +274,50 @@ def test_no_search_ends_with_a_paused_trial_that_reads_better_than_its_winner() 
     assert made.state.winner.number == 5
     best_paused = [trial.value or 0.0 for trial in made.state.search if trial.state == "paused"]
     assert all(value <= (made.state.winner.value or 0.0) for value in best_paused)
+
+
+@pytest.mark.parametrize("budget", [None, Time(1000)])
+@pytest.mark.parametrize("number", [0, 3])
+def test_a_training_that_took_its_last_step_and_did_not_tell_is_ended(number: int, budget: Any) -> None:
+    """Killed after its last reading, before it could say that it has finished."""
+    made = simulator(plan(trials=4, strategy="full", budget=budget, repeats=2), by_number).run()
+    events = [event for event in made.events if (event.kind, event.payload.get("number")) != ("finished", number)]
+    again = Simulator(made.plan, made.propose, made.curve, events=events)
+    again.record("recovered", number=number, reason="the study was killed")
+    assert outranked(again.state, made.plan) == []
+    assert next_job(again.state, made.plan, made.propose, 0.0) == Continue(number, TOTAL)
+    again.record("finished", number=number, step=TOTAL)
+    again.repeat()
+    repeats = [event for event in again.events if (event.kind, event.payload.get("number")) != ("finished", 4)]
+    cut = Simulator(made.plan, made.propose, made.curve, events=repeats)
+    cut.record("recovered", number=4, reason="the study was killed")
+    assert next_repeat(cut.state, made.plan) == Continue(4, TOTAL)
+
+
+def test_a_trial_that_begins_anew_waits_at_no_rung() -> None:
+    """Its checkpoint was gone: after its first reading it is far below the rung that it was sent on from."""
+    halves = plan(trials=30, strategy="auto")
+    made = simulator(halves, by_number).run()
+    ladders = ladders_of(made.state, strategy_for(halves))
+    waiting = [trial for trial in made.state.search if trial.state == "paused" and trial.step > 0.3 * TOTAL]
+    assert waiting
+    number = waiting[0].number
+    ladder = ladders.of(waiting[0])
+    assert any(number in rung.waiting for rung in ladder.rungs[2:])
+    made.record("assigned", number=number, until=TOTAL)
+    made.record("row", number=number, row={"kind": "epoch", "step": 3, "time_s": 0.1, "val_value": 0.1})
+    assert not any(number in rung.waiting for rung in ladders_of(made.state, strategy_for(halves)).of(waiting[0]).rungs)
+
+
+def test_trials_are_ranked_among_their_schedule_whatever_names_it() -> None:
+    def proposed(state: State, number: int, arm: str) -> Proposal:
+        return Proposal({} if arm == BASELINE else {"schedule": [10, 20 + number % 2]}, TOTAL)
+
+    made = simulator(plan(trials=9), by_number, propose=proposed).run()
+    assert len(ladders_of(made.state, strategy_for(made.plan)).by_arm["all"]) == 2
+
+
+def test_nothing_is_kept_for_repeats_that_never_come() -> None:
+    curve = lambda number, share: None if number == 0 else by_number(number, share)  # noqa: E731
+    made = simulator(plan(trials=4, repeats=3, budget=Time(1000, 5)), curve).run()
+    assert reserve(made.state, made.plan) == 5

@@ -164,3 +164,12 @@ def test_importing_the_space_imports_neither_torch_nor_optuna() -> None:
     code = "import sys, luthier.tuning.space; print('torch' in sys.modules or 'optuna' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_steps_are_written_as_people_write_them_and_stay_inside() -> None:
+    range_ = uniform(0.0, 0.3, step=0.1)
+    assert [range_.at(position) for position in (0.0, 0.3, 0.6, 1.0)] == [0.0, 0.1, 0.2, 0.3]
+    assert range_.levels(4) == [0.0, 0.1, 0.2, 0.3]
+    thirds = uniform(1 / 3, 2 / 3, step=1 / 9)
+    assert all(thirds.contains(thirds.at(position)) for position in (0.0, 0.4, 0.6, 1.0))
+    assert thirds.at(0.0) == 1 / 3

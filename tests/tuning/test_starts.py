@@ -4,12 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from luthier.recipe import Recipe
+from luthier.task import Task
 from luthier.tuning.derived import derive_space
 from luthier.tuning.function_search import function_search
 from luthier.tuning.jobs import Plan, Proposal
 from luthier.tuning.proposing import Proposer
+from luthier.tuning.searched import recipe_search
 from luthier.tuning.simulate import Curve, Simulator
 from luthier.tuning.space import choice, integers, loguniform, uniform
 from luthier.tuning.starts import centres, known_good
@@ -150,3 +154,26 @@ def test_a_function_begins_with_the_plain_middle_and_looks_at_the_others_up_to_a
     assert middle == {**plain, "dropout": 0.25} == {**large, "width": 15}
     assert [job.until_step for job in made.decisions] == [9, 1, 1, 1]
     assert fourth not in (plain, middle, large)
+
+
+def test_constraints_of_a_conditional_space_are_asked_with_what_is_present() -> None:
+    space: Any = {"optimizer": choice("adamw", "sgd"), "momentum": uniform(0.0, 0.98).when("optimizer", "sgd")}
+    search = function_search(lambda trial: None, space, None, 9, None, None, None)
+    plan = Plan({"all": list(space)}, strategy="auto", baseline=False)
+    calm = lambda values: values.get("momentum", 0.0) <= 0.9  # noqa: E731
+    first = Proposer(search, plan, "auto", (calm,))(State(Path("nowhere"), search.description), 0, "all")
+    assert first is not None
+    assert first.values == {"optimizer": "adamw"}
+
+
+def test_no_start_repeats_the_baseline() -> None:
+    space: Any = {"lr": loguniform(1e-4, 1e-1), "schedule": choice("constant", "cosine", "one-cycle")}
+    recipe = Recipe(schedule="cosine")
+    own = {"lr": recipe.lr, "schedule": "cosine"}
+    assert own in list(known_good(space, recipe))
+    search = recipe_search(Task(lambda: nn.Linear(2, 2), (torch.zeros(8, 2), torch.zeros(8))), recipe, space, None, 0)
+    plan = Plan({"all": list(space)}, strategy="auto")
+    made = Simulator(plan, Proposer(search, plan, "auto"), lambda number, values: Curve([0.5] * 99)).run(decisions=6)
+    assert made.state.trials[0].arm == "baseline"
+    assert len(made.state.trials) > 3
+    assert own not in [trial.values for trial in made.state.trials]

@@ -5,8 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luthier.tuning.budgets import Time
 from luthier.tuning.comparing import compare, paired_interval
+from luthier.tuning.endings import check_failures, check_result
 from luthier.tuning.folding import apply, fold
+from luthier.tuning.jobs import Plan
+from luthier.tuning.ledger import StudyError
+from luthier.tuning.memory import OUT_OF_MEMORY
 from luthier.tuning.state import ENDED, OPEN, Event, State, best
 
 FOLDER = Path("study")
@@ -133,3 +138,29 @@ def test_the_paired_interval_is_that_of_scipy() -> None:
     reference = ttest_1samp(gains, 0).confidence_interval(0.95)
     assert paired_interval(gains)[1:] == pytest.approx((reference.low, reference.high))
     assert t.ppf(0.975, 2) == pytest.approx(4.3027, abs=1e-4)
+
+
+def failed(number: int, reason: str = "boom") -> list[Any]:
+    return [proposed(number), ("failed", {"number": number, "reason": reason})]
+
+
+def test_the_first_trials_are_judged_when_all_of_them_have_ended() -> None:
+    under_way = [proposed(0), ("assigned", {"number": 0, "until": 10})]
+    facts = [CREATED, *under_way, *failed(1), *failed(2), *failed(3)]
+    check_failures(fold(events(*facts), FOLDER), 3)  # the baseline still trains
+    check_failures(fold(events(*facts, row(0, 10, 0.5), ("finished", {"number": 0, "step": 10})), FOLDER), 0)
+    over = fold(events(*facts, ("failed", {"number": 0, "reason": "bang"})), FOLDER)
+    with pytest.raises(StudyError, match=r"first 3 trials all failed.* boom"):
+        check_failures(over, 0)
+    check_failures(over, 3)  # it was said before: a later call goes on
+    check_failures(fold(events(CREATED, *failed(0, OUT_OF_MEMORY), *failed(1), *failed(2)), FOLDER), 2)
+
+
+def test_no_finite_reading_is_not_blamed_on_the_budget() -> None:
+    plan = Plan({"all": ["lr"]}, budget=Time(10.0))
+    facts = [CREATED, proposed(0), ("assigned", {"number": 0, "until": 10}), row(0, 1, float("nan"))]
+    paused = ("paused", {"number": 0, "step": 1})
+    with pytest.raises(StudyError, match="no trial gave a finite validation value of accuracy"):
+        check_result(fold(events(*facts, paused), FOLDER), plan)
+    with pytest.raises(StudyError, match="budget of 10 s was too small"):
+        check_result(fold(events(*facts[:-1], paused), FOLDER), plan)

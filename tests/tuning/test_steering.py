@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from luthier.doctor.findings import Diagnosis, Finding, Remedy
+from luthier.files import from_json, to_json
 from luthier.patch import Patch, Scale, Set
 from luthier.recipe import Recipe
 from luthier.tuning.edges import KNOWN_GOOD
@@ -65,6 +66,20 @@ def test_patches_become_settings_by_path() -> None:
         {"symptom": "overfitting", "reason": "half the step", "values": {"lr": 0.05}},
         {"symptom": "overfitting", "reason": "noise", "values": {"dropout": 0.2}},
     ]
+
+
+def test_what_the_doctor_asks_for_can_be_written_down() -> None:
+    parts = [{"name": "affine", "degrees": 10.0}]
+    record: Any = Sick(
+        Patch(reason="turn", operations=(Set(field="augment", value=parts),)),
+        Patch(reason="mirror", operations=(Set(field="augment", value=["flip"]),)),
+    )
+    changes = prescriptions(record, Recipe())
+    assert from_json(to_json(changes)) == changes
+    asked = [Recipe().replace(change["values"]).augment for change in changes]
+    assert asked == [Recipe(augment=parts).augment, Recipe(augment=["flip"]).augment]
+    assert not choice((), ("flip", "crop")).contains(changes[0]["values"]["augment"])
+    assert stretched(choice((), ("flip", "crop")), changes[0]["values"]["augment"]) is None
 
 
 def test_the_best_trials_changes_are_asked_for_once() -> None:

@@ -16,8 +16,9 @@ import pytest
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
 from luthier.show.terminal import TuneConsole
+from luthier.show.verdict import winner_changes
 from luthier.tuning.ledger import StudyError, read_events
-from luthier.tuning.space import choice, loguniform, uniform
+from luthier.tuning.space import choice, fixed, loguniform, uniform
 from luthier.tuning.store_sqlite import SqliteStore
 from luthier.tuning.study import Study
 from luthier.tuning.tune import tune
@@ -309,3 +310,54 @@ def test_what_has_ended_does_not_wait_for_a_slow_sampler(tmp_path: Path) -> None
     call: Any = {"sampler": slow, "strategy": "full", "steps": 9, "workers": 1}
     tune(saving_function(), space=SPACE, trials=4, folder=tmp_path / "s", **call)
     assert durable == [0, 1, 2, 3]
+
+
+def test_groups_keep_the_other_parameters_where_the_search_starts(tmp_path: Path) -> None:
+    def both(trial: Any) -> float:
+        (trial.folder / "told").write_text(repr(sorted(trial.params.items())))
+        return float(trial.params["a"] - trial.params["b"])
+
+    space: Any = {"a": uniform(0, 1), "b": uniform(0, 1)}
+    call: Any = {"space": space, "groups": {"first": ["a"], "second": ["b"]}, "workers": 1, "folder": tmp_path}
+    with pytest.raises(LuthierError, match=r"groups tune some parameters .* add start="):
+        tune(both, trials=3, **call)
+    study = tune(both, trials=5, start={"a": 0.25, "b": 0.75}, sampler="random", **call)
+    assert [trial.state for trial in study.trials] == ["finished"] * 5
+    for trial in study.trials:
+        values = {"a": 0.25, "b": 0.75} | trial.values
+        assert (trial.folder / "told").read_text() == repr(sorted(values.items()))
+
+
+def test_lists_among_the_values_do_not_keep_a_study_from_going_on(tmp_path: Path) -> None:
+    space: Any = {
+        "layers": choice((64, 64), (128,)),
+        "nested": choice([[3, 3], [2, 2]], [[1]]),
+        "schedule": choice([10, 20], [5, 15]),
+        "rate": uniform(0, 1).when("layers", (64, 64)),
+    }
+    start = {"layers": (64, 64), "nested": [[1]], "schedule": [5, 15], "rate": 0.5}
+
+    def rate(trial: Any) -> None:
+        for step in (1, 2, 3, 4):
+            trial.report(trial.params.get("rate", 0.1) * step, step=step)
+
+    call: Any = {"space": space, "start": start, "workers": 1, "folder": tmp_path, "steps": 4, "strategy": "halving"}
+    tune(rate, trials=4, **call)
+    assert len(tune(rate, trials=8, **call).trials) == 8
+
+
+def test_a_report_tells_what_a_winner_adds_to_a_conditional_start(tmp_path: Path) -> None:
+    space: Any = {"optimizer": choice("adam", "sgd"), "momentum": uniform(0.5, 0.9).when("optimizer", "sgd")}
+    space["lr"] = fixed(0.1)
+
+    def better_with_momentum(trial: Any) -> float:
+        return float(trial.params.get("momentum", 0.0))
+
+    start = {"optimizer": "adam", "lr": 0.1}
+    study = tune(better_with_momentum, space=space, start=start, trials=6, workers=1, folder=tmp_path)
+    assert study.comparison is not None
+    changes = winner_changes(study, study.comparison.winner_number)
+    assert changes == {"optimizer": ("adam", "sgd"), "momentum": (None, study.best.values["momentum"])}
+    page = study.report(tmp_path / "report.html").read_text()
+    assert "As the search read them" in page
+    assert "Retrained on the same seeds" not in page

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from luthier.tuning.ledger import StudyError
+from luthier.tuning.messages import encode
 from luthier.tuning.recruits import Recruit, _early, called_early, recruited
+from luthier.tuning.worker import Channel, obey
 from luthier.tuning.workers import Workers
 
 
@@ -70,3 +72,16 @@ def failing(begin: Any) -> Any:
         self.orders, self.messages = self.process.stdin, self.process.stdout
 
     return begun
+
+
+def test_what_cannot_be_told_fails_its_trial_and_not_the_worker() -> None:
+    told: list[dict[str, Any]] = []
+
+    class Told(Channel):
+        def say(self, event: str, **details: Any) -> None:
+            encode(message := {"event": event, **details})
+            told.append(message)
+
+    obey({"number": 3}, lambda order, channel: ("finished", {"reason": "", "changes": [Path]}), Told())
+    assert [(message["event"], message["number"]) for message in told] == [("failed", 3)]
+    assert "TypeError" in told[0]["reason"]

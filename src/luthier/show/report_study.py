@@ -89,7 +89,7 @@ def _changes(study: Study) -> str:
 
 
 def _seeds(comparison: Comparison) -> str:
-    """Both recipes retrained, seed by seed."""
+    """Both sides, seed by seed."""
     metric, sign = comparison.metric, 1 if comparison.direction == "max" else -1
     pairs = list(zip(comparison.baseline, comparison.winner, strict=True))
     rows = [
@@ -114,7 +114,7 @@ def _seeds(comparison: Comparison) -> str:
         names = list(dict.fromkeys([metric, *test["winner"]]))
         read = [[cell(name_text(name)), *_values(name, [test[side].get(name) for side in test])] for name in names]
         blocks.append(table(["test, read once", *(f">{side}" for side in test)], read))
-    return section("Retrained on the same seeds", *blocks)
+    return section("Retrained on the same seeds" if comparison.retrained else "As the search read them", *blocks)
 
 
 def _values(metric: str, values: Any) -> list[str]:

@@ -12,6 +12,8 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.show.words import is_share, metric_text, name_text, number_text
+from luthier.tuning.conditions import value_or_none
+from luthier.tuning.ranges import plain
 
 if TYPE_CHECKING:
     from luthier.recipe import Recipe
@@ -118,7 +120,8 @@ def winner_changes(study: Study, number: int) -> dict[str, tuple[Any, Any]]:
     """What a trial changes, by name with (baseline's, trial's)."""
     if study.baseline is not None:
         return recipe_changes(study.baseline, study.recipe(number))
-    return {name: (study.start.value(name), value) for name, value in study.trials[number].values.items()}
+    pairs = {name: (value_or_none(study.start, name), value) for name, value in study.trials[number].values.items()}
+    return {name: pair for name, pair in pairs.items() if plain(pair[0]) != plain(pair[1])}
 
 
 def headline(study: Study) -> str:

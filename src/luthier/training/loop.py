@@ -28,20 +28,24 @@ def train(run: Run, until: int | None = None) -> tuple[str, str]:
         State ("finished", "paused" or "interrupted") and the reason in words.
     """
     while run.epoch < run.recipe.epochs:
-        if until is not None and run.step >= until:
+        if until is not None and run.step >= until and not run.epoch_over:
             return "paused", f"paused at step {run.step} of {run.total_steps}"
         run.hooks.epoch_start(run)
         for batch in run.batches():
             take_step(run, batch)
             run.hooks.step_end(run)
+            if run.epoch_over:
+                continue  # even when interrupted: the reading belongs to the step
             if run.interrupted:
                 return "interrupted", f"interrupted at step {run.step}"
-            if run.step == until and run.batch < run.steps_by_epoch[run.epoch]:
+            if run.step == until:
                 run.hooks.evaluated(run, row_of(run, "rung"))
                 return "paused", f"paused at step {run.step} of {run.total_steps}"
         end_epoch(run)
         if (stopping := run.recipe.early_stopping) and stopping.stops(run.history, run.task.metric.minimise):
             return "finished", f"early stopping: no gain in {stopping.patience} evaluations"
+        if run.interrupted and run.epoch < run.recipe.epochs:
+            return "interrupted", f"interrupted at step {run.step}"
     return "finished", f"all {run.recipe.epochs} epochs trained"
 
 

@@ -114,6 +114,11 @@ class Run(Evaluator):
         return self.train.epoch(self.epoch, self.batch, self.batch_size(self.epoch))
 
     @property
+    def epoch_over(self) -> bool:
+        """Whether the current epoch's last step is taken; its evaluation is still to come."""
+        return self.batch == self.steps_by_epoch[self.epoch]
+
+    @property
     def time_s(self) -> float:
         """Seconds spent on this training, also before a resume."""
         return self.spent_s + time.perf_counter() - self.began

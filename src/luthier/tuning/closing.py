@@ -34,7 +34,7 @@ def room(state: State, plan: Plan, left: float | None) -> float:
         return math.inf
     trial = state.trials[best]
     rest = plan.budget.rest(trial, trial.total_steps)
-    return math.inf if rest is None else left / min(rest, _HALF * plan.budget.total)
+    return math.inf if not rest else left / min(rest, _HALF * plan.budget.total)
 
 
 def trainings(state: State, plan: Plan) -> float:

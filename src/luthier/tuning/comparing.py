@@ -22,6 +22,7 @@ class Comparison:
         winner_number: the search trial that won.
         test: {"baseline": {"loss", metric}, "winner": {...}}, or None.
         others: means of the other objectives over the same seeds, by name: (baseline's, winner's).
+        retrained: whether these are retrainings; else the search's own readings, of one seed.
     """
 
     metric: str
@@ -34,6 +35,7 @@ class Comparison:
     winner_number: int
     test: dict[str, dict[str, float]] | None
     others: dict[str, tuple[float, float]] = field(default_factory=dict)
+    retrained: bool = True
 
     @property
     def better(self) -> bool:
@@ -72,7 +74,8 @@ def compare(state: State) -> Comparison | None:
         return None
     baseline, best = by_seed(state, first), by_seed(state, winner)
     seeds = [seed for seed in baseline if seed in best]
-    if not seeds:  # nothing was retrained: the search's own readings, from which no interval follows
+    retrained = bool(seeds)
+    if not retrained:  # the search's own readings, from which no interval follows
         seeds, baseline, best = [winner.seed], {winner.seed: first}, {winner.seed: winner}
     scores = {
         each.name: [[side[seed].scores[each.name] for seed in seeds] for side in (baseline, best)]
@@ -92,6 +95,7 @@ def compare(state: State) -> Comparison | None:
         winner_number=winner.number,
         test={name: values for name, values in tests.items() if values} if all(tests.values()) else None,
         others={name: (mean(old), mean(new)) for name, (old, new) in scores.items()},
+        retrained=retrained,
     )
 
 

@@ -6,7 +6,8 @@ field comes after those that it depends on, and a field whose condition does not
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -97,12 +98,18 @@ def configurations(space: Space, levels: Mapping[str, list[Any]]) -> Iterator[di
     return complete({}, order)
 
 
+def known(baseline: Baseline, paths: Iterable[str]) -> dict[str, Any]:
+    """The baseline's values by path, of those that it has."""
+    found = {}
+    for path in paths:
+        with suppress(LuthierError):
+            found[path] = baseline.value(path)
+    return found
+
+
 def value_or_none(baseline: Baseline, path: str) -> Any:
     """The baseline's value; None where it has none."""
-    try:
-        return baseline.value(path)
-    except LuthierError:
-        return None
+    return known(baseline, [path]).get(path)
 
 
 def check_conditions(space: Space) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 from luthier.tuning.jobs import Plan
 from luthier.tuning.journal import Journal
 from luthier.tuning.ledger import StudyError
@@ -14,17 +12,19 @@ from luthier.tuning.state import State
 _SAME_FAILURES = 3
 
 
-def check_failures(state: State) -> None:
-    """Whether the first trials all failed: then so would the rest. Others may need less memory than these.
+def check_failures(state: State, number: int) -> None:
+    """Whether the first trials all failed, now that one of them has ended: then so would the rest.
+
+    Others may need less memory than these.
 
     Raises:
         StudyError: with the last reason.
     """
-    ended = list(islice((trial for trial in state.trials if trial.ended), _SAME_FAILURES + 1))
-    failed = [trial for trial in ended if trial.state == "failed" and not trial.reason.startswith(OUT_OF_MEMORY)]
-    if len(ended) == len(failed) == _SAME_FAILURES:
+    first = state.trials[:_SAME_FAILURES]
+    failed = [trial for trial in first if trial.state == "failed" and not trial.reason.startswith(OUT_OF_MEMORY)]
+    if number < len(failed) == _SAME_FAILURES:
         raise StudyError(
-            f"the first {len(ended)} trials all failed, so the study stops; the last one: {ended[-1].reason}"
+            f"the first {len(first)} trials all failed, so the study stops; the last one: {first[-1].reason}"
         )
 
 
@@ -39,7 +39,8 @@ def check_result(state: State, plan: Plan) -> None:
     failed = [trial for trial in state.search if trial.state == "failed"]
     if failed and all(trial.state == "failed" for trial in state.search):
         raise StudyError(f"all {len(failed)} trials failed; the last one: {failed[-1].reason}")
-    if plan.budget is None:
+    read = any(trial.rows for trial in state.search)
+    if plan.budget is None or (read and all(trial.value is None for trial in state.search)):
         raise StudyError(f"no trial gave a finite validation value of {state.metric}: see {state.folder}")
     raise StudyError(
         f"the budget of {plan.budget} was too small for one whole training: what has begun waits in {state.folder}, "

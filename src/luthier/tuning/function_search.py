@@ -11,7 +11,7 @@ from typing import Any
 
 from luthier.errors import LuthierError, close_matches
 from luthier.hashing import source_hash
-from luthier.tuning.conditions import resolved
+from luthier.tuning.conditions import active, resolved
 from luthier.tuning.objectives import TRAIN_TIME, Objective, Objectives, described, function_objectives
 from luthier.tuning.ranges import Range, Space
 from luthier.tuning.space import as_space, check_ranges
@@ -66,6 +66,11 @@ class FunctionSearch:
         if self.steps is not None:
             return self.steps
         return next((trial.total_steps for trial in state.trials if trial.state == "finished"), None)
+
+    def complete(self, values: dict[str, Any]) -> dict[str, Any]:
+        """All parameters that are present: those that the trial's group leaves alone stay where the search starts."""
+        told = {**(self.start_values or {}), **values}
+        return active({name: range_ for name, range_ in self.space.items() if name in told}, told)
 
     def work(self, values: Mapping[str, Any], steps: int) -> float:
         """Steps: what one takes is the function's own affair."""
@@ -133,6 +138,11 @@ def function_search(
     _check_steps(steps)
     if values is not None:
         _check_start(values, ranges)
+    elif isinstance(groups, Mapping) and any(set(ranges) - set(fields) for fields in groups.values()):
+        raise LuthierError(
+            "groups tune some parameters and keep the others where the search starts: add start={...} with a value for "
+            "each parameter of the space"
+        )
     return search
 
 

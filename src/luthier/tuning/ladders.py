@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from luthier.files import to_json
 from luthier.tuning.fronts import Fronts
 from luthier.tuning.objectives import losses
-from luthier.tuning.standings import Follower, Ranking, follow
+from luthier.tuning.standings import Follower, Ranking, follow, waits
 from luthier.tuning.state import State, Trial
 
 
@@ -58,9 +59,10 @@ class Ladder:
     def take(self, state: State, trial: Trial) -> None:
         """Take in how a trial stands now."""
         last: Rung | None = None
+        for rung in self.rungs:  # higher ones too: a training whose checkpoint is gone begins anew
+            rung.waiting.drop(trial.number)
         for fraction, rung in zip(self.fractions, self.rungs, strict=True):
             step = rung_step(fraction, trial.total_steps)
-            rung.waiting.drop(trial.number)
             if trial.step < step:
                 break
             if trial.number not in rung.reached:
@@ -69,7 +71,7 @@ class Ladder:
                     break
                 rung.reached.put(trial.number, *losses(scores, state.objectives))
             last = rung
-        if last is not None and trial.state == "paused" and trial.until <= trial.step < trial.total_steps:
+        if last is not None and trial.state == "paused" and waits(trial):
             last.waiting.put(trial.number, *last.reached.key(trial.number))
         if self.rungs and trial.state == "failed" and trial.number not in self.rungs[0].reached:
             self._failed.add(trial.number)
@@ -94,7 +96,7 @@ class Ladders(Follower):
     def __init__(self, strategy: Any, several: bool = False) -> None:
         super().__init__()
         self.strategy, self.several = strategy, several
-        self.by_arm: dict[str, dict[tuple[int, Any], Ladder]] = {}
+        self.by_arm: dict[str, dict[tuple[int, str], Ladder]] = {}
 
     def take(self, state: State, trial: Trial) -> None:
         """Take in how a trial stands now."""
@@ -105,7 +107,7 @@ class Ladders(Follower):
         """The ladder of a trial."""
         bracket = self.strategy.bracket(trial.number)
         ladders = self.by_arm.setdefault(trial.arm, {})
-        key = (bracket, trial.values.get("schedule"))
+        key = bracket, to_json(trial.values.get("schedule"))
         if key not in ladders:
             ladders[key] = Ladder(self.strategy.brackets[bracket], self.several)
         return ladders[key]

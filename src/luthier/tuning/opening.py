@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.files import from_json, to_json
 from luthier.tuning.folding import fold
 from luthier.tuning.ledger import Ledger, StudyError
 from luthier.tuning.recruits import Recruit
@@ -28,7 +29,7 @@ def open_ledger(folder: Path, description: dict[str, Any], resume: bool, storage
         known = fold(ledger.events(), folder).description
         if known and not resume:
             raise StudyError(f"{folder} already holds a study: choose another folder, or go on with it (resume=True)")
-        if known and (changes := differences(known, description)):
+        if known and (changes := differences(known, from_json(to_json(description)))):
             raise StudyError(
                 f"{folder} holds a study of something else ({'; '.join(changes)}): "
                 "choose another folder, or go back to what it was begun with"

@@ -22,7 +22,7 @@ from luthier.files import to_json
 from luthier.tuning.ledger import StudyError, address, database
 from luthier.tuning.objectives import Objective
 from luthier.tuning.optuna_view import DIRECTIONS, frozen_trial, quiet
-from luthier.tuning.ranges import Choice, Range, plain
+from luthier.tuning.ranges import Choice, Range
 from luthier.tuning.space import Space
 from luthier.tuning.state import Trial
 from luthier.tuning.store import Store
@@ -271,7 +271,7 @@ def as_optuna(trial: Trial, space: Space, objectives: Sequence[Objective]) -> An
 
 def stretched(range_: Range, value: Any) -> Range | None:
     """The range, wide enough for a number that lies outside; None for an option that it does not have."""
-    if range_.contains(plain(value)):
+    if range_.contains(value):
         return range_
     if isinstance(range_, Choice) or isinstance(value, bool) or not isinstance(value, (int, float)):
         return None

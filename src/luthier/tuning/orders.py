@@ -55,7 +55,9 @@ class Orders:
         guarded = trial.kind == "search" and trial.arm != BASELINE  # what these are compared with comes to its end
         told = {"examined": examined, "guarded": guarded, "known": trial.step, "total_steps": trial.total_steps}
         more = told | self.searched.order
-        self.workers.train(worker, Continue(number, trial.until), trial.values, trial.seed, **more)
+        self.workers.train(
+            worker, Continue(number, trial.until), self.searched.complete(trial.values), trial.seed, **more
+        )
 
     def _unexamined(self, trial: Trial) -> int:
         """The step up to which the doctor is not called: an examination takes as long as some hundred steps.

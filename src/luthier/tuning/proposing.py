@@ -12,6 +12,7 @@ from typing import Any
 
 from luthier.files import to_json
 from luthier.tuning import samplers
+from luthier.tuning.conditions import resolved
 from luthier.tuning.jobs import BASELINE, Plan, Proposal
 from luthier.tuning.ranges import Range
 from luthier.tuning.searched import Searched
@@ -55,9 +56,11 @@ class Proposer:
         return None if values is None else self._proposal(state, values, "")
 
     def _steered(self, state: State, number: int, arm: str) -> Proposal | None:
-        ranges = {path: self.searched.space[path] for path in self.plan.arms.get(arm, [])}
-        fits = samplers.fitting(self.constraints, list(self.searched.space), self.searched.start)
-        starts = [(source, values) for source, values in self.searched.starts(ranges) if fits(values)]
+        space, start = self.searched.space, self.searched.start
+        ranges = {path: space[path] for path in self.plan.arms.get(arm, [])}
+        fits = samplers.fitting(self.constraints, [path for path in space if path not in ranges], start)
+        baseline = samplers.inside(resolved(ranges, start), start) if self.plan.baseline else None
+        starts = [each for each in self.searched.starts(ranges) if each[1] != baseline and fits(each[1])]
         if (begun := standings(state).begun[arm]) < len(starts):
             tried = {_key(trial.values) for trial in state.search if trial.arm == arm}
             fresh = ((source, values) for source, values in starts if _key(values) not in tried)

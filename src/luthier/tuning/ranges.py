@@ -95,13 +95,13 @@ class Uniform(_Conditional):
     def levels(self, count: int) -> list[Any]:
         """At most `count` evenly spaced values (on the range's scale), both ends included."""
         if self.size is not None and self.step is not None:
-            return [self.low + index * self.step for index in _spread(self.size - 1, count)]
+            return [self._stepped(index) for index in _spread(self.size - 1, count)]
         return _levels(self.low, self.high, self.log, count)
 
     def at(self, position: float) -> float:
         """The value at a position in [0, 1], every part of the range's scale alike."""
         if self.size is not None and self.step is not None:
-            return self.low + _slot(position, self.size) * self.step
+            return self._stepped(_slot(position, self.size))
         value = self.low * (self.high / self.low) ** position if self.log else self._linear(position)
         return min(max(value, self.low), self.high)
 
@@ -116,6 +116,11 @@ class Uniform(_Conditional):
     def ends(self) -> tuple[Any, ...]:
         """The values that a recipe must accept for the whole range to be possible."""
         return (self.low, self.high)
+
+    def _stepped(self, index: int) -> float:
+        """As it would be written: 0.3, where 3 times 0.1 is 0.30000000000000004."""
+        written = float(f"{self.low + index * (self.step or 0.0):.12g}")
+        return min(max(written, self.low), self.high)
 
     def _linear(self, position: float) -> float:
         return self.low + position * (self.high - self.low)
@@ -205,7 +210,10 @@ class Choice(_Conditional):
 
     def contains(self, value: Any) -> bool:
         """Whether a value is one of the options."""
-        return plain(value) in self.options
+        try:
+            return plain(value) in self.options
+        except LuthierError:  # what no option can be
+            return False
 
     def levels(self, count: int) -> list[Any]:
         """All options, whatever the count."""

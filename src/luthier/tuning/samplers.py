@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from luthier.errors import LuthierError, unknown
-from luthier.tuning.conditions import Baseline, active, configurations, is_conditional, resolved, value_or_none
+from luthier.tuning.conditions import Baseline, active, configurations, is_conditional, known, resolved, value_or_none
 from luthier.tuning.drawing import grid, grid_levels, halton, sobol, uniform_random
 from luthier.tuning.evolving import cmaes
 from luthier.tuning.modelling import from_optuna_object, gp, nsgaii, prior
@@ -125,7 +125,7 @@ def arm_view(state: State, ranges: Space, baseline: Baseline, arm: str, number: 
         seed=derived_seed(f"{seed} {number}"),
         stream=derived_seed(f"{seed} {arm}"),
         index=len(seen),
-        defaults={path: value for path in space if (value := value_or_none(baseline, path)) is not None},
+        defaults={path: value for path, value in known(baseline, space).items() if value is not None},
     )
 
 
@@ -164,7 +164,8 @@ def inside(ranges: Space, baseline: Baseline) -> dict[str, Any] | None:
 
 def _seen(trial: Trial, values: dict[str, Any]) -> Seen:
     scores = tuple(trial.scores.values()) or None
-    return Seen(values, trial.state, scores, min(1.0, trial.step / trial.total_steps))
+    share = 1.0 if trial.state == "finished" else min(1.0, trial.step / trial.total_steps)  # some stop early
+    return Seen(values, trial.state, scores, share)
 
 
 def _answers(
@@ -194,7 +195,7 @@ def _answers(
 
 def fitting(constraints: Sequence[Constraint], others: Sequence[str], baseline: Baseline) -> Constraint:
     """All constraints as one; they read the baseline's values for `others`, the fields that an arm leaves alone."""
-    elsewhere = {path: value_or_none(baseline, path) for path in others}
+    elsewhere = known(baseline, others)
 
     def fits(values: dict[str, Any]) -> bool:
         return all(_holds(constraint, {**elsewhere, **values}) for constraint in constraints)

@@ -13,7 +13,7 @@ from luthier.tuning import closing
 from luthier.tuning.budgets import Budget, fits
 from luthier.tuning.jobs import BASELINE, Continue, Outlook, Plan, Propose, Start, Stop
 from luthier.tuning.ladders import Ladder, ladders_of
-from luthier.tuning.standings import standings
+from luthier.tuning.standings import standings, waits
 from luthier.tuning.state import State, Trial
 from luthier.tuning.strategies import strategy_for, whole
 
@@ -131,7 +131,7 @@ def outranked(state: State, plan: Plan) -> list[Stop]:
     strategy = strategy_for(plan)
     ladders, outlook = ladders_of(state, strategy), Outlook(1.0, None, False, closing.trainings(state, plan))
     eta_at = lambda index: strategy.eta_at(index, outlook)  # noqa: E731
-    waiting = [trial for trial in state.search if trial.state == "paused" and trial.step >= trial.until]
+    waiting = [trial for trial in state.search if trial.state == "paused" and waits(trial)]
     return [Stop(trial.number, _why(trial, ladders.of(trial), eta_at), may_return=True) for trial in waiting]
 
 
@@ -139,6 +139,8 @@ def reserve(state: State, plan: Plan) -> float:
     """What to keep for the repeats at the end: those of the winner so far (else the likely one) and the baseline."""
     if plan.budget is None:
         return 0.0
+    if state.baseline is not None and state.baseline.ended and state.baseline.state != "finished":
+        return plan.budget.together([], plan.workers)  # nothing to compare with, see `next_repeat`
     standing = standings(state)
     likely = standing.finished.first if standing.finished.first is not None else standing.paused.first
     first = None if state.baseline is None else state.baseline.number

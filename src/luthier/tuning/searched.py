@@ -67,6 +67,9 @@ class Searched(Protocol):
     def total_steps(self, values: Mapping[str, Any], state: State) -> int | None:
         """Steps of a whole training with these values; None while nobody knows."""
 
+    def complete(self, values: dict[str, Any]) -> dict[str, Any]:
+        """What a worker must be told of a trial with these values."""
+
     def work(self, values: Mapping[str, Any], steps: int) -> float:
         """How long so many steps take on a virtual clock, whatever they take on the real one."""
 
@@ -116,6 +119,10 @@ class RecipeSearch:
             return total_steps(self.subject.task, self.start.replace(dict(values)))
         except LuthierError:
             return 1  # the worker will meet the same error, and its trial fails with it
+
+    def complete(self, values: dict[str, Any]) -> dict[str, Any]:
+        """What differs from the recipe, which the workers have."""
+        return values
 
     def work(self, values: Mapping[str, Any], steps: int) -> float:
         """Examples seen times parameters; values that make no recipe or network take no time."""

@@ -124,19 +124,25 @@ class Standings(Follower):
             self._expected[trial.number] = trial.expected_s
 
     def _cut_off(self, trial: Trial) -> None:
+        """One that took its last step and did not tell its end is among them: it only has to end."""
         ranking = self.cut_off[trial.kind]
-        if trial.state in ("waiting", "paused") and trial.step < trial.until:
+        if trial.state in ("waiting", "paused") and not waits(trial):
             ranking.put(trial.number)
         else:
             ranking.drop(trial.number)
 
     def _rank(self, state: State, trial: Trial) -> None:
-        if trial.value is not None and trial.state == "paused" and trial.step >= trial.until:
+        if trial.value is not None and trial.state == "paused" and waits(trial):
             self.paused.put(trial.number, *state.losses(trial))
         else:
             self.paused.drop(trial.number)
         if trial.value is not None and trial.state == "finished" and trial.arm != BASELINE:
             self.finished.put(trial.number, *state.losses(trial))
+
+
+def waits(trial: Trial) -> bool:
+    """Whether a paused trial has come to the rung that it was told to come to."""
+    return trial.until <= trial.step < trial.total_steps
 
 
 def standings(state: State) -> Standings:

@@ -64,7 +64,7 @@ def prescriptions(record: Record, recipe: Recipe) -> list[dict[str, Any]]:
         patched = patch.apply(recipe)
         if isinstance(patched, NotApplicable) or any(field.split(".")[0] in _KEPT_FIELDS for field in fields):
             continue
-        values = {field: patched.value(field) for field in fields}
+        values = {field: _as_json(patched.value(field)) for field in fields}
         if values not in [change["values"] for change in changes]:
             changes.append({"symptom": symptom, "reason": patch.reason, "values": values})
             changes[-1] |= {"whole": True} if stuck else {}
@@ -106,3 +106,12 @@ def widened(space: Mapping[str, Range], state: State, arm: str) -> dict[str, Uni
         elif end == "upper":
             found[path] = replace(range_, high=max(best[0].values[path], range_.high) * _WIDER)
     return found
+
+
+def _as_json(value: Any) -> Any:
+    """A recipe's value as the ledger keeps it: parts, such as those of an augmentation, as dicts."""
+    from luthier.parts import Part
+
+    if isinstance(value, (list, tuple)):
+        return [_as_json(item) for item in value]
+    return value.model_dump(mode="json") if isinstance(value, Part) else value

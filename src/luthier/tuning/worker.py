@@ -190,16 +190,18 @@ def obey(order: dict[str, Any], train: Train, channel: Channel) -> None:
     number = order["number"]
     try:
         state, details = train(order, channel)
-    except BaseException as error:  # a function's SystemExit too
+        make_room(details["reason"])
+        channel.say(state, number=number, **details)
+    except BaseException as error:  # a function's SystemExit too, and what cannot be told
         traceback.print_exc()
-        state, details = "failed", {"reason": reason_of(error)}
-    if details["reason"].startswith(OUT_OF_MEMORY):
-        make_room()
-    channel.say(state, number=number, **details)
+        make_room(reason := reason_of(error))
+        channel.say("failed", number=number, reason=reason)
 
 
-def make_room() -> None:
+def make_room(reason: str) -> None:
     """Let go of what a training that ran out of memory held, before the next one begins."""
+    if not reason.startswith(OUT_OF_MEMORY):
+        return
     gc.collect()
     if "torch" in sys.modules:
         sys.modules["torch"].cuda.empty_cache()  # nothing where no accelerator is in use

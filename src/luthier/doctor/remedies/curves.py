@@ -13,8 +13,8 @@ from luthier.patch import Scale, Set
 
 def overfitting(finding: Finding) -> tuple[Remedy, ...]:
     """Augmentation, dropout, weight decay, label smoothing, early stopping, mixup, averaging, smaller net."""
-    shape = finding.numbers.get("input_shape")  # of a batch: images have four dimensions
-    no_images = isinstance(shape, (list, tuple)) and len(shape) != 4
+    shape = finding.numbers.get("input_shape")  # of an example: images have three dimensions
+    no_images = isinstance(shape, (list, tuple)) and len(shape) != 3
     return (
         *(() if no_images else _augmentations()),
         patched(

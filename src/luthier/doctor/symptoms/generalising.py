@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
 
 from luthier.doctor.findings import Finding, NotSeen
@@ -27,7 +28,10 @@ def overfitting(vitals: Vitals) -> list[Finding] | NotSeen:
     found = _overfit_losses(vitals, train, val, by_accuracy) if len(val) >= 2 else None
     if found is None and by_accuracy is not None and train_accuracy is not None:
         found = _overfit_accuracies(train_accuracy, by_accuracy, len(val) < 2)
-    return [found] if found is not None else []
+    if found is None:
+        return []
+    shape = {"input_shape": vitals.data["shape"]} if vitals.data.get("shape") else {}
+    return [replace(found, numbers={**found.numbers, **shape})]
 
 
 def _overfit_losses(
