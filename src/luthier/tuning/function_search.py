@@ -138,7 +138,7 @@ def function_search(
     _check_steps(steps)
     if values is not None:
         _check_start(values, ranges)
-    elif isinstance(groups, Mapping) and any(set(ranges) - set(fields) for fields in groups.values()):
+    elif groups and any(set(fields) < set(ranges) for fields in groups.values()):
         raise LuthierError(
             "groups tune some parameters and keep the others where the search starts: add start={...} with a value for "
             "each parameter of the space"
