@@ -23,6 +23,7 @@ from luthier.recipe import Recipe
 from luthier.record import Record
 from luthier.task import Step, Task
 from luthier.tasks import load as load_subject
+from luthier.training import loop
 from luthier.training.checkpoints import load
 from luthier.training.hooks import Hook
 
@@ -205,6 +206,21 @@ def test_an_epoch_whose_last_step_was_interrupted_is_read(step, task, tmp_path):
     record = Record(tmp_path / "run")
     assert record.rows[-1]["step"] == record.status["step"] == step
     assert record.status["state"] == ("interrupted" if step < 12 else "finished")
+
+
+def test_a_reading_that_was_cut_off_is_taken_when_the_training_is_to_go_no_further(task, tmp_path, monkeypatch):
+    recipe = Recipe(epochs=2, batch_size=16)
+
+    def cut_off(run):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "end_epoch", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            fit(task, recipe, folder=tmp_path / "run", **QUIET)
+    assert Record(tmp_path / "run").status["step"] == 6
+    record = fit(task, recipe, folder=tmp_path / "run", resume=True, until=6, **QUIET)
+    assert [row["step"] for row in record.rows] == [6]
 
 
 def test_sigterm_saves_and_exits_with_143(task, tmp_path):
