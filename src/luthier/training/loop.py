@@ -28,7 +28,7 @@ def train(run: Run, until: int | None = None) -> tuple[str, str]:
         State ("finished", "paused" or "interrupted") and the reason in words.
     """
     while run.epoch < run.recipe.epochs:
-        if until is not None and run.step >= until and not run.epoch_over:
+        if until is not None and run.step >= until:
             return "paused", f"paused at step {run.step} of {run.total_steps}"
         run.hooks.epoch_start(run)
         for batch in run.batches():
