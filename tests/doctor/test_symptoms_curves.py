@@ -273,6 +273,14 @@ def test_of_a_regression_known_by_heart_a_smaller_gap_tells(by_heart, found):
     assert bool(generalising.overfitting(sick)) is found
 
 
+def test_overfitting_tells_what_an_example_is():
+    rising = [(LN10 * math.exp(-i), 1.0 + 0.15 * i) for i in range(12)]
+    (unknown,) = generalising.overfitting(vitals(metrics=rising))
+    (table,) = generalising.overfitting(vitals(metrics=rising, data={"shape": [64]}))
+    assert "input_shape" not in unknown.numbers
+    assert table.numbers == {**unknown.numbers, "input_shape": [64]}
+
+
 def test_overfitting_by_accuracy_alone():
     rows = [Metrics(i, {"train_accuracy": 1.0, "val_accuracy": 0.7}) for i in range(3)]
     assert the(generalising.overfitting(replace(vitals(), metrics=rows))).numbers["gap"] == pytest.approx(0.3)

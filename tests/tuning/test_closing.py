@@ -1,6 +1,8 @@
 """Studies that end soon: they have looked at many, and what looked best has come to its end."""
 
+import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -124,3 +126,11 @@ def test_a_later_call_with_a_larger_budget_goes_on() -> None:
     longer = Simulator(simulator(budget=Time(60.0)).plan, made.propose, made.curve, events=made.events).run()
     assert len(longer.state.trials) > len(made.state.trials)
     assert (search_left(longer.state, longer.plan, longer.clock) or 0.0) < 10
+
+
+def test_trainings_too_short_to_be_timed_leave_room() -> None:
+    made = simulator(budget=Time(100.0)).run(decisions=12)
+    first = closing.standings(made.state).paused.first
+    assert first is not None
+    made.state.trials[first] = replace(made.state.trials[first], time_s=0.0)
+    assert closing.room(made.state, made.plan, 50.0) == math.inf

@@ -52,7 +52,7 @@ def depot_of(state: State, name: str, asked: str | None) -> Depot | None:
 
 @contextmanager
 def lodged(state: State, name: str, asked: str | None) -> Iterator[Depot | None]:
-    """The same; when the call ends before the study has noted a new depot, nothing stays there.
+    """What `depot_of` gives; when the call ends before the study has noted a new depot, nothing stays there.
 
     Raises:
         StudyError: see `depot_of`.

@@ -25,14 +25,13 @@ from luthier.errors import LuthierError
 from luthier.files import write_atomic
 from luthier.tuning.depot import Depot
 from luthier.tuning.ledger import StudyError
-from luthier.tuning.places import Place
+from luthier.tuning.places import LEAVE_S, Place
 from luthier.tuning.ray_actor import THREADS, Posting, Trainer
 from luthier.tuning.ray_cluster import needs_of, plea
 from luthier.tuning.workers import Workers
 
 PATIENCE_S = 60.0
 """How long a study waits for a place in the cluster while it has no worker at all."""
-_LEAVE_S = 2.0
 _TIDY_S = 1.0
 
 
@@ -99,7 +98,7 @@ class RayWorker(Place):
 
     def why_dead(self) -> str:
         """How the actor ended, in words."""
-        self._passing_on.join(_LEAVE_S)
+        self._passing_on.join(LEAVE_S)
         return f"the Ray worker died ({self._cause or 'it does not answer'}); see {self.words}"
 
     def dismiss(self) -> None:
@@ -109,7 +108,7 @@ class RayWorker(Place):
     def close(self, at_once: bool) -> None:
         """End the actor, and the thread that listens to it."""
         self.kill()
-        self._passing_on.join(_LEAVE_S)
+        self._passing_on.join(LEAVE_S)
         self.messages.close()
 
     def _pass_on(self, pipe: int) -> None:

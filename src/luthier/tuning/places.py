@@ -15,7 +15,7 @@ from luthier.tuning.messages import Inbox, send
 from luthier.tuning.recruits import Recruit
 
 LEAVE_S = 2.0
-"""How long a process may take to leave before it is killed."""
+"""How long a process may take to leave before it is killed, and an actor before it is left."""
 
 
 class Place:

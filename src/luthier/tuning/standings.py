@@ -85,7 +85,7 @@ class Standings(Follower):
         n_search: search trials so far, the baseline included.
         begun: search trials so far, by arm.
         alive: by arm, how many are running or finished.
-        cut_off: by kind, trainings that have not come to where they were told to go, by number.
+        cut_off: by kind, trainings that have not come to where they were told to go or not told their end, by number.
         finished: search trials but the baseline over their full budget, best first.
         paused: search trials with a value that wait at a rung, best first.
     """
