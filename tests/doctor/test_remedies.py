@@ -230,6 +230,15 @@ def test_only_images_are_augmented():
     assert ["Augment" in text for text in texts] == [True, True, False]
 
 
+@pytest.mark.parametrize("symptom", ["overfitting", "label_noise"])
+def test_tokens_are_not_mixed(symptom):
+    mixed = [
+        any("mixup" in remedy.text for remedy in prescribe(found(symptom, numbers=numbers)).remedies)
+        for numbers in ({}, {"input_shape": [20]}, {"input_shape": [20], "tokens": True})
+    ]
+    assert mixed == [True, True, False]
+
+
 def test_remedies_of_the_rule_itself_come_first():
     own = Remedy("Do this.")
     assert prescribe(found("dead_relu", remedies=(own,))).remedies[0] is own

@@ -279,6 +279,8 @@ def test_overfitting_tells_what_an_example_is():
     (table,) = generalising.overfitting(vitals(metrics=rising, data={"shape": [64]}))
     assert "input_shape" not in unknown.numbers
     assert table.numbers == {**unknown.numbers, "input_shape": [64]}
+    (text,) = generalising.overfitting(vitals(metrics=rising, data={"shape": [64], "tokens": True}))
+    assert text.numbers == {**table.numbers, "tokens": True}
 
 
 def test_overfitting_by_accuracy_alone():

@@ -12,6 +12,7 @@ from luthier.tuning.folding import apply, fold
 from luthier.tuning.jobs import Plan
 from luthier.tuning.ledger import StudyError
 from luthier.tuning.memory import OUT_OF_MEMORY
+from luthier.tuning.objectives import TRAIN_TIME, Objective, best_scores
 from luthier.tuning.state import ENDED, OPEN, Event, State, best
 
 FOLDER = Path("study")
@@ -85,6 +86,31 @@ def test_readings_between_epochs_count_only_until_the_first_epoch() -> None:
     facts = [CREATED, proposed(0), row(0, 2, 0.8, "rung")]
     assert fold(events(*facts), FOLDER).trials[0].value == 0.8
     assert fold(events(*facts, row(0, 4, 0.6)), FOLDER).trials[0].value == 0.6
+
+
+READINGS = st.lists(
+    st.tuples(
+        st.integers(1, 12), st.sampled_from([0.2, 0.5, 0.5, 0.9, float("nan")]), st.sampled_from(["epoch"] * 4 + ["x"])
+    ),
+    min_size=1,
+    max_size=15,
+)
+
+
+@given(READINGS, st.sampled_from([("accuracy",), ("accuracy", TRAIN_TIME)]), st.sampled_from(["max", "min"]))
+def test_readings_that_come_one_by_one_leave_the_value_of_all_of_them(
+    drawn: Any, names: tuple[str, ...], direction: str
+) -> None:
+    objectives = {name: direction if name == "accuracy" else "min" for name in names}
+    created = ("created", {"task": {"metric": "accuracy", "direction": direction}, "objectives": objectives})
+    start = [created, proposed(0), ("assigned", {"number": 0, "until": 10})]
+    trial = fold(events(*start, *(row(0, *each) for each in drawn)), FOLDER).trials[0]
+    steps = [each["step"] for each in trial.rows]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == drawn[-1][0]
+    counting = [each for each in trial.rows if each["kind"] == "epoch"] or trial.rows
+    wanted = best_scores(counting, [Objective(*each) for each in objectives.items()], trial.total_steps)
+    assert (trial.value, tuple(trial.scores.values())) == ((None, ()) if wanted is None else (wanted[0], wanted))
 
 
 def test_the_first_crash_pauses_and_the_second_fails() -> None:

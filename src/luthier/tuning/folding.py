@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.tuning.levels import level
-from luthier.tuning.objectives import TRAIN_TIME, best_scores
+from luthier.tuning.objectives import TRAIN_TIME, best_scores, losses
 from luthier.tuning.state import Event, State, Trial, trial_folder
 
 _TOTALS = ("trials", "budget", "strategy")
@@ -89,10 +89,27 @@ def _assigned(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
 
 def _row(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
     row = payload["row"]
-    rows = [old for old in trial.rows if old["step"] < row["step"]] + [row]  # a resumed training reads anew
     total = max(trial.total_steps, row["step"])  # of a function nobody may know it before
     position = {"step": row["step"], "time_s": row["time_s"], "total_steps": total}
+    if _follows(trial, row) and not (total > trial.total_steps and TRAIN_TIME in trial.scores):
+        return replace(
+            trial, rows=[*trial.rows, row], **_better(state, trial, _scored(state, [row], total)), **position
+        )
+    rows = [old for old in trial.rows if old["step"] < row["step"]] + [row]  # a resumed training reads anew
     return replace(trial, rows=rows, **_scored(state, rows, total), **position)
+
+
+def _follows(trial: Trial, row: Mapping[str, Any]) -> bool:
+    """Whether a reading and the one before it come after epochs: then it counts beside all that counted so far."""
+    last = trial.rows[-1] if trial.rows else None
+    return last is not None and last["step"] < row["step"] and last["kind"] == row["kind"] == "epoch"
+
+
+def _better(state: State, trial: Trial, scored: dict[str, Any]) -> dict[str, Any]:
+    """A trial's value and scores so far, or those of its next reading where they are better."""
+    so_far = {"value": trial.value, "scores": trial.scores}
+    both = [each for each in (so_far, scored) if each["value"] is not None]
+    return min(both, key=lambda each: losses(each["scores"].values(), state.objectives), default=so_far)
 
 
 def _scored(state: State, rows: list[dict[str, Any]], total_steps: int) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class Case:
         recipe: how it was trained.
         n_train: training examples; None for data that are not in memory.
         images: inputs are images [N, C, H, W].
+        tokens: inputs are whole numbers [N] or [N, L], which cannot be mixed.
         gap: training is clearly better than validation.
         choices: keywords of the model builder with named choices, and those of them that were not left already.
         current: (keyword, option) that the recipe takes now.
@@ -48,6 +49,7 @@ class Case:
     recipe: Recipe
     n_train: int | None
     images: bool
+    tokens: bool
     gap: bool
     choices: dict[str, tuple[Any, ...]]
     current: frozenset[tuple[str, Any]]
@@ -73,7 +75,8 @@ def case_of(task: Task, recipe: Recipe, record: Record | None, left: Collection[
         for name, options in builder_choices(task).items()
     }
     gap = record is not None and has_gap(task, record)
-    return Case(recipe, n_train, images, gap, choices, current, has_dropout(task, recipe))
+    tokens = isinstance(inputs, torch.Tensor) and inputs.ndim <= 2 and not inputs.is_floating_point()
+    return Case(recipe, n_train, images, tokens, gap, choices, current, has_dropout(task, recipe))
 
 
 def choices_of(task: Task, recipe: Recipe) -> set[tuple[str, Any]]:
@@ -241,7 +244,8 @@ def generalise(case: Case) -> Iterator[Patch]:
     yield _set("label_smoothing", 0.1, "smooth the labels by 0.1")
     if recipe.weight_decay < 0.05:
         yield _set("weight_decay", 0.05, "decay the weights by 0.05")
-    yield _set("mixup", 0.2, "mix examples (mixup, alpha 0.2)")
+    if not case.tokens:
+        yield _set("mixup", 0.2, "mix examples (mixup, alpha 0.2)")
     if recipe.averaging is None:
         yield _set("averaging", "ema", "average the weights over the last steps")
     yield _set("dropout", 0.5, "drop half of the hidden units")

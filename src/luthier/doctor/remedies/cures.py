@@ -288,3 +288,10 @@ def average_weights() -> Remedy:
         "+     model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999)\n+ )\n"
         "  optimizer.step()\n+ average.update_parameters(model)",
     )
+
+
+def mix(finding: Finding, alpha: float) -> tuple[Remedy, ...]:
+    """Mixup, but not of tokens: there is nothing between two words."""
+    if finding.numbers.get("tokens"):
+        return ()
+    return (patched(f"Mix pairs of examples (mixup, alpha {alpha:g}).", Set(field="mixup", value=alpha)),)

@@ -27,7 +27,7 @@ def overfitting(finding: Finding) -> tuple[Remedy, ...]:
             Set(field="weight_decay", value=0.01),
             code="+ optimizer = ...(model.parameters(), lr=lr, weight_decay=0.01)",
         ),
-        patched("Mix pairs of examples (mixup, alpha 0.2).", Set(field="mixup", value=0.2)),
+        *cures.mix(finding, 0.2),
         patched(
             "Smooth the labels by 0.1, so that no example can be fitted to certainty.",
             Set(field="label_smoothing", value=0.1),

@@ -102,7 +102,7 @@ def class_imbalance(_: Finding) -> tuple[Remedy, ...]:
     )
 
 
-def label_noise(_: Finding) -> tuple[Remedy, ...]:
+def label_noise(finding: Finding) -> tuple[Remedy, ...]:
     """Look at the worst ones; resist fitting them."""
     return (
         written(
@@ -119,7 +119,7 @@ def label_noise(_: Finding) -> tuple[Remedy, ...]:
             "Stop when validation has not improved for 5 evaluations: right labels are learnt first.",
             Set(field="early_stopping", value=5),
         ),
-        patched("Mix pairs of examples (mixup, alpha 0.4).", Set(field="mixup", value=0.4)),
+        *cures.mix(finding, 0.4),
         patched("Drop 30% of the hidden units while training.", Set(field="dropout", value=0.3)),
         patched("Halve the width: less room to learn labels by heart.", Scale(field="model.width", factor=0.5, low=4)),
     )

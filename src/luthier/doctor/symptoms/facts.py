@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
+from typing import Any
 
 from luthier.doctor.symptoms.baselines import (
     LOSSES,
@@ -45,6 +46,7 @@ __all__ = [
     "batch_size",
     "class_counts",
     "epoch_losses",
+    "example",
     "given_counts",
     "is_classification",
     "known",
@@ -110,3 +112,9 @@ def penalty_share(vitals: Vitals, begin: float = 0.5, end: float = 1.0) -> float
         if mean is not None and value is not None and math.isfinite(value) and value > 0 and added_to(look, node):
             shares.append(1 - mean / value)
     return middle(shares)
+
+
+def example(vitals: Vitals) -> dict[str, Any]:
+    """What one example is, for the remedies: its shape, and whether it is of tokens; empty when nobody looked."""
+    shape = {"input_shape": vitals.data["shape"]} if vitals.data.get("shape") else {}
+    return {**shape, "tokens": True} if vitals.data.get("tokens") else shape

@@ -8,7 +8,15 @@ from dataclasses import replace
 from statistics import median
 
 from luthier.doctor.findings import Finding, NotSeen
-from luthier.doctor.symptoms.facts import accuracies, baseline, epoch_losses, is_classification, metric, middle
+from luthier.doctor.symptoms.facts import (
+    accuracies,
+    baseline,
+    epoch_losses,
+    example,
+    is_classification,
+    metric,
+    middle,
+)
 from luthier.doctor.symptoms.outcomes import majority, n_validation, share
 from luthier.doctor.vitals import Vitals
 
@@ -30,8 +38,7 @@ def overfitting(vitals: Vitals) -> list[Finding] | NotSeen:
         found = _overfit_accuracies(train_accuracy, by_accuracy, len(val) < 2)
     if found is None:
         return []
-    shape = {"input_shape": vitals.data["shape"]} if vitals.data.get("shape") else {}
-    return [replace(found, numbers={**found.numbers, **shape})]
+    return [replace(found, numbers={**found.numbers, **example(vitals)})]
 
 
 def _overfit_losses(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from operator import itemgetter
 
@@ -41,7 +42,7 @@ def label_noise(vitals: Vitals) -> list[Finding] | NotSeen:
     for look in (_drawn_anew, _contradicted, _outdone, _never_sure, _far_off):
         found = look(vitals)
         if found is not None:
-            return [found]
+            return [replace(found, numbers={**found.numbers, **facts.example(vitals)})]
     return []
 
 
