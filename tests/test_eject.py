@@ -385,7 +385,7 @@ def test_the_command_writes_the_winner_of_a_study(tmp_path, monkeypatch, capsys)
         main(["eject", "study", "--data", "data.npz"])
     captured = capsys.readouterr()
     assert captured.err == ""
-    assert f"Run: the winner, trial {study.best.number} of the study study, seed 0" in captured.out
+    assert f"Run: the best one, trial {study.best.number} of the study study, seed 0" in captured.out
     Path("train.py").write_text(captured.out)
     rows = runpy.run_path("train.py")["train"]()
     trained_rows = [row for row in study.best.rows if row["kind"] == "epoch"]

@@ -323,9 +323,11 @@ def test_groups_keep_the_other_parameters_where_the_search_starts(tmp_path: Path
         tune(both, trials=3, **call)
     study = tune(both, trials=5, start={"a": 0.25, "b": 0.75}, sampler="random", **call)
     assert [trial.state for trial in study.trials] == ["finished"] * 5
-    for trial in study.trials:
+    for trial in Study.open(tmp_path).trials:
         values = {"a": 0.25, "b": 0.75} | trial.values
         assert (trial.folder / "told").read_text() == repr(sorted(values.items()))
+        assert trial.params == values
+        assert len(trial.values) == (2 if trial.arm == "baseline" else 1)
 
 
 def test_lists_among_the_values_do_not_keep_a_study_from_going_on(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""eject: a run, or the winner of a study, as one plain PyTorch script without Luthier."""
+"""eject: a run, or the best trial of a study, as one plain PyTorch script without Luthier."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def eject(
     Luthier's, to the bit.
 
     Args:
-        run: a record or a study, or the folder of one; of a study the winner is taken.
+        run: a record or a study, or the folder of one; of a study its best trial is taken, be it the baseline.
         task: the task that was trained, or its reference; None finds built-in tasks and those of studies by themselves.
         trial: another trial of the study.
         data: a file that the data are written to (.npz) and the script reads. Only built-in data sets need none: the
@@ -103,7 +103,7 @@ def find(run: str | Path | Record | Study, trial: int | None) -> Origin:
     """The run that is meant.
 
     Raises:
-        EjectError: the folder holds neither, or the study has no winner yet.
+        EjectError: the folder holds neither, or the study has no finished trial yet.
     """
     if isinstance(run, (str, Path)):
         if not Path(run).is_dir():
@@ -120,7 +120,7 @@ def find(run: str | Path | Record | Study, trial: int | None) -> Origin:
         raise EjectError(f"the study {run.folder} has no finished trial yet: go on with it, or name a trial")
     number = run.best.number if trial is None and run.best is not None else int(trial or 0)
     recipe = run.recipe(number)
-    chosen, which = run.trials[number], "the winner, trial" if trial is None else "trial"
+    chosen, which = run.trials[number], "the best one, trial" if trial is None else "trial"
     words = f"{which} {number} of the study {run.folder}"
     return Origin(recipe, run.task, words, chosen.value, _environment(chosen.folder), run.settings.get("reference"))
 

@@ -66,6 +66,12 @@ def active(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
     return {path: kept[path] for path in space if path in kept}
 
 
+def completed(space: Space, start: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """All values that are present: those that a group leaves alone stay where the search starts."""
+    told = {**start, **values}
+    return active({path: range_ for path, range_ in space.items() if path in told}, told)
+
+
 def resolved(space: Space, baseline: Baseline) -> dict[str, Range]:
     """The space with conditions on its own fields only: those on other fields are decided by the baseline.
 

@@ -71,6 +71,7 @@ def _proposed(state: State, payload: Mapping[str, Any]) -> Trial:
         ended_s=None,
         rows=[],
         folder=trial_folder(state.folder, payload["number"]),
+        params=state.completed(payload["values"]),
         source=payload.get("source", ""),
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from luthier.errors import LuthierError, close_matches
 from luthier.hashing import source_hash
-from luthier.tuning.conditions import active, resolved
+from luthier.tuning.conditions import completed, resolved
 from luthier.tuning.objectives import TRAIN_TIME, Objective, Objectives, described, function_objectives
 from luthier.tuning.ranges import Range, Space
 from luthier.tuning.space import as_space, check_ranges
@@ -68,9 +68,8 @@ class FunctionSearch:
         return next((trial.total_steps for trial in state.trials if trial.state == "finished"), None)
 
     def complete(self, values: dict[str, Any]) -> dict[str, Any]:
-        """All parameters that are present: those that the trial's group leaves alone stay where the search starts."""
-        told = {**(self.start_values or {}), **values}
-        return active({name: range_ for name, range_ in self.space.items() if name in told}, told)
+        """All parameters that are present, those of other groups too."""
+        return completed(self.space, self.start_values or {}, values)
 
     def work(self, values: Mapping[str, Any], steps: int) -> float:
         """Steps: what one takes is the function's own affair."""

@@ -8,7 +8,7 @@ otherwise the answer of a sampler over ranges that widen where trials crowd.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from luthier.files import to_json
 from luthier.tuning import samplers
@@ -24,6 +24,8 @@ from luthier.tuning.steering import next_change
 AUTO = "auto"
 UNDER_AUTO = "tpe"
 DOCTORED = 3
+
+_Known: TypeAlias = tuple[list[tuple[str, dict[str, Any]]], samplers.Constraint]
 
 
 class Proposer:
@@ -42,6 +44,7 @@ class Proposer:
         self.searched, self.plan, self.constraints = searched, plan, constraints
         self.auto = sampler == AUTO
         self.sampler = UNDER_AUTO if self.auto else sampler
+        self._by_arm: dict[str, _Known] = {}
 
     def __call__(self, state: State, number: int, arm: str) -> Proposal | None:
         """Values for a new trial, and how many steps it takes with them; None when the arm's space is exhausted."""
@@ -56,11 +59,9 @@ class Proposer:
         return None if values is None else self._proposal(state, values, "")
 
     def _steered(self, state: State, number: int, arm: str) -> Proposal | None:
-        space, start = self.searched.space, self.searched.start
-        ranges = {path: space[path] for path in self.plan.arms.get(arm, [])}
-        fits = samplers.fitting(self.constraints, [path for path in space if path not in ranges], start)
-        baseline = samplers.inside(resolved(ranges, start), start) if self.plan.baseline else None
-        starts = [each for each in self.searched.starts(ranges) if each[1] != baseline and fits(each[1])]
+        if arm not in self._by_arm:
+            self._by_arm[arm] = self._known_before(arm)
+        starts, fits = self._by_arm[arm]
         if (begun := standings(state).begun[arm]) < len(starts):
             tried = {_key(trial.values) for trial in state.search if trial.arm == arm}
             fresh = ((source, values) for source, values in starts if _key(values) not in tried)
@@ -70,6 +71,14 @@ class Proposer:
         if change is None or not fits(change.values):
             return None
         return self._proposal(state, change.values, change.reason, change.whole)
+
+    def _known_before(self, arm: str) -> _Known:
+        """What the arm's search begins with, and why; and whether values meet the constraints."""
+        space, start = self.searched.space, self.searched.start
+        ranges = {path: space[path] for path in self.plan.arms.get(arm, [])}
+        fits = samplers.fitting(self.constraints, [path for path in space if path not in ranges], start)
+        baseline = samplers.inside(resolved(ranges, start), start) if self.plan.baseline else None
+        return [each for each in self.searched.starts(ranges) if each[1] != baseline and fits(each[1])], fits
 
     @property
     def _compared(self) -> bool:

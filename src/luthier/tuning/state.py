@@ -9,8 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from luthier.tuning.conditions import completed
 from luthier.tuning.objectives import Objective, best_scores, losses
 from luthier.tuning.pareto import pareto_front
+from luthier.tuning.space import Range, space_from_json
 
 BASELINE = "baseline"
 OPEN = ("waiting", "running", "paused")
@@ -61,6 +63,7 @@ class Trial:
         may_return: whether it was stopped because its call ended, so that a later call may go on with it.
         scores: readings of all objectives by name, where the first of them was best; empty before there are any.
         source: who asked for it, when it was not the sampler: known-good settings, or the doctor and what for.
+        params: what a training function is called with: its values, and where it starts for those of other groups.
     """
 
     number: int
@@ -86,16 +89,12 @@ class Trial:
     may_return: bool = False
     scores: dict[str, float] = field(default_factory=dict)
     level: float | None = None
+    params: dict[str, Any] = field(default_factory=dict)
 
     @property
     def ended(self) -> bool:
         """Whether it is trained no further, at least in this call."""
         return self.state in ENDED
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """Its values, as a training function calls them."""
-        return self.values
 
     @property
     def expected_s(self) -> float | None:
@@ -150,6 +149,16 @@ class State:
         task = self.description["task"]
         named = self.description.get("objectives") or {task["metric"]: task["direction"]}
         return tuple(Objective(name, direction) for name, direction in named.items())
+
+    def completed(self, values: dict[str, Any]) -> dict[str, Any]:
+        """What a trial with these values is called with: of a function whose parameters are tuned in groups, all."""
+        if not self.description.get("groups") or not self.description.get("start"):
+            return values
+        return completed(self._space, self.description["start"], values)
+
+    @cached_property
+    def _space(self) -> dict[str, Range]:
+        return space_from_json(self.description["space"])
 
     @property
     def metric(self) -> str:
