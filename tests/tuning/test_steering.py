@@ -5,14 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from luthier.doctor.findings import Diagnosis, Finding, Remedy
 from luthier.files import from_json, to_json
 from luthier.patch import Patch, Scale, Set
 from luthier.recipe import Recipe
+from luthier.task import Task
+from luthier.tuning.budgets import Time
 from luthier.tuning.edges import KNOWN_GOOD
 from luthier.tuning.folding import apply
+from luthier.tuning.jobs import Plan, Proposal
 from luthier.tuning.optuna_store import as_optuna, stretched
+from luthier.tuning.proposing import Proposer
+from luthier.tuning.searched import recipe_search
 from luthier.tuning.space import choice, loguniform, uniform
 from luthier.tuning.state import Event, State
 from luthier.tuning.steering import next_change, prescriptions, widened
@@ -136,6 +143,54 @@ def test_what_the_doctor_asks_for_where_nothing_was_learnt_trains_to_its_end() -
     asked = next_change(state, "all")
     assert asked is not None
     assert asked.whole
+
+
+def told_next(state: State, number: int, budget_s: float | None, strategy: str = "auto") -> Proposal:
+    """What the next trial of a recipe's search on two workers is; whole trainings take a second."""
+    space: Any = {"lr": loguniform(1e-4, 1e-1), "batch_size": choice(32, 64, 128), "dropout": uniform(0.0, 0.5)}
+    data = (torch.zeros(128, 2), torch.zeros(128))
+    search = recipe_search(Task(lambda: nn.Linear(2, 2), data), Recipe(optimizer="adamw"), space, None, 0)
+    plan = Plan({"all": list(space)}, budget=None if budget_s is None else Time(budget_s), workers=2, strategy=strategy)
+    proposal = Proposer(search, plan, "auto")(state, number, "all")
+    assert proposal is not None
+    return proposal
+
+
+STARTS = [{"lr": lr, "batch_size": size, "dropout": 0.0} for lr, size in ((3e-3, 64), (1e-2, 128), (1e-3, 32))]
+
+
+@pytest.mark.parametrize(
+    ("budget_s", "strategy", "whole"),
+    [(None, "auto", True), (4, "auto", True), (3, "auto", False), (4, "halving", False)],
+)
+def test_with_room_two_starts_train_to_their_end(budget_s: float | None, strategy: str, whole: bool) -> None:
+    wholes = []
+    for begun in range(3):
+        state = study(*[(values, 0.9) for values in STARTS[:begun]])
+        proposal = told_next(state, begun + 1, budget_s, strategy)
+        assert proposal.values == STARTS[begun]
+        wholes.append(proposal.whole)
+    assert wholes == [strategy == "auto", whole, False]
+
+
+@pytest.mark.parametrize(("budget_s", "whole"), [(None, True), (4, True), (3, False)])
+def test_the_doctors_first_request_comes_before_the_last_start_and_trains_to_its_end(
+    budget_s: float | None, whole: bool
+) -> None:
+    state = study(*[(values, 0.9 - 0.1 * place) for place, values in enumerate(STARTS[:2])])
+    changes = [{"symptom": "overfitting", "reason": "noise", "values": {"dropout": rate}} for rate in (0.2, 0.4)]
+    apply(state, Event(0, 0.0, "prescribed", {"number": 0, "changes": changes}))
+    first = told_next(state, 3, budget_s)
+    assert (first.values, first.whole) == ({**STARTS[0], "dropout": 0.2}, whole)
+    assert first.source == "the doctor, for overfitting of trial 0: noise"
+    begun = study(*[(values, 0.9 - 0.1 * place) for place, values in enumerate([*STARTS[:2], first.values])])
+    assert told_next(begun, 4, budget_s).values == STARTS[2]
+
+    state = study((STARTS[0], 0.9), (STARTS[1], 0.8), (first.values, 0.1), (STARTS[2], 0.7))
+    apply(state, Event(0, 0.0, "prescribed", {"number": 0, "changes": changes}))
+    second = told_next(state, 6, budget_s)
+    assert (second.values, second.whole) == ({**STARTS[0], "dropout": 0.4}, False)
+    assert told_next(state, 7, budget_s).source == ""
 
 
 def test_optuna_takes_trials_from_beyond_the_space() -> None:

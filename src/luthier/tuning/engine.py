@@ -57,15 +57,15 @@ class Engine:
         depot: Depot | None = None,
     ) -> None:
         self.journal, self.searched, self.plan, self.workers = journal, searched, plan, workers
-        self.propose = Proposer(searched, plan, sampler, constraints)
-        orders = Orders(journal, searched, plan, workers, examines=self.propose.auto)
-        intake = Intake(journal, searched, plan, workers, steers=self.propose.auto)
         self.decided = plan
-        self.pace: Pace = Freely(orders, intake)
         if plan.virtual is not None:  # a time budget only truncates
             follows = plan.budget if plan.budget is not None and plan.budget.exact else None
             self.decided = replace(plan, budget=follows, workers=plan.virtual)
-            self.pace = InTurn(orders, intake, plan.virtual)
+        self.propose = Proposer(searched, self.decided, sampler, constraints)
+        orders = Orders(journal, searched, plan, workers, examines=self.propose.auto)
+        intake = Intake(journal, searched, plan, workers, steers=self.propose.auto)
+        virtual = plan.virtual
+        self.pace: Pace = Freely(orders, intake) if virtual is None else InTurn(orders, intake, virtual)
         self.optuna = OptunaStore(journal.ledger.store, searched.name, searched.objectives, searched.space)
         self.checkpoints, self.homing = Checkpoints(), Homing(depot)
         self.interrupts = self._told = 0

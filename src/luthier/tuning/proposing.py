@@ -1,8 +1,8 @@
 """What the next trial trains with: the baseline's values, known-good settings, what the doctor asks for, a sampler.
 
-The sampler "auto" is all of them: known-good settings first (for a function the middle of its space, see
-`starts.centres`), then every third trial what the doctor asks for the best one so far (when it asks for anything),
-otherwise the answer of a sampler over ranges that widen where trials crowd.
+The sampler "auto" is all of them: every third trial is what the doctor asks for the best one so far (when it asks for
+anything); the others begin with known-good settings (for a function with the middle of its space, see
+`starts.centres`) and are then the answers of a sampler over ranges that widen where trials crowd.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from luthier.files import to_json
 from luthier.tuning import samplers
+from luthier.tuning.closing import trainings
 from luthier.tuning.conditions import resolved
 from luthier.tuning.jobs import BASELINE, Plan, Proposal
 from luthier.tuning.ranges import Range
@@ -20,10 +21,12 @@ from luthier.tuning.space import space_from_json
 from luthier.tuning.standings import standings
 from luthier.tuning.state import State
 from luthier.tuning.steering import next_change
+from luthier.tuning.strategies import Auto
 
 AUTO = "auto"
 UNDER_AUTO = "tpe"
 DOCTORED = 3
+WHOLE = 2
 
 _Known: TypeAlias = tuple[list[tuple[str, dict[str, Any]]], samplers.Constraint]
 
@@ -62,15 +65,18 @@ class Proposer:
         if arm not in self._by_arm:
             self._by_arm[arm] = self._known_before(arm)
         starts, fits = self._by_arm[arm]
-        if (begun := standings(state).begun[arm]) < len(starts):
-            tried = {_key(trial.values) for trial in state.search if trial.arm == arm}
-            fresh = ((source, values) for source, values in starts if _key(values) not in tried)
-            source, values = next(fresh, ("", None))
-            return None if values is None else self._proposal(state, values, source, begun == 0 and self._compared)
         change = next_change(state, arm) if number % DOCTORED == 0 else None
-        if change is None or not fits(change.values):
+        if change is not None and fits(change.values):
+            whole = change.whole or (change.first and self._has_room(state))
+            return self._proposal(state, change.values, change.reason, whole)
+        if (begun := standings(state).begun[arm]) > len(starts):
             return None
-        return self._proposal(state, change.values, change.reason, change.whole)
+        tried = {_key(trial.values) for trial in state.search if trial.arm == arm}
+        for source, values in starts:
+            if _key(values) not in tried:
+                whole = self.plan.strategy == AUTO and (not begun or (begun < WHOLE and self._has_room(state)))
+                return self._proposal(state, values, source, whole)
+        return None
 
     def _known_before(self, arm: str) -> _Known:
         """What the arm's search begins with, and why; and whether values meet the constraints."""
@@ -80,10 +86,12 @@ class Proposer:
         baseline = samplers.inside(resolved(ranges, start), start) if self.plan.baseline else None
         return [each for each in self.searched.starts(ranges) if each[1] != baseline and fits(each[1])], fits
 
-    @property
-    def _compared(self) -> bool:
-        """Whether the first start is what others will be compared with, because there is no baseline."""
-        return self.plan.strategy == AUTO and not self.plan.baseline
+    def _has_room(self, state: State) -> bool:
+        """Whether there is room for trainings to their end of what is likely to be good: readings on the way mislead.
+
+        A network with dropout, say, reads worse at first and better at last. For a function nothing is that likely.
+        """
+        return self.searched.recipes and trainings(state, self.plan) >= Auto.ample
 
     def _proposal(self, state: State, values: dict[str, Any], source: str, whole: bool = False) -> Proposal:
         return Proposal(values, self.searched.total_steps(values, state) or 1, source, whole)

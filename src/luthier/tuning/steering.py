@@ -35,11 +35,13 @@ class Change:
         values: all of its values by dotted path.
         reason: what it is for, in words.
         whole: whether it trains to its end at once.
+        first: whether it is the most promising thing that the doctor asks for that trial.
     """
 
     values: dict[str, Any]
     reason: str
     whole: bool = False
+    first: bool = False
 
 
 def prescriptions(record: Record, recipe: Recipe) -> list[dict[str, Any]]:
@@ -82,7 +84,7 @@ def next_change(state: State, arm: str) -> Change | None:
         values = {**state.trials[best].values, **change["values"]}
         if to_json(dict(sorted(values.items()))) not in tried:
             reason = f"the doctor, for {change['symptom']} of trial {best}: {change['reason']}"
-            return Change(values, reason, change.get("whole", False))
+            return Change(values, reason, change.get("whole", False), first=change is asked[0])
     return None
 
 
