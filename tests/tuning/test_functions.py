@@ -200,6 +200,14 @@ def test_a_returned_number_is_the_reading_of_the_last_step(tmp_path: Path) -> No
     assert parent.readings == [(4, 0.5)]
 
 
+@pytest.mark.parametrize("step", [np.int64(2), np.array(2), torch.tensor(2)])
+def test_a_step_may_be_a_whole_number_of_any_library(tmp_path: Path, step: Any) -> None:
+    parent = Parent()
+    run(lambda trial: trial.report(0.5, step=step), tmp_path, parent)
+    assert encode(parent.said[-1][1])
+    assert parent.readings == [(2, 0.5)]
+
+
 @pytest.mark.parametrize("function", [lambda trial: trial.report(float("nan"), step=2), lambda trial: float("nan")])
 def test_nan_fails_the_trial(tmp_path: Path, function: Any) -> None:
     state, details = run(function, tmp_path, steps=None, until=2)
@@ -218,6 +226,9 @@ def test_nan_fails_the_trial(tmp_path: Path, function: Any) -> None:
         (lambda trial: trial.report(torch.zeros(2), step=1), "expects one number, got Tensor of shape"),
         (lambda trial: trial.report(1.0, step=0), "whole number from 1"),
         (lambda trial: trial.report(1.0, step=1.5), "whole number from 1"),
+        (lambda trial: trial.report(1.0, step=True), "whole number from 1"),
+        (lambda trial: trial.report(1.0, step=torch.tensor(2.0)), "whole number from 1"),
+        (lambda trial: trial.report(1.0, step=np.arange(2)), "whole number from 1"),
         (lambda trial: [trial.report(1.0, step=step) for step in (2, 2)], "got step 2 after step 2"),
         (lambda trial: trial.report(1.0, step=5), "tune was told steps=4"),
     ],

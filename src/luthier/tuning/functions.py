@@ -6,6 +6,7 @@ Nothing heavy is imported here: a function that needs no torch never waits for i
 from __future__ import annotations
 
 import math
+import operator
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -92,6 +93,7 @@ class LiveTrial:
         if self.ending is not None:
             raise TrialPaused(self.ending[1])
         readings = as_readings(value, list(self._columns), "trial.report expects")
+        step = _whole(step)
         if self._saves_first is None:
             self._saves_first = self._saved
         if step == self._restored_step:  # trained once more, from a state that was saved before it
@@ -245,8 +247,6 @@ class LiveTrial:
         raise TrialPaused(reason)
 
     def _check_step(self, step: int) -> None:
-        if isinstance(step, bool) or not isinstance(step, int) or step < 1:
-            raise LuthierError(f"trial.report expects step as a whole number from 1 (epochs trained), got {step!r}")
         if step <= self._step:
             restored = f": the state restored is of step {self._step}, go on after it" if self._restored_step else ""
             raise LuthierError(f"trial.report expects rising steps, got step {step} after step {self._step}{restored}")
@@ -255,6 +255,17 @@ class LiveTrial:
 
     def _time_s(self) -> float:
         return self._before_s + time.monotonic() - self._began
+
+
+def _whole(told: Any) -> int:
+    """A step as an int, also where it is one of NumPy or torch."""
+    try:
+        step = 0 if isinstance(told, bool) else operator.index(told)
+    except (TypeError, ValueError):  # not whole, or not one
+        step = 0
+    if step < 1:
+        raise LuthierError(f"trial.report expects step as a whole number from 1 (epochs trained), got {told!r}")
+    return step
 
 
 def run_function(
