@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -10,6 +11,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+"""No room, none left of a quota, or not writable any more: `OSError.errno`."""
+
+
+def disk_error(error: BaseException | None) -> OSError | None:
+    """The error of a disk that cannot be written, where it is this one or what this one came from."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import secrets
 import signal
 import threading
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from luthier.errors import LuthierError, RecordError
+from luthier.files import disk_error
 from luthier.recipe import Recipe
 from luthier.record import Record
 from luthier.task import Task
@@ -26,7 +26,6 @@ from luthier.training.preflight import preflight
 from luthier.training.run import Evaluator, Run, evaluation_batches
 
 SAVE_EVERY_S = 15.0
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 class Interrupted(KeyboardInterrupt):
@@ -116,7 +115,7 @@ def _train(run: Run, writer: Writer, until: int | None, signals: bool) -> str:
             writer.save(run)
     except BaseException as error:
         state, reason = "failed", f"{type(error).__name__}: {error}"
-        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        if isinstance(error, OSError) and disk_error(error) is error:
             raise RecordError(
                 f"the record {writer.path} cannot be written ({error.strerror}); everything saved before stands: "
                 "make room and go on with resume"

@@ -50,6 +50,8 @@ def test_a_resumed_training_writes_later_rows_again(tmp_path):
     vitals = Vitals.load(path)
     assert vitals.steps.step == tuple(range(120))
     assert [row.step for row in vitals.norms] == [10, 60]
+    assert second.vitals().steps == vitals.steps
+    assert second.vitals().norms == vitals.norms
 
 
 def test_very_long_trainings_are_thinned():

@@ -1,5 +1,6 @@
 """What a training function is given: reports, rungs, states; with a parent that follows a script."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import torch
 from torch import nn
 
 import luthier
-from luthier.errors import CheckpointError, LuthierError
+from luthier.doctor.vitals import Vitals
+from luthier.errors import CheckpointError, LuthierError, RecordError
+from luthier.tuning import saves
 from luthier.tuning.functions import LiveTrial, TrialPaused, run_function
 from luthier.tuning.messages import Inbox, encode
 from luthier.tuning.saves import Saves, read_state, write_state
@@ -115,6 +118,91 @@ def test_an_interrupted_trial_that_saves_after_its_report_pauses_with_that_step(
     assert run(reports_first, tmp_path, known=1)[0] == "finished"
 
 
+@pytest.mark.parametrize("first", ["save", "report"])
+def test_a_function_that_saves_now_and_then_pauses_at_its_next_state(tmp_path: Path, first: str) -> None:
+    def now_and_then(trial: LiveTrial) -> None:
+        for step in range((trial.restore() or 0) + 1, 10):
+            acts = [lambda s=step: s % 3 or trial.save(s), lambda s=step: trial.report(float(s), step=s)]
+            for act in acts if first == "save" else reversed(acts):
+                act()
+
+    parents, paused = [Parent(), Parent()], 6 if first == "save" else 4
+    state, details = run(now_and_then, tmp_path, parents[0], until=4, steps=9)
+    assert (state, details["step"], details["reason"]) == ("paused", paused, f"at step {paused}")
+    assert (Saves(tmp_path / "checkpoints").read() or (None,))[0] == (6 if first == "save" else 3)
+    assert run(now_and_then, tmp_path, parents[1], until=9, steps=9, known=paused)[0] == "finished"
+    assert [step for parent in parents for step, _ in parent.readings] == list(range(1, 10))
+    assert not parents[0].questions + parents[1].questions
+
+
+def test_states_between_two_reports_are_kept_and_hear_of_a_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def by_batches(trial: LiveTrial) -> None:
+        epoch, done = trial.restore() or (1, 0)
+        for batch in range(done + 1, 6):
+            trial.save((epoch, batch))
+            kept.append((Saves(tmp_path / "checkpoints").read() or (None,))[0])
+        trial.report(0.5, step=epoch)
+
+    monkeypatch.setattr(saves, "_EVERY_S", -1.0)
+    kept: list[Any] = []
+    assert run(by_batches, tmp_path / "other", until=1, steps=1)[0] == "finished"
+    assert run(by_batches, tmp_path, steps=1)[0] == "finished"
+    assert kept[-5:] == [None, (1, 2), (1, 3), (1, 4), (1, 5)]
+    (tmp_path / "checkpoints" / "last.safetensors").unlink()
+    parent = Parent()
+    parent.pausing = 7
+    state, details = run(by_batches, tmp_path, parent, steps=1)
+    assert (state, details["reason"], details["step"]) == ("paused", "interrupted", 0)
+    assert (Saves(tmp_path / "checkpoints").read() or (None,))[0] == (1, 2)
+    assert run(by_batches, tmp_path, steps=1)[0] == "finished"
+
+
+def test_what_another_trial_saved_is_not_taken_for_ones_own(tmp_path: Path) -> None:
+    assert run(resumable, tmp_path, until=2)[0] == "paused"
+    with pytest.raises(LuthierError, match="holds what a trial of another study saved: remove that folder"):
+        run(resumable, tmp_path, values={"lr": 0.25})
+    with pytest.raises(LuthierError, match="another study"):
+        run(resumable, tmp_path, seed=4)
+    assert run(resumable, tmp_path, known=2)[0] == "finished"
+
+
+def test_a_disk_without_room_is_said_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(saves, "write_state", full)
+    with pytest.raises(RecordError, match=r"checkpoints cannot be written \(No space left on device\): make room"):
+        run(resumable, tmp_path, until=2)
+
+
+def test_a_trial_that_goes_on_is_watched_as_one_training(tmp_path: Path) -> None:
+    def watched(trial: LiveTrial) -> None:
+        torch.manual_seed(0)
+        model = nn.Linear(3, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        first = (trial.restore() or 0) + 1
+        with trial.watch(model, optimizer) as watch:
+            for epoch in range(first, 4):
+                for _ in range(30):
+                    loss = model(torch.ones(4, 3)).square().mean()
+                    loss.backward()
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    watch.step(loss)
+                trial.save(epoch)
+                trial.report(0.5, step=epoch)
+            seen.append(watch.vitals)
+
+    seen: list[Any] = []
+    assert run(watched, tmp_path, until=1, steps=3)[0] == "paused"
+    assert run(watched, tmp_path, until=3, steps=3, known=1)[0] == "finished"
+    read = Vitals.load(tmp_path / "vitals.jsonl")
+    assert read.steps.step == seen[0].steps.step == tuple(range(90))
+    assert read.steps.loss == seen[0].steps.loss
+
+
 def test_a_function_that_restores_and_never_saves_hears_whether_it_goes_on(tmp_path: Path) -> None:
     def hopeful(trial: LiveTrial) -> None:
         trial.restore()
@@ -122,7 +210,7 @@ def test_a_function_that_restores_and_never_saves_hears_whether_it_goes_on(tmp_p
 
     over = Parent(order="stop", reason="outranked")
     state, details = run(hopeful, tmp_path, over, until=2)
-    assert (state, details["reason"], over.questions) == ("stopped", "outranked", [3])
+    assert (state, details["reason"], over.questions) == ("stopped", "outranked", [2])
 
 
 def test_a_step_that_is_trained_once_more_is_not_told_again(tmp_path: Path) -> None:

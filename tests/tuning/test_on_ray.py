@@ -21,7 +21,7 @@ from luthier.tuning import on_ray, ray_actor, ray_cluster
 from luthier.tuning.jobs import Start
 from luthier.tuning.ledger import StudyError
 from luthier.tuning.on_ray import RayWorkers
-from luthier.tuning.ray_actor import Posting, check_visible, local_folder
+from luthier.tuning.ray_actor import Posting, check_visible, local_folder, watch_parent
 from luthier.tuning.ray_cluster import ray_workers
 from luthier.tuning.shipping import ship
 from luthier.tuning.space import loguniform, uniform
@@ -129,6 +129,48 @@ def test_a_trial_without_a_place_moves_to_the_first_worker_that_has_one(ray_here
         assert sum(worker.ready for worker in pool.all) <= 2
     finally:
         pool.close(at_once=True)
+
+
+def test_an_actor_counts_quiet_looks_and_not_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Left(BaseException):
+        pass
+
+    def leave(_: int) -> None:
+        raise Left
+
+    class Watched:
+        fetched, looks = 0.0, 0
+
+    def sleep(_: float) -> None:
+        watched.looks += 1
+        clock[0] += 1000  # all threads of the process had to wait
+        if watched.looks in (5, 19, 30):
+            watched.fetched += 1
+
+    watched, clock = Watched(), [0.0]
+    monkeypatch.setattr(ray_actor.time, "sleep", sleep)
+    monkeypatch.setattr(ray_actor.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(ray_actor.os, "_exit", leave)
+    with pytest.raises(Left):
+        watch_parent(watched)
+    assert watched.looks == 50
+
+
+def test_a_recalled_trial_is_not_given_to_the_next_actor() -> None:
+    class Actor:
+        def __init__(self, trial: int | None, recalled: bool) -> None:
+            self.index, self.trial, self.ready, self.recalled = 0, trial, False, recalled
+
+        def begin(self, other: Any) -> None:
+            began.append(other)
+
+    began: list[Any] = []
+    pool = object.__new__(RayWorkers)
+    for recalled in (True, False):
+        holder, free = Actor(0, recalled), Actor(None, False)
+        pool.all = [holder, free]
+        assert list(pool._understand(free, {"event": "ready"})) == []
+        assert began.pop() is (None if recalled else holder)
 
 
 def test_a_node_that_does_not_see_the_folder_says_so(tmp_path: Path, monkeypatch: Any) -> None:

@@ -1,4 +1,6 @@
+import pickle
 import threading
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from luthier.errors import LuthierError
 from luthier.task import Task
 from luthier.tuning.messages import Inbox, encode
 from luthier.tuning.shipping import ship, unship, without_test
+from luthier.tuning.spawning import by_value
 
 
 def test_large_tensors_travel_in_files_and_stay_equal(tmp_path: Path) -> None:
@@ -27,6 +30,25 @@ def test_large_tensors_travel_in_files_and_stay_equal(tmp_path: Path) -> None:
     assert np.array_equal(got["array"], array)
     assert len(list((tmp_path / "task").glob("*.bin"))) == 5  # `again` shares the file of `x`
     assert (tmp_path / "task" / "things.pkl").stat().st_size < 10_000
+
+
+def test_the_fields_of_large_records_keep_their_names(tmp_path: Path) -> None:
+    table = np.zeros(9_000, dtype=[("x", "f4"), ("y", "i8")])
+    table["y"] = np.arange(9_000)
+    ship(tmp_path / "task", table=table)
+    got = unship(tmp_path / "task")["table"]
+    assert got.dtype == table.dtype
+    assert np.array_equal(got["y"], table["y"])
+
+
+def test_what_has_no_module_goes_to_spawned_processes_by_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ForkingPickler, "reducer_override", None, raising=False)
+    scope: dict[str, Any] = {"__name__": "__main__"}
+    exec("class Data:\n    def double(self, x):\n        return 2 * x\n\ndef other(x):\n    return -x", scope)
+    by_value()
+    data, function, known = pickle.loads(ForkingPickler.dumps((scope["Data"](), scope["other"], Task)))
+    assert (data.double(3), function(3), known) == (6, -3, Task)
+    assert type(data).__name__ == "Data"
 
 
 def test_what_a_worker_writes_stays_its_own(tmp_path: Path) -> None:

@@ -121,6 +121,15 @@ def test_the_first_crash_pauses_and_the_second_fails() -> None:
     assert twice.reason == "killed by SIGKILL"
 
 
+def test_a_death_after_further_readings_is_a_first_one_again() -> None:
+    facts = [CREATED, proposed(0), ("assigned", {"number": 0, "until": 10}), row(0, 3, 0.5)]
+    died, again = ("crashed", {"number": 0, "reason": "killed"}), ("assigned", {"number": 0, "until": 10})
+    further = [*facts, died, again, row(0, 3, 0.5), row(0, 4, 0.5), died]
+    assert [fold(events(*further), FOLDER).trials[0].state] == ["paused"]
+    assert fold(events(*further), FOLDER).trials[0].crashes == 2
+    assert fold(events(*facts, died, again, row(0, 3, 0.5), died), FOLDER).trials[0].state == "failed"
+
+
 def test_a_trial_without_any_finite_reading_failed() -> None:
     facts = [CREATED, proposed(0), row(0, 10, float("nan")), ("finished", {"number": 0, "step": 10})]
     trial = fold(events(*facts), FOLDER).trials[0]

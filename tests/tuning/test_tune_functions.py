@@ -127,6 +127,50 @@ def test_a_killed_worker_costs_the_time_since_the_last_save(tmp_path: Path) -> N
     assert [row["step"] for row in trial.rows] == [1, 2, 3, 4, 5]
 
 
+def test_a_signal_to_end_is_for_the_parent_and_for_processes_of_the_training(tmp_path: Path) -> None:
+    def stopped(trial: Any) -> float:
+        import multiprocessing
+
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            os.kill(os.getpid(), number)
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+        child.terminate()
+        child.join(30)
+        return float(child.exitcode or 0)
+
+    trial = tune(stopped, space=SPACE, trials=1, workers=1, folder=tmp_path).trials[0]
+    assert (trial.state, trial.value, trial.crashes) == ("finished", -signal.SIGTERM, 0)
+
+
+def test_a_worker_whose_accelerator_is_lost_is_replaced(tmp_path: Path) -> None:
+    def asserting(trial: Any) -> float:
+        import types
+
+        def synchronize() -> None:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+        if trial.number == 1:
+            cuda = types.SimpleNamespace(is_initialized=lambda: True, synchronize=synchronize)
+            sys.modules["torch"] = types.SimpleNamespace(cuda=cuda)  # type: ignore[assignment]
+            synchronize()
+        return float(os.getpid())
+
+    study = tune(asserting, space=SPACE, trials=4, workers=1, folder=tmp_path, strategy="full")
+    assert [trial.state for trial in study.trials] == ["finished", "failed", "finished", "finished"]
+    first, _, third, last = (trial.value for trial in study.trials)
+    assert first != third == last
+    assert [trial.crashes for trial in study.trials] == [0] * 4
+
+
+def test_trials_of_a_study_that_is_gone_are_not_taken_up(tmp_path: Path) -> None:
+    call: Any = {"space": SPACE, "steps": 9, "trials": 1, "workers": 1, "folder": tmp_path}
+    tune(saving_function(), **call)
+    (tmp_path / "study.db").unlink()
+    with pytest.raises(StudyError, match="trials holds trials whose study is gone: remove that folder"):
+        tune(saving_function(), **call)
+
+
 def test_ctrl_c_leaves_a_study_that_goes_on(tmp_path: Path) -> None:
     pressed: list[int] = []
 
@@ -190,6 +234,20 @@ def test_a_script_needs_no_main_guard_and_a_partial_is_a_function(tmp_path: Path
     done = subprocess.run([sys.executable, script.name], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == ["train", 5.0]
     assert (tmp_path / "studies" / "train" / "study.db").is_file()
+
+
+def test_workers_find_the_modules_that_their_parent_finds(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "queue.py").write_text("raise ImportError('a file of the project, which hides a module of Python')")
+    script = tmp_path / "scripts" / "go.py"
+    script.write_text(
+        "import luthier\n"
+        "def train(trial):\n    return trial.params['x']\n"
+        "study = luthier.tune(train, space={'x': luthier.uniform(0, 1)}, trials=1, workers=1)\n"
+        "print(study.trials[0].state)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "finished\n"
 
 
 class Thing:

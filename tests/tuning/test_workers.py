@@ -1,5 +1,6 @@
 """Worker processes as such, without a study."""
 
+import errno
 import subprocess
 import sys
 import tempfile
@@ -8,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from luthier.errors import RecordError
+from luthier.tuning import failures
 from luthier.tuning.ledger import StudyError
 from luthier.tuning.messages import encode
 from luthier.tuning.recruits import Recruit, _early, called_early, recruited
@@ -74,14 +78,70 @@ def failing(begin: Any) -> Any:
     return begun
 
 
-def test_what_cannot_be_told_fails_its_trial_and_not_the_worker() -> None:
-    told: list[dict[str, Any]] = []
+class Told(Channel):
+    """A channel that keeps what could be sent."""
 
-    class Told(Channel):
-        def say(self, event: str, **details: Any) -> None:
-            encode(message := {"event": event, **details})
-            told.append(message)
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[dict[str, Any]] = []
 
-    obey({"number": 3}, lambda order, channel: ("finished", {"reason": "", "changes": [Path]}), Told())
-    assert [(message["event"], message["number"]) for message in told] == [("failed", 3)]
-    assert "TypeError" in told[0]["reason"]
+    def say(self, event: str, **details: Any) -> None:
+        encode(message := {"event": event, **details})
+        self.messages.append(message)
+
+
+def outcome(folder: Path, train: Any) -> dict[str, Any]:
+    """What a worker tells of a training."""
+    obey({"number": 3, "folder": str(folder)}, train, told := Told())
+    (message,) = told.messages
+    assert message.pop("number") == 3
+    return message
+
+
+def test_what_cannot_be_told_fails_its_trial_and_not_the_worker(tmp_path: Path) -> None:
+    message = outcome(tmp_path, lambda order, channel: ("finished", {"reason": "", "changes": [Path]}))
+    assert message["event"] == "failed"
+    assert "TypeError" in message["reason"]
+
+
+def raising(error: BaseException, cause: BaseException | None = None) -> Any:
+    def train(order: Any, channel: Any) -> Any:
+        raise error from cause
+
+    return train
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_stops_the_study_and_not_its_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = raising(RecordError("trials/0003 cannot be written (No space left on device)"), FULL)
+    assert outcome(tmp_path, kept) == {
+        "event": "stranded",
+        "reason": "trials/0003 cannot be written (No space left on device)",
+    }
+    assert outcome(tmp_path, raising(FULL))["event"] == "failed"  # some other disk: the study's has room
+    assert outcome(tmp_path, raising(RecordError("it is damaged")))["event"] == "failed"
+    assert list(tmp_path.iterdir()) == []
+
+    def full(path: Path, content: bytes) -> None:
+        raise FULL
+
+    monkeypatch.setattr(failures, "write_atomic", full)
+    assert outcome(tmp_path, raising(FULL))["event"] == "stranded"
+    assert outcome(tmp_path, raising(KeyError("lr"), FULL))["event"] == "stranded"
+    assert outcome(tmp_path, raising(KeyError("lr")))["event"] == "failed"
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_a_worker_that_has_lost_its_accelerator_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    def synchronize() -> None:
+        if broken:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    message = outcome(tmp_path, raising(RuntimeError("CUDA error: device-side assert triggered")))
+    assert (message["event"], message.get("leaves")) == ("failed", True if broken else None)

@@ -92,6 +92,7 @@ def _row(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
     row = payload["row"]
     total = max(trial.total_steps, row["step"])  # of a function nobody may know it before
     position = {"step": row["step"], "time_s": row["time_s"], "total_steps": total}
+    position["deaths"] = 0 if row["step"] > trial.step else trial.deaths
     if _follows(trial, row) and not (total > trial.total_steps and TRAIN_TIME in trial.scores):
         return replace(
             trial, rows=[*trial.rows, row], **_better(state, trial, _scored(state, [row], total)), **position
@@ -172,9 +173,12 @@ def _failed(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
 
 
 def _crashed(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
-    """The first death of a worker pauses the trial, so that it goes on from its checkpoint; the second ends it."""
-    crashed = replace(trial, crashes=trial.crashes + 1)
-    return _paused(state, crashed, payload) if crashed.crashes < 2 else _failed(state, crashed, payload)
+    """The first death of a worker pauses the trial, so that it goes on from its checkpoint.
+
+    A second one without a new reading in between ends it: it is likely to be the trial's own fault.
+    """
+    crashed = replace(trial, crashes=trial.crashes + 1, deaths=trial.deaths + 1)
+    return _paused(state, crashed, payload) if crashed.deaths < 2 else _failed(state, crashed, payload)
 
 
 _CHANGES = {

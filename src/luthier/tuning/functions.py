@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError
-from luthier.files import to_json, write_atomic
+from luthier.files import from_json, to_json, write_atomic
 from luthier.tuning.objectives import as_readings
 from luthier.tuning.saves import Saves
 
@@ -60,19 +60,22 @@ class LiveTrial:
         self._step, self._before_s = 0, 0.0
         self._known, self._rows = int(order.get("known", 0)), list[dict[str, Any]]()
         self._saves = Saves(self._path / "checkpoints")
+        self._of = from_json(to_json({"seed": self.seed, "params": self.params}))
         self._restores = self._saved = False
+        self._kept = False  # whether a state has been saved or restored
         self._saves_first: bool | None = None  # whether a state is saved before its reading is reported
         self._due: str | None = None  # why it pauses as soon as the step just reported is saved
         self._restored_step: int | None = None
         self._guarded: bool = order.get("guarded", True)
-        self._watch: Watch | None = None
+        self._watching: Watch | None = None
+        self._watched, self._judged = 0, False  # training steps watched before; whether what is seen may end the trial
         self._next_judgement = 1
 
     @property
     def folder(self) -> Path:
         """A folder of the trial's own, with its values in `params.json`; made when first asked for."""
         if not (self._path / "params.json").exists():
-            write_atomic(self._path / "params.json", to_json({"seed": self.seed, "params": self.params}, indent=1))
+            write_atomic(self._path / "params.json", to_json(self._of, indent=1))
         return self._path
 
     def report(self, value: float | Mapping[str, float], step: int) -> None:
@@ -96,6 +99,8 @@ class LiveTrial:
         step = _whole(step)
         if self._saves_first is None:
             self._saves_first = self._saved
+        elif not self._saved:  # whoever saves now and then may do it before or after: at worst a step is trained again
+            self._saves_first = True
         if step == self._restored_step:  # trained once more, from a state that was saved before it
             return
         self._check_step(step)
@@ -112,7 +117,8 @@ class LiveTrial:
     def save(self, state: Any) -> None:
         """Keep all that the training needs to go on; `restore` gives it back.
 
-        Call it either before the `report` of the same step or after it, always in the same order.
+        Call it either before the `report` of the same step or after it, always in the same order; more often, or not at
+        every step, is fine too.
 
         Args:
             state: nested dicts, lists, tuples, numbers, texts and tensors, such as state_dicts. Written whole or not at
@@ -123,12 +129,14 @@ class LiveTrial:
             CheckpointError: the state holds something else; says where.
         """
         self._saves.keep(state, self._note())
-        self._saved = True
+        between, self._saved, self._kept = self._saved, True, True
         if self._saves_first is None:
             self._saves_first = True
-        if not self._saves_first:
+        if not self._saves_first or between:
             self._saves.settle(self._note())
-        if self._due is not None:
+        if between and self._channel.pausing == self.number:
+            self._end("paused", "interrupted")
+        if self._due is not None and not self._saves_first:
             self._end("paused", self._due)
 
     def restore(self) -> Any:
@@ -141,7 +149,14 @@ class LiveTrial:
         if (found := self._saves.read()) is None:
             return None
         state, note = found
+        if note.get("of", self._of) != self._of:
+            raise LuthierError(
+                f"{self._path} holds what a trial of another study saved: remove that folder, or choose another one "
+                "for the study"
+            )
+        self._kept = True
         self._step, self._before_s = note["step"], note["time_s"]
+        self._watched = note.get("watched", 0)
         self._restored_step = self._step
         for row in note["rows"]:
             if row["step"] > self._known:  # told before a kill, and never heard by the parent
@@ -152,6 +167,8 @@ class LiveTrial:
 
     def watch(self, model: Any, optimizer: Any, loss_fn: Any = None, *, stop: bool = True) -> Watch:
         """Watch the trial's training as `luthier.watch` does; what is measured goes to `vitals.jsonl` in its folder.
+
+        Call it after `restore`: so a trial that goes on is watched as one training.
 
         Args:
             model, optimizer, loss_fn: as for `luthier.watch`.
@@ -171,9 +188,10 @@ class LiveTrial:
             self._judge()
 
         path = self.folder / "vitals.jsonl"
-        watching = watch(model, optimizer, loss_fn, on_finding=end if stop else None, path=path)
-        self._watch = watching if stop and self._guarded else None
-        return watching
+        seen, ears = self._watched, end if stop else None
+        self._watching = watch(model, optimizer, loss_fn, on_finding=ears, path=path, first_step=seen)
+        self._judged = stop and self._guarded
+        return self._watching
 
     def finish(self, result: Any) -> None:
         """Take what the function returned: nothing, or what it might report, which is the reading of the last step."""
@@ -196,11 +214,11 @@ class LiveTrial:
 
     def _judge(self) -> None:
         """End a training as those of recipes are ended, but for steps that are too small: how many come is unknown."""
-        if self._watch is None:
+        if self._watching is None or not self._judged:
             return
         from luthier.doctor.fatal import dead, diverged
 
-        vitals = self._watch.vitals
+        vitals = self._watching.vitals
         if (reason := diverged(vitals) or dead(vitals)) is not None:
             self._end("failed", reason)
 
@@ -218,8 +236,10 @@ class LiveTrial:
         self._channel.say("row", number=self.number, row=row)
 
     def _note(self) -> dict[str, Any]:
-        """How far a saved state is, with the readings that the parent may not have stored yet."""
-        return {"step": self._step, "time_s": self._time_s(), "rows": list(self._rows)}
+        """Whose a saved state is and how far, with the readings that the parent may not have stored yet."""
+        watched = self._watched if self._watching is None else self._watching.n_steps
+        so_far = {"step": self._step, "time_s": self._time_s(), "watched": watched}
+        return {"of": self._of, **so_far, "rows": list(self._rows)}
 
     def _pause_or_go_on(self, saved: bool) -> None:
         """Pause with what was just saved, or once it is; a function that saves nothing hears whether it goes on."""
@@ -235,6 +255,9 @@ class LiveTrial:
             self._end("paused", "interrupted")
         if saved and self._restores:
             self._end("paused", f"at step {self._step}")
+        if self._restores and self._kept:  # it saves more rarely than it reports: it pauses at the next state
+            self._due = f"at step {self._step}"
+            return
         answer = self._channel.ask("asked", number=self.number, **self.position())
         if answer["order"] == "stop":
             self._end("stopped", answer["reason"])

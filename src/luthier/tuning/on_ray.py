@@ -189,7 +189,7 @@ class RayWorkers(Workers):
 
     def _understand(self, worker: Any, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if message["event"] == "ready":
-            homeless = [other for other in self.all if other.trial is not None and not other.ready]
+            homeless = [each for each in self.all if each.trial is not None and not (each.ready or each.recalled)]
             worker.begin(None if worker.trial is not None or not homeless else homeless[0])
         yield from super()._understand(worker, message)
 

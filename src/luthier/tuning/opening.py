@@ -29,6 +29,11 @@ def open_ledger(folder: Path, description: dict[str, Any], resume: bool, storage
         known = fold(ledger.events(), folder).description
         if known and not resume:
             raise StudyError(f"{folder} already holds a study: choose another folder, or go on with it (resume=True)")
+        if not known and any((folder / "trials").glob("*")):
+            raise StudyError(
+                f"{folder / 'trials'} holds trials whose study is gone: remove that folder, or choose another one for "
+                "the study"
+            )
         if known and (changes := differences(known, from_json(to_json(description)))):
             raise StudyError(
                 f"{folder} holds a study of something else ({'; '.join(changes)}): "

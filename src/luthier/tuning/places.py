@@ -97,7 +97,8 @@ class Worker(Place):
         code = self.process.wait()
         if code >= 0:
             return f"the worker process exited with code {code}; see {self.words}"
-        return f"the worker process was killed by {signal.Signals(-code).name}; see {self.words}"
+        name = next((each.name for each in signal.Signals if each == -code), f"signal {-code}")
+        return f"the worker process was killed by {name}; see {self.words}"
 
     @property
     def starved(self) -> bool:

@@ -79,7 +79,7 @@ class Trainer:
         self.posting, self.line, self.fetched = posting, Line(), time.monotonic()
         sys.path.extend(entry for entry in posting.path if entry not in sys.path)
         threading.Thread(target=serve, args=(self.line, partial(self.prepare, log)), daemon=True).start()
-        threading.Thread(target=self.watch_parent, daemon=True).start()
+        threading.Thread(target=watch_parent, args=(self,), daemon=True).start()
 
     def prepare(self, log: str) -> Train:
         """Get what is to be trained."""
@@ -114,11 +114,18 @@ class Trainer:
         """Remove what was unpacked; what is mapped stays readable."""
         shutil.rmtree(local_folder(self.posting), ignore_errors=True)
 
-    def watch_parent(self) -> None:
-        """End the process when nobody fetches: its trial may go on elsewhere by then."""
-        while time.monotonic() - self.fetched < _ORPHANED_S:
-            time.sleep(1)
-        os._exit(0)
+
+def watch_parent(trainer: Trainer) -> None:
+    """End the process when nobody fetches: its trial may go on elsewhere by then.
+
+    Quiet looks are counted, not seconds: what keeps all threads of this process waiting is nobody's silence.
+    """
+    quiet = 0
+    while quiet < _ORPHANED_S:
+        seen = trainer.fetched
+        time.sleep(1)
+        quiet = 0 if trainer.fetched != seen else quiet + 1
+    os._exit(0)
 
 
 def check_visible(posting: Posting) -> None:

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from luthier.tuning.store import StudyError
 
@@ -34,8 +35,8 @@ class Recruit:
         self.recipes = recipes
         self.words = tempfile.TemporaryFile("a+b", buffering=0)  # noqa: SIM115 - open as long as the process
         environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "MKL_NUM_THREADS": str(THREADS)}
-        environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in sys.path if path))
-        command = [sys.executable, "-m", "luthier.tuning.worker"]
+        environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path or str(Path.cwd()) for path in sys.path))
+        command = [sys.executable, "-P", "-m", "luthier.tuning.worker"]  # -P: modules come from where they come here
         self.process = subprocess.Popen(
             [*command, "recipes"] if recipes else command,
             stdin=subprocess.PIPE,

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from luthier.files import from_json, to_json, write_atomic
+from luthier.errors import RecordError
+from luthier.files import disk_error, from_json, to_json, write_atomic
 
 _EVERY_S = 1.0
 _SMALL_BYTES = 1 << 26
@@ -43,9 +44,18 @@ class Saves:
                 self.write()
 
     def write(self) -> None:
-        """Put the latest state on the disk, if it is not there."""
+        """Put the latest state on the disk, if it is not there.
+
+        Raises:
+            RecordError: there is no room for it.
+        """
         if self._held is not None:
-            write_state(self.folder, *self._held)
+            try:
+                write_state(self.folder, *self._held)
+            except OSError as error:
+                if disk_error(error) is None:
+                    raise
+                raise RecordError(f"{self.folder} cannot be written ({error.strerror}): make room") from error
             self._held, self._written_at = None, time.monotonic()
 
     def read(self) -> tuple[Any, dict[str, Any]] | None:

@@ -141,7 +141,8 @@ def _is_large(value: Any) -> bool:
         large = value.numel() > 0 and value.untyped_storage().nbytes() >= _LARGE_BYTES
         return plain and not value.requires_grad and large
     if numpy is not None and type(value) in (numpy.ndarray, numpy.memmap):
-        return not value.dtype.hasobject and bool(value.nbytes >= _LARGE_BYTES)
+        plain = value.dtype.kind != "V" and not value.dtype.hasobject  # a record's fields have names
+        return plain and bool(value.nbytes >= _LARGE_BYTES)
     return False
 
 

@@ -58,7 +58,7 @@ class Trial:
         folder: its record.
         of: for a repeat, the search trial that is retrained (0: the baseline).
         until: the step that it was last told to train to.
-        crashes: how often its worker died.
+        crashes, deaths: how often its worker died, in all and since it last got further.
         ends: in a deterministic study: when its present training ends on the virtual clock.
         may_return: whether it was stopped because its call ended, so that a later call may go on with it.
         scores: readings of all objectives by name, where the first of them was best; empty before there are any.
@@ -84,6 +84,7 @@ class Trial:
     of: int | None
     until: int = 0
     crashes: int = 0
+    deaths: int = 0
     source: str = ""
     ends: float = 0.0
     may_return: bool = False

@@ -9,7 +9,7 @@ if the folders of trials go through one; then {"order": "train", number, folder,
 turn, {"order": "pause", number}, and as answer to a training function that has come to its rung {"order": "go", until}
 or {"order": "stop", reason}.
 Messages: ready, broken, started, row, progress, asked, carrying, and one of paused, finished, stopped, failed, stranded
-for each order to train.
+for each order to train. A failed one that leaves has lost its accelerator, so that the process must be replaced.
 """
 
 from __future__ import annotations
@@ -20,23 +20,19 @@ import queue
 import signal
 import sys
 import threading
-import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from types import FrameType
+from typing import Any, TypeAlias
 
-from luthier.tuning.memory import OUT_OF_MEMORY, shortage
+from luthier.tuning.failures import is_stranded, leaves, make_room, reason_of
 from luthier.tuning.messages import Inbox, send
 
-if TYPE_CHECKING:
-    from luthier.recipe import Recipe
-    from luthier.task import Task
-
-_PROGRESS_EVERY_S = 0.25
 _FOR_RECIPES = (
     "luthier.fitting",
     "luthier.doctor.guard",
@@ -115,6 +111,23 @@ def leave() -> None:
     os._exit(0)
 
 
+def stand_fast() -> None:
+    """Leave it to the parent what happens at a signal that asks to end: whoever stops a job sends it to all of it.
+
+    The parent has the trainings save and pause; it ends workers by force, or by the end of their input. Processes that
+    a training forks end as they would.
+    """
+    worker = os.getpid()
+
+    def hold(number: int, _: FrameType | None) -> None:
+        if os.getpid() != worker:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, hold)
+
+
 def serve(channel: Channel, get_ready: Callable[[], Train]) -> None:
     """Prepare, then train what is ordered until the parent is gone."""
     try:
@@ -152,7 +165,9 @@ def enlist(channel: Channel, recipes: bool) -> Train:
 def prepare(folder: Path, reference: str | None) -> Train:
     """Get what is to be trained."""
     from luthier.tuning.shipping import unship
+    from luthier.tuning.spawning import by_value
 
+    by_value()
     things = unship(folder)
     if "function" in things:
         from luthier.tuning.functions import run_function
@@ -161,6 +176,8 @@ def prepare(folder: Path, reference: str | None) -> Train:
             set_threads()
         return partial(run_function, things["function"])
     import_ahead()
+    from luthier.tuning.recipes import run_recipe
+
     if reference is None:
         return partial(run_recipe, things["task"], things["recipe"])
     from luthier.tasks import load
@@ -193,111 +210,16 @@ def obey(order: dict[str, Any], train: Train, channel: Channel) -> None:
         make_room(details["reason"])
         channel.say(state, number=number, **details)
     except BaseException as error:  # a function's SystemExit too, and what cannot be told
-        traceback.print_exc()
-        make_room(reason := reason_of(error))
-        channel.say("failed", number=number, reason=reason)
-
-
-def make_room(reason: str) -> None:
-    """Let go of what a training that ran out of memory held, before the next one begins."""
-    if not reason.startswith(OUT_OF_MEMORY):
-        return
-    gc.collect()
-    if "torch" in sys.modules:
-        sys.modules["torch"].cuda.empty_cache()  # nothing where no accelerator is in use
-
-
-def run_recipe(task: Task, recipe: Recipe, order: dict[str, Any], channel: Channel) -> tuple[str, dict[str, Any]]:
-    """Train through `fit`, from the trial's checkpoint where there is one."""
-    from luthier.doctor.guard import Guard, Hopeless
-    from luthier.doctor.probe import Probe
-    from luthier.fitting import Interrupted, fit
-    from luthier.record import Record
-    from luthier.tuning.steering import prescriptions
-
-    trial = recipe.replace({**order["values"], "seed": order["seed"]})
-    reporter = reporter_for(order, channel)
-    guards = [Guard()] if order["guarded"] else []
-    probes = [Probe(Path(order["folder"]), by_steps=True)] if order["examined"] else []
-    try:
-        fit(
-            task,
-            trial,
-            folder=order["folder"],
-            resume=True,
-            until=order["until"],
-            hooks=[reporter, *guards, *probes],
-            watch=False,
-            console=False,
-            tensorboard=False,
-            signals=False,
-        )
-    except Interrupted:
-        pass  # paused by the parent: everything is saved
-    except Exception as error:
-        if reporter.ending is None:  # it never began
-            raise
-        if not isinstance(error, Hopeless):
+        with suppress(OSError):  # the log may be on a disk that is full
             traceback.print_exc()
-        return "failed", {"reason": reason_of(error), **position(reporter.ending[2])}
-    state, reason, run = reporter.ending
-    if state != "finished":
-        return "paused", {"reason": reason, **position(run)}
-    changes = prescriptions(Record(order["folder"]), trial) if order["examined"] else []
-    return "finished", {"reason": reason, "changes": changes, **position(run)}
-
-
-def position(run: Any) -> dict[str, Any]:
-    """How far a training has come."""
-    return {"step": run.step, "total_steps": run.total_steps, "time_s": round(run.time_s, 3)}
-
-
-def reporter_for(order: dict[str, Any], channel: Channel) -> Any:
-    """A hook that tells the parent what happens, and lets it pause the training."""
-    from luthier.record import Record
-    from luthier.training.hooks import Hook
-    from luthier.tuning.measuring import measured
-
-    number = order["number"]
-
-    class Reporter(Hook):
-        ending: tuple[str, str, Any] | None = None
-        told_at = 0.0
-
-        def start(self, run: Any) -> None:
-            self.costs = measured(run, order["measured"])
-            channel.say("started", number=number, step=run.step, total_steps=run.total_steps)
-            for row in Record(order["folder"]).rows:
-                if order["known"] < row["step"] <= run.step:  # read before a crash, and never heard by the parent
-                    channel.say("row", number=number, row=row | self.costs)
-
-        def step_end(self, run: Any) -> None:
-            run.interrupted |= channel.pausing == number
-            if (now := time.monotonic()) - self.told_at > _PROGRESS_EVERY_S:
-                self.told_at = now
-                channel.say("progress", number=number, epoch=run.epoch, epochs=run.recipe.epochs, **position(run))
-
-        def evaluated(self, run: Any, row: dict[str, Any]) -> None:
-            channel.say("row", number=number, row=row | self.costs)
-
-        def end(self, run: Any, state: str, reason: str) -> None:
-            self.ending = (state, reason, run)
-
-    return Reporter()
-
-
-def reason_of(error: BaseException) -> str:
-    """An error in one line."""
-    from luthier.errors import LuthierError, NonFiniteLoss
-
-    if (short := shortage(error)) is not None:
-        return short
-    text = " ".join(str(error).split())
-    if isinstance(error, NonFiniteLoss):
-        return f"diverged: {text}"
-    return text if isinstance(error, LuthierError) else f"{type(error).__name__}: {text}".removesuffix(": ")
+        make_room(reason := reason_of(error))
+        if is_stranded(error, Path(order["folder"])):
+            channel.say("stranded", number=number, reason=reason)
+        else:
+            channel.say("failed", number=number, reason=reason, **leaves())
 
 
 if __name__ == "__main__":
+    stand_fast()
     pipes = Pipes()
     serve(pipes, partial(enlist, pipes, "recipes" in sys.argv[1:]))

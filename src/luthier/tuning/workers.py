@@ -163,6 +163,8 @@ class Workers:
         else:
             if event in ("paused", "finished", "stopped", "failed"):
                 worker.trial = None
+            if message.pop("leaves", False):
+                yield from self._bury(worker)
             yield {**message, "worker": worker.index}
 
     def _bury(self, worker: Worker, failed: str = "") -> Iterator[dict[str, Any]]:

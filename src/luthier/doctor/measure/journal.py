@@ -35,6 +35,20 @@ class Journal:
         if path is not None:
             earlier = _rows_before(path, first_step) if path.exists() and first_step else []
             write_atomic(path, "".join(to_json(row) + "\n" for row in earlier))
+            self._take_up(earlier)
+
+    def _take_up(self, earlier: list[dict[str, Any]]) -> None:
+        """Begin with what is in the file."""
+        for row in earlier:
+            if row["kind"] == "steps":
+                for name in COLUMNS:
+                    self.steps[name] += row[name]
+            else:
+                self.rows.append(row)
+                self._counts[row["kind"]] = self._counts.get(row["kind"], 0) + 1
+        self._written = len(self.steps["step"])
+        while self._written >= FULL * self._stride.bit_length():
+            self._stride *= 2
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Keep a row; of one kind at most `MOST_ROWS` are kept (looks and graphs are rare by themselves)."""

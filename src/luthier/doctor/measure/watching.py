@@ -120,6 +120,11 @@ class Watch:
             self._loop.evaluated()
 
     @property
+    def n_steps(self) -> int:
+        """Training steps made, those before watching began included where it was told of them."""
+        return self._loop.step
+
+    @property
     def vitals(self) -> Vitals:
         """Everything measured so far."""
         if not self.closed:
@@ -217,6 +222,7 @@ def watch(
     overhead: float = 0.01,
     on_finding: OnFinding | None = None,
     path: Path | None = None,
+    first_step: int = 0,
 ) -> Watch:
     """Watch a training for its health: `with luthier.watch(model, optimizer, loss_fn) as watch:` around any loop.
 
@@ -231,6 +237,8 @@ def watch(
         overhead: share of the training's time that watching may take, above 0 and at most 1.
         on_finding: "print", "raise" or a callable: called with each warning and critical finding as soon as it shows.
         path: file that what is measured goes to, as in a record's `vitals.jsonl`; None keeps it in memory.
+        first_step: training steps made before, where a training is resumed (`watch.n_steps` when it was saved): what
+            the file holds of them is kept.
 
     Returns:
         The watch: `step`, `metrics`, `findings`, `diagnose()`, `close()`.
@@ -250,7 +258,9 @@ def watch(
         )
     if not (on_finding is None or on_finding in ("print", "raise") or callable(on_finding)):
         raise LuthierError(f"expected on_finding 'print', 'raise' or a callable, got {on_finding!r}")
-    return Watch(models, optimizers, loss_fn, overhead, on_finding, path)
+    if isinstance(first_step, bool) or not isinstance(first_step, int) or first_step < 0:
+        raise LuthierError(f"expected first_step as a number of training steps, 0 or more, got {first_step!r}")
+    return Watch(models, optimizers, loss_fn, overhead, on_finding, path, first_step)
 
 
 def _sequence(value: Any, kind: type, name: str) -> list[Any]:
