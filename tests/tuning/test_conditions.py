@@ -36,6 +36,17 @@ def test_fields_are_present_where_their_conditions_hold() -> None:
     assert ordered(SPACE).index("optimizer") < ordered(SPACE).index("optimizer.momentum")
 
 
+def test_a_step_holds_a_condition_however_it_is_written() -> None:
+    space = {
+        "a": uniform(0.0, 0.5, step=0.1),
+        "b": uniform(0, 1).when("a", 0.1 + 0.2),
+        "c": uniform(0, 1).when("a", 0.0),
+    }
+    assert list(active(space, {"a": 0.3, "b": 0.5, "c": 0.5})) == ["a", "b"]
+    assert list(active(space, {"a": 3 * 0.1, "b": 0.5, "c": 0.5})) == ["a", "b"]
+    assert list(active(space, {"a": 5e-17, "b": 0.5, "c": 0.5})) == ["a", "c"]
+
+
 def test_chained_conditions_must_all_hold_and_absence_is_handed_down() -> None:
     space = {
         "a": choice(0, 1),
@@ -45,7 +56,7 @@ def test_chained_conditions_must_all_hold_and_absence_is_handed_down() -> None:
     }
     assert active(space, {"a": 0, "b": 1, "c": 1, "d": 5}) == {"a": 0}
     assert active(space, {"a": 1, "b": 0, "c": 1, "d": 5}) == {"a": 1, "b": 0, "c": 1}
-    found = list(configurations(space, {path: range_.levels(9) for path, range_ in space.items()}))
+    found = list(configurations(space, lambda path: space[path].levels(9)))
     assert len(found) == 5
     assert {"a": 1, "b": 1, "c": 0, "d": 5} in found
 

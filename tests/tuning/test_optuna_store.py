@@ -9,7 +9,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from luthier.tuning.folding import apply, fold
-from luthier.tuning.ledger import Ledger
+from luthier.tuning.ledger import Ledger, StudyError
 from luthier.tuning.objectives import Objective
 from luthier.tuning.optuna_store import Opened, OptunaStore
 from luthier.tuning.state import Event
@@ -72,6 +72,22 @@ def test_a_trial_that_ended_again_keeps_its_place(tmp_path: Path) -> None:
     assert [(each.number, each.user_attrs["luthier_number"]) for each in found] == [(0, 4), (1, 5), (2, 2), (3, 7)]
     assert (found[1].state, found[1].values, found[1].intermediate_values) == (TrialState.COMPLETE, [0.9], {})
     assert found[2].intermediate_values.keys() == {0, 10, 20}
+
+
+def test_a_study_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    theirs = optuna.create_study(storage=url, study_name="mnist", direction="minimize")
+    with pytest.raises(StudyError, match=r"another study of Optuna's with the name 'mnist' \(minimize; 0 trials\)"):
+        Opened(url, "mnist", [Objective("accuracy", "max")])
+    theirs.add_trial(create_trial(value=0.5))
+    with pytest.raises(StudyError, match="choose another name for the study's folder"):
+        Opened(url, "mnist", [Objective("loss", "min")])
+    assert len(theirs.trials) == 1
+    for _ in range(2):
+        opened = Opened(url, "ours", [Objective("loss", "min")])
+        opened.add([trial(number) for number in range(3) if number not in opened.keys])
+        opened.close()
+    assert len(optuna.load_study(study_name="ours", storage=url).trials) == 3
 
 
 def test_after_an_interrupt_nothing_is_stored_any_more(tmp_path: Path) -> None:

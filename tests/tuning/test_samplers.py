@@ -2,12 +2,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from luthier.errors import LuthierError
 from luthier.files import from_json, to_json
 from luthier.recipe import Recipe
 from luthier.tuning.folding import fold
+from luthier.tuning.function_search import Values
 from luthier.tuning.ranges import Range
 from luthier.tuning.samplers import SAMPLERS, arm_seen, as_sampler, fitting, propose, sampler_label
 from luthier.tuning.space import choice, fixed, integers, loguniform, uniform
@@ -234,6 +236,51 @@ class TestOwnSamplers:
         wrong: Any = 3
         with pytest.raises(LuthierError, match="must be a name"):
             as_sampler(wrong)
+
+
+@pytest.mark.parametrize("name", ["random", "tpe", "gp", "nsgaii", "cmaes", "sobol", "prior"])
+def test_steps_stay_on_their_grid_and_bring_in_what_depends_on_them(name: str) -> None:
+    space: Any = {"a": uniform(-0.3, 0.3, step=0.1), "b": uniform(0, 1).when("a", 0.0, 0.3, -0.1)}
+    grid = {-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3}
+    trials: list[Any] = [({}, "finished", 0.5)]
+    for number in range(1, 25):
+        values = ask(name, study(*trials), space, number)
+        assert values["a"] in grid
+        assert ("b" in values) == (values["a"] in (0.0, 0.3, -0.1))
+        trials.append((values, "finished", 0.5))
+    assert {"b" in values for values, _, _ in trials[1:]} == {True, False}
+
+
+@pytest.mark.parametrize("name", ["prior", "tpe"])
+def test_none_may_be_an_option_and_a_known_good_one(name: str) -> None:
+    space: Any = {"lr": loguniform(1e-4, 1), "norm": choice(None, "batch"), "clip_norm": choice(0.5, 1.0)}
+    found = [ask(name, study(({}, "finished", 0.5)), space, number)["norm"] for number in range(1, 30)]
+    assert set(found) == {None, "batch"}
+
+
+def test_large_ranges_with_conditions_are_not_written_out() -> None:
+    space: Any = {"by": choice("sgd", "adam"), "buffer": integers(1, 10**12).when("by", "sgd")}
+    state = study(
+        ({}, "finished", 0.5), ({"by": "adam"}, "finished", 0.5), ({"by": "sgd", "buffer": 1}, "finished", 0.5)
+    )
+    assert ask("random", state, space)["by"] == "sgd"
+    few: Any = {"by": choice("sgd", "adam"), "n": integers(1, 10**12)}
+    assert ask("random", study(({}, "finished", 0.5)), few, constraints=[lambda values: values["n"] == 3])["n"] == 3
+
+
+def test_a_whole_number_in_a_real_range_is_the_same_as_the_real_one() -> None:
+    space: Any = {"lr": uniform(0, 1, step=0.5)}
+    taken = [({"lr": value}, "finished", 0.5) for value in (0.0, 0.5)]
+    state = study(({}, "finished", 0.5), *taken)
+    assert propose("random", state, space, ["lr"], Values({"lr": 1}), "all", 3) is None
+
+
+def test_a_samplers_numbers_may_be_numpys() -> None:
+    def own(view: View) -> dict[str, Any]:
+        return {"n": np.int64(7), "x": np.float32(0.5)}
+
+    values = ask(own, study(({}, "finished", 0.5)), {"n": integers(1, 8), "x": uniform(0, 1)})
+    assert to_json(values) == to_json({"n": 7, "x": 0.5})
 
 
 def test_a_constraint_sees_the_fields_that_are_present() -> None:

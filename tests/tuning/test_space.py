@@ -2,11 +2,13 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.errors import LuthierError
+from luthier.files import to_json
 from luthier.recipe import Recipe
 from luthier.tuning.derived import derive_space
 from luthier.tuning.space import (
@@ -70,6 +72,8 @@ def test_parse_refuses_other_texts_with_the_forms(text: Any) -> None:
         (lambda: choice(1, 2, 1), "differ"),
         (lambda: choice(float("nan")), "finite"),
         (lambda: choice(object()), "option must be"),
+        (lambda: choice("mean", "NaN"), "cannot be the text 'NaN'"),
+        (lambda: choice(np.zeros(2)), "option must be"),
     ],
 )
 def test_impossible_ranges_are_refused(make: Any, message: Any) -> None:
@@ -166,10 +170,20 @@ def test_importing_the_space_imports_neither_torch_nor_optuna() -> None:
     assert done.stdout.strip() == "False"
 
 
+def test_numbers_of_numpy_are_numbers() -> None:
+    assert choice(*np.array([1, 2, 3])) == choice(1, 2, 3)
+    assert to_json(space_to_json({"n": choice(np.float64(0.5), np.str_("a"))}))
+    assert uniform(np.float32(0.5), np.int64(2)) == uniform(0.5, 2)
+    assert integers(np.int64(1), np.int32(9), step=np.int8(2)) == integers(1, 9, step=2)
+    assert type(integers(np.int64(1), 9).low) is int
+
+
 def test_steps_are_written_as_people_write_them_and_stay_inside() -> None:
     range_ = uniform(0.0, 0.3, step=0.1)
     assert [range_.at(position) for position in (0.0, 0.3, 0.6, 1.0)] == [0.0, 0.1, 0.2, 0.3]
     assert range_.levels(4) == [0.0, 0.1, 0.2, 0.3]
+    assert list(range_.every()) == [0.0, 0.1, 0.2, 0.3]
+    assert list(uniform(-0.3, 0.3, step=0.1).every()) == [-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3]
     thirds = uniform(1 / 3, 2 / 3, step=1 / 9)
     assert all(thirds.contains(thirds.at(position)) for position in (0.0, 0.4, 0.6, 1.0))
     assert thirds.at(0.0) == 1 / 3

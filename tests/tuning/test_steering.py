@@ -193,6 +193,16 @@ def test_the_doctors_first_request_comes_before_the_last_start_and_trains_to_its
     assert told_next(state, 7, budget_s).source == ""
 
 
+def test_settings_of_a_part_that_the_doctor_replaces_are_dropped() -> None:
+    state = study(({"lr": 0.1, "optimizer.momentum": 0.7, "optimizer.nesterov": True, "schedule.gamma": 0.5}, 0.9))
+    patch = {"optimizer": "adamw", "lr": 0.001, "optimizer.eps": 1e-7}
+    changes = [{"symptom": "underfitting", "reason": "steps", "values": patch}]
+    apply(state, Event(0, 0.0, "prescribed", {"number": 0, "changes": changes}))
+    asked = next_change(state, "all")
+    assert asked is not None
+    assert asked.values == {**patch, "schedule.gamma": 0.5}
+
+
 def test_optuna_takes_trials_from_beyond_the_space() -> None:
     space = {"lr": loguniform(1e-4, 0.1), "schedule": choice("cosine", "constant")}
     state = study(({"lr": 0.4, "schedule": "one-cycle", "dropout": 0.2}, 0.9))
@@ -200,3 +210,6 @@ def test_optuna_takes_trials_from_beyond_the_space() -> None:
     assert trial.params == {"lr": 0.4}
     assert trial.user_attrs["also"] == '{"schedule": "one-cycle", "dropout": 0.2}'
     assert stretched(space["lr"], 0.4) == loguniform(1e-4, 0.4)
+    assert stretched(space["lr"], 0.0) is None  # no log scale holds it
+    without = as_optuna(study(({"lr": 0.0, "schedule": "cosine"}, 0.9)).trials[0], space, state.objectives)
+    assert (without.params, without.user_attrs["also"]) == ({"schedule": "cosine"}, '{"lr": 0.0}')

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import luthier
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
 from luthier.task import Task
@@ -46,6 +47,19 @@ def test_less_time_is_set_aside_where_there_are_no_test_data() -> None:
     with_test = recipe_search(task, RECIPE, SPACE, None, 0).closing_s
     task.test = None
     assert 0 < recipe_search(task, RECIPE, SPACE, None, 0).closing_s < with_test
+
+
+def own_optimizer(parameters: Any, lr: float) -> Any:
+    return torch.optim.SGD(parameters, lr)
+
+
+def test_the_recipes_of_a_study_have_the_callables_of_its_baseline(tmp_path: Path) -> None:
+    recipe = Recipe(optimizer=own_optimizer, lr=0.01, batch_size=32, epochs=1)
+    space: Any = {"batch_size": choice(16, 32)}
+    study = tune(tiny_task(), recipe, space, trials=2, workers=1, repeats=1, folder=tmp_path / "s", test=False)
+    assert study.best is not None
+    record = luthier.fit(tiny_task(), study.recipe(study.best.number), folder=tmp_path / "again", console=False)
+    assert record.metrics["val_accuracy"][-1] == study.best.value
 
 
 class Log:

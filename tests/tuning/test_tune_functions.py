@@ -11,14 +11,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
+from luthier.show.report_data import full_values
 from luthier.show.terminal import TuneConsole
 from luthier.show.verdict import winner_changes
 from luthier.tuning.ledger import StudyError, read_events
-from luthier.tuning.space import choice, fixed, loguniform, uniform
+from luthier.tuning.space import choice, fixed, integers, loguniform, uniform
 from luthier.tuning.store_sqlite import SqliteStore
 from luthier.tuning.study import Study
 from luthier.tuning.tune import tune
@@ -404,6 +406,43 @@ def test_lists_among_the_values_do_not_keep_a_study_from_going_on(tmp_path: Path
     call: Any = {"space": space, "start": start, "workers": 1, "folder": tmp_path, "steps": 4, "strategy": "halving"}
     tune(rate, trials=4, **call)
     assert len(tune(rate, trials=8, **call).trials) == 8
+
+
+def test_a_start_has_what_its_conditions_allow_and_so_have_the_shown_values(tmp_path: Path) -> None:
+    space: Any = {"optimizer": choice("adam", "sgd"), "momentum": uniform(0.5, 0.9).when("optimizer", "sgd")}
+
+    def told(trial: Any) -> float:
+        return float(len(trial.params))
+
+    start = {"optimizer": "sgd", "momentum": 0.9}
+    study = tune(told, space=space, start=start, trials=8, workers=1, folder=tmp_path / "a", sampler="random")
+    by = {trial.values["optimizer"]: full_values(study, trial) for trial in study.trials}
+    assert by["adam"] == {"optimizer": "adam", "momentum": None}
+    assert by["sgd"]["momentum"] is not None
+    first = tune(told, space=space, start={**start, "optimizer": "adam"}, trials=1, workers=1, folder=tmp_path / "b")
+    assert (first.trials[0].params, first.trials[0].value) == ({"optimizer": "adam"}, 1.0)
+
+
+def test_a_start_may_hold_numbers_of_numpy(tmp_path: Path) -> None:
+    def told(trial: Any) -> float:
+        return float(trial.params["n"])
+
+    study = tune(told, space={"n": integers(1, 9)}, start={"n": np.int64(3)}, trials=1, workers=1, folder=tmp_path)
+    assert study.trials[0].value == 3.0
+
+
+def test_a_folder_whose_name_means_something_to_databases_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"cannot have a question mark in its path, got .*what"):
+        tune(lambda trial: 1.0, space=SPACE, trials=1, workers=1, folder=tmp_path / "what?")
+
+
+def test_a_start_that_no_log_scale_holds_is_stored_too(tmp_path: Path) -> None:
+    def told(trial: Any) -> float:
+        return float(trial.params["lr"])
+
+    call: Any = {"space": {"lr": loguniform(1e-6, 0.1)}, "start": {"lr": 0.0}, "workers": 1, "folder": tmp_path}
+    tune(told, trials=2, **call)
+    assert len(tune(told, trials=3, **call).trials) == 3
 
 
 def test_a_report_tells_what_a_winner_adds_to_a_conditional_start(tmp_path: Path) -> None:

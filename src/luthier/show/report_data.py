@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError
 from luthier.show.words import is_share, name_text, value_text
+from luthier.tuning.conditions import active
 
 if TYPE_CHECKING:
     from luthier.record import Record
@@ -94,14 +95,15 @@ def role(trial: Trial, winner: int | None) -> str:
 
 
 def full_values(study: Study, trial: Trial) -> dict[str, Any]:
-    """A trial's value for each field of the space; the baseline's where the trial leaves it alone."""
+    """A trial's value for each field of the space: the baseline's where it leaves it alone, None where it has none."""
     values = {}
     for path in study.space:
         try:
             values[path] = trial.values[path] if path in trial.values else study.start.value(path)
         except LuthierError:  # a setting of a part that the baseline does not have
             values[path] = None
-    return values
+    present = active(study.space, values)
+    return {path: present.get(path) for path in study.space}
 
 
 def _results(trials: Sequence[Trial]) -> list[tuple[float, float]]:

@@ -25,7 +25,7 @@ from luthier.tuning.journal import Console, Journal
 from luthier.tuning.ledger import Ledger, StudyError
 from luthier.tuning.opening import hired, hired_on_ray, open_ledger
 from luthier.tuning.recruits import Recruit
-from luthier.tuning.searched import Searched
+from luthier.tuning.searched import RecipeSearch, Searched
 from luthier.tuning.study import Study
 from luthier.tuning.workers import Workers
 
@@ -69,6 +69,8 @@ class Call:
                 with engine.optuna, engine.homing, signals(engine) as received:
                     engine.open(described, self.asked.settings(self.searched, plan, depot))
                     study = engine.finish(engine.run(), self.test)
+            if isinstance(self.searched, RecipeSearch):  # with its callables, which no ledger can hold
+                study.baseline = study.start = self.searched.start
             pool.close()
             ledger.close()
         except BaseException as error:

@@ -6,7 +6,7 @@ field comes after those that it depends on, and a field whose condition does not
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
@@ -88,8 +88,8 @@ def resolved(space: Space, baseline: Baseline) -> dict[str, Range]:
     return {path: own[path] for path in space if path in own}
 
 
-def configurations(space: Space, levels: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
-    """Every different configuration of these levels, in order."""
+def configurations(space: Space, levels: Callable[[str], Iterable[Any]]) -> Iterator[dict[str, Any]]:
+    """Every different configuration of the levels that each path has, in order."""
     order = ordered(space)
 
     def complete(values: dict[str, Any], rest: list[str]) -> Iterator[dict[str, Any]]:
@@ -98,7 +98,7 @@ def configurations(space: Space, levels: Mapping[str, list[Any]]) -> Iterator[di
         elif not present(space[rest[0]], values):
             yield from complete(values, rest[1:])
         else:
-            for value in levels[rest[0]]:
+            for value in levels(rest[0]):
                 yield from complete({**values, rest[0]: value}, rest[1:])
 
     return complete({}, order)

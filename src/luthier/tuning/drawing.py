@@ -83,7 +83,7 @@ def around_defaults(view: View) -> dict[str, Any]:
 
 
 def _around(range_: Range, path: str, view: View, rng: random.Random) -> Any:
-    if not range_.contains(view.defaults.get(path)):
+    if path not in view.defaults or not range_.contains(view.defaults[path]):
         return range_.at(rng.random())
     if isinstance(range_, Choice):
         return view.defaults[path] if rng.random() < PRIOR_KEEPS else range_.at(rng.random())

@@ -13,7 +13,7 @@ from luthier.errors import LuthierError, close_matches
 from luthier.hashing import source_hash
 from luthier.tuning.conditions import completed, resolved
 from luthier.tuning.objectives import TRAIN_TIME, Objective, Objectives, described, function_objectives
-from luthier.tuning.ranges import Range, Space
+from luthier.tuning.ranges import Range, Space, unwrapped
 from luthier.tuning.space import as_space, check_ranges
 from luthier.tuning.starts import centres
 from luthier.tuning.state import State, Trial
@@ -131,7 +131,7 @@ def function_search(
         )
     ranges = as_space(space)
     check_ranges(ranges)
-    values = None if start is None else dict(start)
+    values = None if start is None else {name: unwrapped(value) for name, value in start.items()}
     search = FunctionSearch(function, ranges, function_objectives(objectives, metric, direction), steps, values, groups)
     _check_signature(search)
     _check_steps(steps)

@@ -161,9 +161,24 @@ class Opened:
         if len(objectives) > 1:  # as `Study.set_metric_names`, which warns that it is experimental
             names = [objective.name for objective in objectives]
             self.storage.set_study_system_attr(self.study._study_id, "study:metric_names", names)
+        self._check_own(directions)
         noted = self._noted("reason")
         self.keys: dict[int, int] = {number: key for key, number in self._noted(NUMBER).items()}
         self.reasons: dict[int, str] = {number: noted[key] for number, key in self.keys.items()}
+
+    def _check_own(self, directions: list[str]) -> None:
+        """Whether the study is one of ours: in a shared database somebody may have begun one of this name with Optuna.
+
+        Raises:
+            StudyError: it is not.
+        """
+        known = [direction.name.lower() for direction in self.study.directions]
+        others = [] if self._noted(NUMBER) else self.study.get_trials(deepcopy=False)
+        if known != directions or others:
+            raise StudyError(
+                f"the database has another study of Optuna's with the name {self.study.study_name!r} "
+                f"({', '.join(known)}; {len(others)} trials): choose another name for the study's folder"
+            )
 
     def _noted(self, name: str) -> dict[int, Any]:
         """A user attribute of all trials, by their keys."""
@@ -270,10 +285,12 @@ def as_optuna(trial: Trial, space: Space, objectives: Sequence[Objective]) -> An
 
 
 def stretched(range_: Range, value: Any) -> Range | None:
-    """The range, wide enough for a number that lies outside; None for an option that it does not have."""
+    """The range, wide enough for a number that lies outside; None for what no range of its kind holds."""
     if range_.contains(value):
         return range_
     if isinstance(range_, Choice) or isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    if range_.log and value <= 0:
         return None
     wider: Range = replace(range_, low=min(range_.low, value), high=max(range_.high, value))  # type: ignore[arg-type]
     return wider if wider.contains(value) else None

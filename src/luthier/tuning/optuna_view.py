@@ -68,7 +68,8 @@ def ask(view: View, sampler: optuna.samplers.BaseSampler, trials: list[optuna.tr
 
 def _suggest(asked: optuna.Trial, path: str, range_: Range) -> Any:
     if isinstance(range_, Uniform):
-        return asked.suggest_float(path, range_.low, range_.high, log=range_.log, step=range_.step)
+        value = asked.suggest_float(path, range_.low, range_.high, log=range_.log, step=range_.step)
+        return value if range_.step is None else range_.at(range_.position(value))
     if isinstance(range_, Integers):
         return asked.suggest_int(path, range_.low, _last_step(range_), log=range_.log, step=range_.step)
     return from_optuna(range_, asked.suggest_categorical(path, [to_optuna(option) for option in range_.options]))

@@ -52,7 +52,7 @@ class Proposer:
     def __call__(self, state: State, number: int, arm: str) -> Proposal | None:
         """Values for a new trial, and how many steps it takes with them; None when the arm's space is exhausted."""
         if arm == BASELINE:
-            return self._proposal(state, self.searched.start_values or {}, "")
+            return self._proposal(state, self.searched.complete(self.searched.start_values or {}), "")
         if self.auto and (steered := self._steered(state, number, arm)) is not None:
             return steered
         fields, space = self.plan.arms.get(arm, []), space_now(self.searched.space, state)

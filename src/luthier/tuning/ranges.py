@@ -7,11 +7,14 @@ sampler makes of it is the sampler's business. Importable without torch and with
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeAlias
 
 from luthier.errors import LuthierError
+
+_GRAIN = 1e-9
+_NUMBERS = ("NaN", "Infinity", "-Infinity")
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Condition:
 
     def holds(self, value: Any) -> bool:
         """Whether it holds with this value of the field."""
-        return plain(value) in self.values
+        return any(_is_same(plain(value), each) for each in self.values)
 
     def __str__(self) -> str:
         return f"{self.path}={','.join(map(_word, self.values))}"
@@ -98,6 +101,10 @@ class Uniform(_Conditional):
             return [self._stepped(index) for index in _spread(self.size - 1, count)]
         return _levels(self.low, self.high, self.log, count)
 
+    def every(self) -> Iterable[float]:
+        """All values, one by one; none of a continuum."""
+        return map(self._stepped, range(self.size or 0))
+
     def at(self, position: float) -> float:
         """The value at a position in [0, 1], every part of the range's scale alike."""
         if self.size is not None and self.step is not None:
@@ -119,8 +126,9 @@ class Uniform(_Conditional):
 
     def _stepped(self, index: int) -> float:
         """As it would be written: 0.3, where 3 times 0.1 is 0.30000000000000004."""
-        written = float(f"{self.low + index * (self.step or 0.0):.12g}")
-        return min(max(written, self.low), self.high)
+        step = self.step or 0.0
+        written = float(f"{self.low + index * step:.12g}")
+        return 0.0 if abs(written) < _GRAIN * step else min(max(written, self.low), self.high)
 
     def _linear(self, position: float) -> float:
         return self.low + position * (self.high - self.low)
@@ -140,7 +148,7 @@ class Integers(_Conditional):
 
     def __post_init__(self) -> None:
         for name in ("low", "high", "step"):
-            value = getattr(self, name)
+            value = unwrapped(getattr(self, name))
             if not _is_number(value) or value != value or math.isinf(value) or int(value) != value:
                 raise LuthierError(f"{name} of a range of integers must be a whole number, got {value!r}")
             object.__setattr__(self, name, int(value))
@@ -165,6 +173,10 @@ class Integers(_Conditional):
         if self.log and count < self.size:
             return list(dict.fromkeys(round(value) for value in _levels(self.low, self.high, True, count)))
         return [self.low + index * self.step for index in _spread(self.size - 1, count)]
+
+    def every(self) -> Iterable[int]:
+        """All values, one by one."""
+        return range(self.low, self.high + 1, self.step)
 
     def at(self, position: float) -> int:
         """The value at a position in [0, 1], every part of the range's scale alike."""
@@ -219,6 +231,10 @@ class Choice(_Conditional):
         """All options, whatever the count."""
         return list(self.options)
 
+    def every(self) -> Iterable[Any]:
+        """All options."""
+        return self.options
+
     def at(self, position: float) -> Any:
         """The option at a position in [0, 1]."""
         return self.options[_slot(position, self.size)]
@@ -245,8 +261,11 @@ def plain(option: Any) -> Any:
     Raises:
         LuthierError: something that JSON cannot hold.
     """
+    option = unwrapped(option)
     if isinstance(option, (list, tuple)):
         return tuple(plain(item) for item in option)
+    if isinstance(option, str) and option in _NUMBERS:
+        raise LuthierError(f"an option cannot be the text {option!r}, which files keep for a number: call it otherwise")
     if isinstance(option, float) and not math.isfinite(option):
         raise LuthierError(f"an option must be finite, got {option}")
     if option is None or isinstance(option, (bool, int, float, str)):
@@ -254,11 +273,24 @@ def plain(option: Any) -> Any:
     raise LuthierError(f"an option must be a name, a number, a boolean, None or a list of these, got {option!r}")
 
 
+def unwrapped(value: Any) -> Any:
+    """A single number of NumPy or torch as one of Python; anything else as it is."""
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two values are one: numbers to nine digits, since a step may be written in several ways."""
+    if _is_number(one) and _is_number(other):
+        return math.isclose(one, other, rel_tol=_GRAIN, abs_tol=1e-12)
+    return bool(one == other)
+
+
 def _word(option: Any) -> str:
     return "none" if option is None else str(option)
 
 
 def _number(name: str, value: Any) -> float:
+    value = unwrapped(value)
     if not _is_number(value) or not math.isfinite(value):
         raise LuthierError(f"{name} of a range must be a finite number, got {value!r}")
     return float(value)

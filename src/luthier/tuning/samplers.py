@@ -15,7 +15,7 @@ from luthier.tuning.drawing import grid, grid_levels, halton, sobol, uniform_ran
 from luthier.tuning.evolving import cmaes
 from luthier.tuning.modelling import from_optuna_object, gp, nsgaii, prior
 from luthier.tuning.parzen import tpe
-from luthier.tuning.ranges import Choice, Space, plain
+from luthier.tuning.ranges import Choice, Space, Uniform, plain, unwrapped
 from luthier.tuning.state import BASELINE, State, Trial
 from luthier.tuning.views import Sampler, Seen, View
 
@@ -125,7 +125,11 @@ def arm_view(state: State, ranges: Space, baseline: Baseline, arm: str, number: 
         seed=derived_seed(f"{seed} {number}"),
         stream=derived_seed(f"{seed} {arm}"),
         index=len(seen),
-        defaults={path: value for path, value in known(baseline, space).items() if value is not None},
+        defaults={
+            path: value
+            for path, value in known(baseline, space).items()
+            if value is not None or space[path].contains(None)
+        },
     )
 
 
@@ -154,7 +158,9 @@ def _within(ranges: Space, values: dict[str, Any]) -> dict[str, Any] | None:
     if not set(values) <= set(ranges):
         return None
     own = active(ranges, {**dict.fromkeys(ranges), **values})
-    return own if all(ranges[path].contains(value) for path, value in own.items()) else None
+    if not all(ranges[path].contains(value) for path, value in own.items()):
+        return None
+    return {path: float(value) if isinstance(ranges[path], Uniform) else value for path, value in own.items()}
 
 
 def inside(ranges: Space, baseline: Baseline) -> dict[str, Any] | None:
@@ -259,7 +265,7 @@ def _every(space: Space, as_grid: bool) -> Iterator[dict[str, Any]]:
     """All configurations in order; nothing for a continuous space."""
     if _n_configurations(space, as_grid) is None:
         return iter(())
-    return configurations(space, {p: grid_levels(r) if as_grid else r.levels(r.size or 0) for p, r in space.items()})
+    return configurations(space, lambda path: grid_levels(space[path]) if as_grid else space[path].every())
 
 
 def derived_seed(text: str) -> int:
@@ -275,6 +281,7 @@ def _checked(values: Any, view: View) -> dict[str, Any]:
     """
     if not isinstance(values, Mapping):
         raise LuthierError(f"a sampler gives values by path, such as {{'lr': 0.1}}, got {values!r}")
+    values = {path: unwrapped(value) for path, value in values.items()}
     missing = dict.fromkeys(path for path in view.space if path not in values)
     wanted = active(view.space, {**values, **missing})
     if wrong := set(wanted) ^ set(values) or set(wanted) & set(missing):

@@ -81,11 +81,16 @@ def next_change(state: State, arm: str) -> Change | None:
         return None
     tried = {to_json(dict(sorted(trial.values.items()))) for trial in state.search}
     for change in asked:
-        values = {**state.trials[best].values, **change["values"]}
+        values = {**_kept(state.trials[best].values, change["values"]), **change["values"]}
         if to_json(dict(sorted(values.items()))) not in tried:
             reason = f"the doctor, for {change['symptom']} of trial {best}: {change['reason']}"
             return Change(values, reason, change.get("whole", False), first=change is asked[0])
     return None
+
+
+def _kept(values: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a trial without the settings of parts that are replaced: another optimizer has others."""
+    return {path: value for path, value in values.items() if path in change or path.split(".")[0] not in change}
 
 
 def widened(space: Mapping[str, Range], state: State, arm: str) -> dict[str, Uniform]:

@@ -35,6 +35,8 @@ class SqliteStore(Store):
 
     def __init__(self, path: Path) -> None:
         self.path, self.where = path, str(path.parent)
+        if "?" in str(path.absolute()):
+            raise StudyError(f"a study's folder cannot have a question mark in its path, got {path.parent}: rename it")
         self.optuna_url = f"sqlite:///{path.absolute()}"
         with clear_errors(path):
             self._connection = sqlite3.connect(path, timeout=WAIT_S, isolation_level=None)
