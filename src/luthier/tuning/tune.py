@@ -84,9 +84,9 @@ def tune(
             epochs": examples seen over training examples). When the time is over, what is under way pauses, and a
             larger budget goes on with it; in steps or epochs nothing begins that does not fit.
         sampler: "auto" (known-good settings, for a function without `start` the middle of its space, without what may
-            be 0, as it is and with the largest network; then what the doctor asks for, and "tpe"), "tpe", "gp",
-            "cmaes", "nsgaii", "prior" (around the baseline), "sobol", "halton", "random" or "grid"; one of Optuna's
-            sampler objects; or a function from a `View` to values.
+            be 0, as it is and with the largest network; every third trial what the doctor asks for; then "tpe"), "tpe",
+            "gp", "cmaes", "nsgaii", "prior" (around the baseline), "sobol", "halton", "random" or "grid"; one of
+            Optuna's sampler objects; or a function from a `View` to values.
         strategy: "auto" (patient halving), "halving", "hyperband", "one-epoch-top-k" (most trials see a part of their
             training only) or "full".
         workers: processes; one per core when None.
