@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.show.words import is_share, metric_text, name_text, number_text
 from luthier.tuning.conditions import value_or_none
-from luthier.tuning.ranges import plain
+from luthier.tuning.values import plain
 
 if TYPE_CHECKING:
     from luthier.recipe import Recipe

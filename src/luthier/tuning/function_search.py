@@ -13,10 +13,11 @@ from luthier.errors import LuthierError, close_matches
 from luthier.hashing import source_hash
 from luthier.tuning.conditions import completed, resolved
 from luthier.tuning.objectives import TRAIN_TIME, Objective, Objectives, described, function_objectives
-from luthier.tuning.ranges import Range, Space, unwrapped
+from luthier.tuning.ranges import Range, Space
 from luthier.tuning.space import as_space, check_ranges
 from luthier.tuning.starts import centres
 from luthier.tuning.state import State, Trial
+from luthier.tuning.values import unwrapped
 
 _LIKELY_EPOCHS = 10  # while nobody knows better
 

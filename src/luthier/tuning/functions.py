@@ -6,7 +6,6 @@ Nothing heavy is imported here: a function that needs no torch never waits for i
 from __future__ import annotations
 
 import math
-import operator
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError
 from luthier.files import from_json, to_json, write_atomic
-from luthier.tuning.objectives import as_readings
+from luthier.tuning.objectives import as_readings, as_step
 from luthier.tuning.saves import Saves
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ class LiveTrial:
         if self.ending is not None:
             raise TrialPaused(self.ending[1])
         readings = as_readings(value, list(self._columns), "trial.report expects")
-        step = _whole(step)
+        step = as_step(step)
         if self._saves_first is None:
             self._saves_first = self._saved
         elif not self._saved:  # whoever saves now and then may do it before or after: at worst a step is trained again
@@ -278,17 +277,6 @@ class LiveTrial:
 
     def _time_s(self) -> float:
         return self._before_s + time.monotonic() - self._began
-
-
-def _whole(told: Any) -> int:
-    """A step as an int, also where it is one of NumPy or torch."""
-    try:
-        step = 0 if isinstance(told, bool) else operator.index(told)
-    except (TypeError, ValueError):  # not whole, or not one
-        step = 0
-    if step < 1:
-        raise LuthierError(f"trial.report expects step as a whole number from 1 (epochs trained), got {told!r}")
-    return step
 
 
 def run_function(

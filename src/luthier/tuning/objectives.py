@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -173,6 +174,21 @@ def as_number(value: Any, expects: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise LuthierError(f"{expects} a number, got {value!r} of type {type(value).__name__}")
     return float(value)
+
+
+def as_step(told: Any) -> int:
+    """A step as an int, also where it is one of NumPy or torch.
+
+    Raises:
+        LuthierError: no whole number from 1.
+    """
+    try:
+        step = 0 if isinstance(told, bool) else operator.index(told)
+    except (TypeError, ValueError):  # not whole, or not one
+        step = 0
+    if step < 1:
+        raise LuthierError(f"trial.report expects step as a whole number from 1 (epochs trained), got {told!r}")
+    return step
 
 
 def _named(asked: Any) -> dict[str, str | None]:

@@ -12,9 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeAlias
 
 from luthier.errors import LuthierError
-
-_GRAIN = 1e-9
-_NUMBERS = ("NaN", "Infinity", "-Infinity")
+from luthier.tuning.values import GRAIN, is_number, is_same, plain, unwrapped, word
 
 
 @dataclass(frozen=True)
@@ -31,10 +29,10 @@ class Condition:
 
     def holds(self, value: Any) -> bool:
         """Whether it holds with this value of the field."""
-        return any(_is_same(plain(value), each) for each in self.values)
+        return any(is_same(plain(value), each) for each in self.values)
 
     def __str__(self) -> str:
-        return f"{self.path}={','.join(map(_word, self.values))}"
+        return f"{self.path}={','.join(map(word, self.values))}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +86,7 @@ class Uniform(_Conditional):
 
     def contains(self, value: Any) -> bool:
         """Whether a value lies in the range (on one of its steps)."""
-        if not _is_number(value) or not self.low <= value <= self.high:
+        if not is_number(value) or not self.low <= value <= self.high:
             return False
         if self.step is None:
             return True
@@ -128,7 +126,7 @@ class Uniform(_Conditional):
         """As it would be written: 0.3, where 3 times 0.1 is 0.30000000000000004."""
         step = self.step or 0.0
         written = float(f"{self.low + index * step:.12g}")
-        return 0.0 if abs(written) < _GRAIN * step else min(max(written, self.low), self.high)
+        return 0.0 if abs(written) < GRAIN * step else min(max(written, self.low), self.high)
 
     def _linear(self, position: float) -> float:
         return self.low + position * (self.high - self.low)
@@ -149,7 +147,7 @@ class Integers(_Conditional):
     def __post_init__(self) -> None:
         for name in ("low", "high", "step"):
             value = unwrapped(getattr(self, name))
-            if not _is_number(value) or value != value or math.isinf(value) or int(value) != value:
+            if not is_number(value) or value != value or math.isinf(value) or int(value) != value:
                 raise LuthierError(f"{name} of a range of integers must be a whole number, got {value!r}")
             object.__setattr__(self, name, int(value))
         _check_bounds(self.low, self.high, self.log)
@@ -165,7 +163,7 @@ class Integers(_Conditional):
 
     def contains(self, value: Any) -> bool:
         """Whether a value lies in the range (on one of its steps)."""
-        whole = _is_number(value) and math.isfinite(value) and int(value) == value
+        whole = is_number(value) and math.isfinite(value) and int(value) == value
         return whole and self.low <= value <= self.high and (value - self.low) % self.step == 0
 
     def levels(self, count: int) -> list[Any]:
@@ -248,56 +246,18 @@ class Choice(_Conditional):
         return self.options
 
     def __str__(self) -> str:
-        return ",".join(map(_word, self.options)) + self._when()
+        return ",".join(map(word, self.options)) + self._when()
 
 
 Range: TypeAlias = Uniform | Integers | Choice
 Space: TypeAlias = Mapping[str, Range]
 
 
-def plain(option: Any) -> Any:
-    """An option as it is kept: lists become tuples, so that it can be compared after a JSON round trip.
-
-    Raises:
-        LuthierError: something that JSON cannot hold.
-    """
-    option = unwrapped(option)
-    if isinstance(option, (list, tuple)):
-        return tuple(plain(item) for item in option)
-    if isinstance(option, str) and option in _NUMBERS:
-        raise LuthierError(f"an option cannot be the text {option!r}, which files keep for a number: call it otherwise")
-    if isinstance(option, float) and not math.isfinite(option):
-        raise LuthierError(f"an option must be finite, got {option}")
-    if option is None or isinstance(option, (bool, int, float, str)):
-        return option
-    raise LuthierError(f"an option must be a name, a number, a boolean, None or a list of these, got {option!r}")
-
-
-def unwrapped(value: Any) -> Any:
-    """A single number of NumPy or torch as one of Python; anything else as it is."""
-    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
-
-
-def _is_same(one: Any, other: Any) -> bool:
-    """Whether two values are one: numbers to nine digits, since a step may be written in several ways."""
-    if _is_number(one) and _is_number(other):
-        return math.isclose(one, other, rel_tol=_GRAIN, abs_tol=1e-12)
-    return bool(one == other)
-
-
-def _word(option: Any) -> str:
-    return "none" if option is None else str(option)
-
-
 def _number(name: str, value: Any) -> float:
     value = unwrapped(value)
-    if not _is_number(value) or not math.isfinite(value):
+    if not is_number(value) or not math.isfinite(value):
         raise LuthierError(f"{name} of a range must be a finite number, got {value!r}")
     return float(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _check_bounds(low: float, high: float, log: bool) -> None:

@@ -15,8 +15,9 @@ from luthier.tuning.drawing import grid, grid_levels, halton, sobol, uniform_ran
 from luthier.tuning.evolving import cmaes
 from luthier.tuning.modelling import from_optuna_object, gp, nsgaii, prior
 from luthier.tuning.parzen import tpe
-from luthier.tuning.ranges import Choice, Space, Uniform, plain, unwrapped
+from luthier.tuning.ranges import Choice, Space, Uniform
 from luthier.tuning.state import BASELINE, State, Trial
+from luthier.tuning.values import plain, unwrapped
 from luthier.tuning.views import Sampler, Seen, View
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError, close_matches
 from luthier.tuning.conditions import check_conditions
-from luthier.tuning.ranges import Choice, Condition, Integers, Uniform, plain
+from luthier.tuning.ranges import Choice, Condition, Integers, Uniform
 from luthier.tuning.ranges import Range as Range
 from luthier.tuning.ranges import Space as Space
+from luthier.tuning.values import plain
 
 if TYPE_CHECKING:
     from luthier.recipe import Recipe
