@@ -35,8 +35,9 @@ class Recruit:
         self.recipes = recipes
         self.words = tempfile.TemporaryFile("a+b", buffering=0)  # noqa: SIM115 - open as long as the process
         environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "MKL_NUM_THREADS": str(THREADS)}
-        environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path or str(Path.cwd()) for path in sys.path))
-        command = [sys.executable, "-P", "-m", "luthier.tuning.worker"]  # -P: modules come from where they come here
+        here = str(Path.cwd())
+        environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([*(path or here for path in sys.path), here]))
+        command = [sys.executable, "-P", "-m", "luthier.tuning.worker"]  # -P: this folder does not come first
         self.process = subprocess.Popen(
             [*command, "recipes"] if recipes else command,
             stdin=subprocess.PIPE,

@@ -115,17 +115,28 @@ def stand_fast() -> None:
     """Leave it to the parent what happens at a signal that asks to end: whoever stops a job sends it to all of it.
 
     The parent has the trainings save and pause; it ends workers by force, or by the end of their input. Processes that
-    a training forks end as they would.
+    a training forks end as they would: no such signal is lost while they are made.
     """
-    worker = os.getpid()
+    asking, before = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT), threading.local()
 
-    def hold(number: int, _: FrameType | None) -> None:
-        if os.getpid() != worker:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+    def hold(number: int, frame: FrameType | None) -> None:
+        """Nothing."""
 
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    def block() -> None:
+        before.mask = signal.pthread_sigmask(signal.SIG_BLOCK, asking)
+
+    def unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before.mask)
+
+    def release() -> None:
+        for number in asking:
+            if signal.getsignal(number) is hold:
+                signal.signal(number, signal.SIG_DFL)
+        unblock()
+
+    for number in asking:
         signal.signal(number, hold)
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=release)
 
 
 def serve(channel: Channel, get_ready: Callable[[], Train]) -> None:
