@@ -15,6 +15,7 @@ from luthier.tuning.jobs import BASELINE, Continue, Plan, Proposal, Start
 from luthier.tuning.scheduler import budget_left, budget_over, next_job, next_repeat, outranked, reserve
 from luthier.tuning.simulate import Curve, Simulator
 from luthier.tuning.space import choice, loguniform, uniform
+from luthier.tuning.state import State
 from luthier.tuning.strategies import STRATEGIES
 from luthier.tuning.tune import tune
 
@@ -91,6 +92,16 @@ def test_what_was_cut_off_goes_on_if_it_fits() -> None:
     assert next_job(made.state, made.plan, made.propose, 0.0) == Continue(1, TOTAL)
     small = plan(Work(150), workers=1, strategy="full", repeats=0)
     assert next_job(made.state, small, made.propose, 0.0) is None  # 110 are spent, and 70 are missing
+
+
+@pytest.mark.parametrize(("steps", "until"), [(20, 20), (19, 2), (1, None)])
+def test_what_is_to_train_to_its_end_begins_with_its_lowest_rung_where_only_that_fits(
+    steps: int, until: int | None
+) -> None:
+    asked = Plan({"all": ["x"]}, strategy="auto", budget=Work(steps), baseline=False, repeats=0)
+    state = State(Path("nowhere"), {"task": {"metric": "value", "direction": "max"}})
+    job = next_job(state, asked, lambda *_: Proposal({"x": 1}, 20, "likely", whole=True), 0.0)
+    assert (None if job is None else job.until_step) == until
 
 
 def test_a_budget_too_small_begins_nothing() -> None:

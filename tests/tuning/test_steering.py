@@ -186,6 +186,8 @@ def test_the_doctors_first_request_comes_before_the_last_start_and_trains_to_its
     begun = study(*[(values, 0.9 - 0.1 * place) for place, values in enumerate([*STARTS[:2], first.values])])
     assert told_next(begun, 4, budget_s).values == STARTS[2]
 
+    assert not told_next(state, 3, budget_s, "halving").whole
+
     state = study((STARTS[0], 0.9), (STARTS[1], 0.8), (first.values, 0.1), (STARTS[2], 0.7))
     apply(state, Event(0, 0.0, "prescribed", {"number": 0, "changes": changes}))
     second = told_next(state, 6, budget_s)

@@ -91,7 +91,7 @@ class Proposer:
 
         A network with dropout, say, reads worse at first and better at last. For a function nothing is that likely.
         """
-        return self.searched.recipes and trainings(state, self.plan) >= Auto.ample
+        return self.plan.strategy == AUTO and self.searched.recipes and trainings(state, self.plan) >= Auto.ample
 
     def _proposal(self, state: State, values: dict[str, Any], source: str, whole: bool = False) -> Proposal:
         return Proposal(values, self.searched.total_steps(values, state) or 1, source, whole)

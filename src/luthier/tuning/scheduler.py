@@ -220,14 +220,17 @@ def _new_trial(state: State, plan: Plan, propose: Propose, left: float | None) -
 
 
 def _start(state: State, plan: Plan, arm: str, propose: Propose, left: float | None) -> Start | None:
-    """A new trial, if the arm has one and its beginning fits into what is left."""
+    """A new trial, if the arm has one and its beginning fits into what is left: its lowest rung where not the whole."""
     number = len(state.trials)
     if (proposal := propose(state, number, arm)) is None:
         return None
     total = proposal.total_steps
-    until = total if arm == BASELINE or proposal.whole else strategy_for(plan).first_stop(number, total)
-    start = Start(number, arm, proposal.values, until, total, seed=plan.seed, source=proposal.source)
-    return start if fits(_cost(plan, start), left) else None
+    lowest = total if arm == BASELINE else strategy_for(plan).first_stop(number, total)
+    for until in (total, lowest) if proposal.whole else (lowest,):
+        start = Start(number, arm, proposal.values, until, total, seed=plan.seed, source=proposal.source)
+        if fits(_cost(plan, start), left):
+            return start
+    return None
 
 
 def _cost(plan: Plan, start: Start) -> float | None:
