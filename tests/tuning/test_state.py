@@ -128,6 +128,8 @@ def test_a_death_after_further_readings_is_a_first_one_again() -> None:
     assert [fold(events(*further), FOLDER).trials[0].state] == ["paused"]
     assert fold(events(*further), FOLDER).trials[0].crashes == 2
     assert fold(events(*facts, died, again, row(0, 3, 0.5), died), FOLDER).trials[0].state == "failed"
+    anew = [row(0, step, 0.5) for step in (1, 2, 3)]  # without a checkpoint it begins at the first step again
+    assert fold(events(*facts, died, again, *anew, died), FOLDER).trials[0].state == "failed"
 
 
 def test_a_trial_without_any_finite_reading_failed() -> None:

@@ -173,6 +173,32 @@ def test_trials_of_a_study_that_is_gone_are_not_taken_up(tmp_path: Path) -> None
         tune(saving_function(), **call)
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_trial_that_always_kills_its_worker_is_given_up(tmp_path: Path, deterministic: bool) -> None:
+    def deadly(trial: Any) -> None:
+        trial.restore()
+        for step in range(1, 6):
+            trial.report(0.5, step=step)
+            if step == 4:
+                time.sleep(0.2)
+                os._exit(3)
+
+    with pytest.raises(StudyError, match="exited with code 3"):
+        tune(
+            deadly,
+            space=SPACE,
+            steps=6,
+            trials=1,
+            workers=1,
+            folder=tmp_path,
+            strategy="full",
+            deterministic=deterministic,
+        )
+    trial = Study.open(tmp_path).trials[0]
+    assert (trial.state, trial.step) == ("failed", 4)
+    assert trial.crashes <= 4
+
+
 def test_ctrl_c_leaves_a_study_that_goes_on(tmp_path: Path) -> None:
     pressed: list[int] = []
 

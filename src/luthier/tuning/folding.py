@@ -92,7 +92,8 @@ def _row(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
     row = payload["row"]
     total = max(trial.total_steps, row["step"])  # of a function nobody may know it before
     position = {"step": row["step"], "time_s": row["time_s"], "total_steps": total}
-    position["deaths"] = 0 if row["step"] > trial.step else trial.deaths
+    position["deaths"] = 0 if row["step"] > trial.furthest else trial.deaths
+    position["furthest"] = max(trial.furthest, row["step"])
     if _follows(trial, row) and not (total > trial.total_steps and TRAIN_TIME in trial.scores):
         return replace(
             trial, rows=[*trial.rows, row], **_better(state, trial, _scored(state, [row], total)), **position
@@ -175,7 +176,7 @@ def _failed(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
 def _crashed(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
     """The first death of a worker pauses the trial, so that it goes on from its checkpoint.
 
-    A second one without a new reading in between ends it: it is likely to be the trial's own fault.
+    A second one before it gets further than ever ends it: it is likely to be the trial's own fault.
     """
     crashed = replace(trial, crashes=trial.crashes + 1, deaths=trial.deaths + 1)
     return _paused(state, crashed, payload) if crashed.deaths < 2 else _failed(state, crashed, payload)

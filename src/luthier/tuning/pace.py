@@ -86,6 +86,7 @@ class InTurn(Pace):
         self._turns = VirtualWorkers(count, state.virtual, under_way)
         self._queue = deque(under_way)
         self._lost: Counter[int] = Counter()
+        self._furthest: Counter[int] = Counter()
 
     def recover(self) -> None:
         """Trainings that were cut off are ordered again: that is no news to the study."""
@@ -121,10 +122,10 @@ class InTurn(Pace):
             self._turns.hear(message)
 
     def _is_lost(self, message: dict[str, Any]) -> bool:
-        """Whether a training must be ordered again: its worker died, at most twice without a new reading."""
+        """Whether a training must be ordered again: its worker died, at most twice before it gets further."""
         event, number = message["event"], int(message["number"])
-        if event == "row":
-            self._lost[number] = 0
+        if event == "row" and (step := int(message["row"]["step"])) > self._furthest[number]:
+            self._lost[number], self._furthest[number] = 0, step
         self._lost[number] += event == "crashed"
         short = event == "paused" and message.get("step", 0) < self.journal.state.trials[number].until
         return short or (event == "crashed" and self._lost[number] <= _MOST_LOST)

@@ -58,7 +58,8 @@ class Trial:
         folder: its record.
         of: for a repeat, the search trial that is retrained (0: the baseline).
         until: the step that it was last told to train to.
-        crashes, deaths: how often its worker died, in all and since it last got further.
+        crashes, deaths: how often its worker died, in all and since it last got further than ever.
+        furthest: the last step that it ever read at, also where a resumed training begins before it.
         ends: in a deterministic study: when its present training ends on the virtual clock.
         may_return: whether it was stopped because its call ended, so that a later call may go on with it.
         scores: readings of all objectives by name, where the first of them was best; empty before there are any.
@@ -85,6 +86,7 @@ class Trial:
     until: int = 0
     crashes: int = 0
     deaths: int = 0
+    furthest: int = 0
     source: str = ""
     ends: float = 0.0
     may_return: bool = False
