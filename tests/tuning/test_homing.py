@@ -11,10 +11,12 @@ import pytest
 from luthier.tuning import calls, depot
 from luthier.tuning.depot import Depot, DepotError, version_of
 from luthier.tuning.engine import Engine
-from luthier.tuning.homing import Homing
+from luthier.tuning.folding import apply
+from luthier.tuning.homing import Homing, lodged
 from luthier.tuning.opening import hired
 from luthier.tuning.saves import read_state
 from luthier.tuning.space import uniform
+from luthier.tuning.state import Event, State
 from luthier.tuning.store import StudyError
 from luthier.tuning.tune import tune
 
@@ -167,3 +169,27 @@ def test_a_study_that_finds_no_workers_leaves_nothing_behind(climbing: Any, tmp_
     with pytest.raises(StudyError, match="no place"):
         climbing(trials=12, on="ray")
     assert Depot(study.settings["checkpoints"]).names()
+
+
+def test_what_an_attempt_to_move_in_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = State(tmp_path / "s")
+    for number in range(3):
+        payload = {"number": number, "kind": "search", "arm": "all", "values": {}, "seed": 0, "of": None}
+        apply(state, Event(number, 0.0, "proposed", {**payload, "total_steps": 9, "until": 9}))
+        (state.trials[number].folder / "checkpoints").mkdir(parents=True)
+        (state.trials[number].folder / "checkpoints" / "last.json").write_text("{}")
+    attempts: list[str] = []
+
+    def out_of_reach(self: Depot, name: str, folder: Path, turn: int, nth: int = 0) -> None:
+        attempts.append(name)
+        if name == "0001":
+            raise DepotError("out of reach")
+        put(self, name, folder, turn, nth)
+
+    put = Depot.put
+    monkeypatch.setattr(depot, "WAITS_S", (0.0,))
+    monkeypatch.setattr(Depot, "put", out_of_reach)
+    with pytest.raises(DepotError, match="out of reach"), lodged(state, "f", (tmp_path / "far").as_uri()):
+        pass
+    assert attempts == ["0000", "0001", "0001"]
+    assert not [path for path in (tmp_path / "far").rglob("*") if path.is_file()]

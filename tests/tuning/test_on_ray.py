@@ -26,6 +26,7 @@ from luthier.tuning.ray_cluster import ray_workers
 from luthier.tuning.shipping import ship
 from luthier.tuning.space import loguniform, uniform
 from luthier.tuning.tune import tune
+from luthier.tuning.workers import Workers
 
 SPACE: Any = {"slope": uniform(0, 1)}
 TASK_FILE = """
@@ -154,6 +155,29 @@ def test_an_actor_counts_quiet_looks_and_not_seconds(monkeypatch: pytest.MonkeyP
     with pytest.raises(Left):
         watch_parent(watched)
     assert watched.looks == 50
+
+
+def test_parts_of_a_gpu_are_counted_whole() -> None:
+    for amount, places in ((0.1, 10), (0.2, 5), (0.3, 3), (1, 1), (2, 0)):
+        assert ray_cluster._places({"CPU": 16.0, "GPU": 1.0}, {"CPU": 1, "GPU": amount}) == places
+
+
+@pytest.mark.parametrize("placed", [True, False])
+def test_patience_is_for_places_only(monkeypatch: pytest.MonkeyPatch, placed: bool) -> None:
+    class Actor:
+        ready = gone = False
+
+    monkeypatch.setattr(Workers, "wait", lambda self, timeout_s: iter(()))
+    pool = object.__new__(RayWorkers)
+    actor: Any = Actor()
+    actor.placed, pool.all, pool._needs = placed, [actor], {"CPU": 1}
+    pool._served = time.monotonic() - 2 * on_ray.PATIENCE_S
+    monkeypatch.setattr(on_ray, "plea", lambda *_: "no place")
+    if placed:
+        assert list(pool.wait(0.0)) == []
+    else:
+        with pytest.raises(StudyError, match="no place"):
+            list(pool.wait(0.0))
 
 
 def test_a_recalled_trial_is_not_given_to_the_next_actor() -> None:

@@ -11,8 +11,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from luthier.tuning.folding import apply, fold
 from luthier.tuning.ledger import Ledger, StudyError
 from luthier.tuning.objectives import Objective
-from luthier.tuning.optuna_store import Opened, OptunaStore
+from luthier.tuning.optuna_store import Opened, OptunaStore, as_optuna
+from luthier.tuning.optuna_view import ask, frozen_trial
+from luthier.tuning.space import uniform
 from luthier.tuning.state import Event
+from luthier.tuning.views import View
 
 RANGES = {
     "lr": FloatDistribution(1e-4, 1.0, log=True),
@@ -88,6 +91,46 @@ def test_a_study_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
         opened.add([trial(number) for number in range(3) if number not in opened.keys])
         opened.close()
     assert len(optuna.load_study(study_name="ours", storage=url).trials) == 3
+
+
+@pytest.mark.parametrize(
+    "range_",
+    [
+        uniform(0, 1, step=1 / 3),
+        uniform(0, 2, step=1 / 3),
+        uniform(0, 6.283185307, step=0.78539816339),
+        uniform(1000, 1010, step=1 / 7),
+        uniform(100, 101, step=1 / 300),
+        uniform(-0.3, 0.3, step=0.1),
+    ],
+)
+def test_every_step_of_a_range_can_be_stored_and_is_proposed(range_: Any) -> None:
+    found = []
+    for value in (*range_.every(), range_.low + range_.step * (1 - 1e-7)):
+        assert range_.contains(value)
+        stored = frozen_trial({"x": range_}, {"x": value}, TrialState.COMPLETE, (0.5,))
+        assert stored.params["x"] == pytest.approx(value, abs=1e-6 * range_.step)
+        found.append(stored)
+    assert len({trial.params["x"] for trial in found}) == range_.size
+    if range_.size > 12:
+        return
+    views = [View({"x": range_}, (), ("max",), seed=number) for number in range(12 * range_.size)]
+    asked = {ask(view, optuna.samplers.RandomSampler(seed=view.seed), [])["x"] for view in views}
+    assert asked == set(range_.every())
+
+
+def test_a_stored_trial_lasts_as_long_as_it_trained() -> None:
+    payload = {"number": 0, "kind": "search", "arm": "all", "values": {"x": 1}, "seed": 0, "of": None}
+    state = fold(
+        [
+            Event(1, 0.0, "created", {"task": {"metric": "value", "direction": "max"}}),
+            Event(2, 0.0, "proposed", {**payload, "total_steps": 9, "until": 9}),
+            Event(3, 40.0, "failed", {"number": 0, "reason": "", "time_s": 30.0}),
+        ],
+        Path("study"),
+    )
+    stored = as_optuna(state.trials[0], {"x": uniform(0, 1)}, state.objectives)
+    assert stored.duration.total_seconds() == 30.0
 
 
 def test_after_an_interrupt_nothing_is_stored_any_more(tmp_path: Path) -> None:

@@ -275,6 +275,28 @@ def test_a_whole_number_in_a_real_range_is_the_same_as_the_real_one() -> None:
     assert propose("random", state, space, ["lr"], Values({"lr": 1}), "all", 3) is None
 
 
+def test_no_configuration_with_lists_is_tried_twice() -> None:
+    space: Any = {"l": choice([64, 64], [32], [8, 8]), "n": integers(1, 3), "b": choice(True, False)}
+    start = Values({"l": [64, 64], "n": 2, "b": 1})
+    for name in ("prior", lambda view: {"l": [64, 64], "n": 2.0, "b": 1}):
+        trials: list[Any] = [({}, "finished", 0.5)]
+        for number in range(1, 13):
+            values = propose(name, study(*trials), space, list(space), start, "all", number)
+            assert values is not None
+            assert [type(each) for each in values.values()] == [tuple, int, bool]
+            trials.append((values, "finished", 0.5))
+        assert len({repr(values) for values, _, _ in trials}) == len(trials)
+
+
+@pytest.mark.parametrize("name", ["random", "tpe"])
+def test_all_configurations_are_tried_where_a_child_stands_before_its_parent(name: str) -> None:
+    space: Any = {"x": integers(0, 5).when("p", 0, 1, 2), "p": integers(0, 5), "q": integers(0, 5).when("p", 3, 4, 5)}
+    trials: list[Any] = [({}, "finished", 0.5)]
+    while (values := ask(name, study(*trials), space)) is not None:
+        trials.append((values, "finished", 0.5))
+    assert len(trials) == 1 + 36
+
+
 def test_a_samplers_numbers_may_be_numpys() -> None:
     def own(view: View) -> dict[str, Any]:
         return {"n": np.int64(7), "x": np.float32(0.5)}

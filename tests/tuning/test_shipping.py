@@ -41,6 +41,13 @@ def test_the_fields_of_large_records_keep_their_names(tmp_path: Path) -> None:
     assert np.array_equal(got["y"], table["y"])
 
 
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_sparse_tensors_travel(tmp_path: Path) -> None:
+    for sparse in (torch.eye(300).to_sparse(), torch.eye(300).to_sparse_csr()):
+        ship(tmp_path / "task", sparse=sparse)
+        assert torch.equal(unship(tmp_path / "task")["sparse"].to_dense(), torch.eye(300))
+
+
 def test_what_has_no_module_goes_to_spawned_processes_by_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ForkingPickler, "reducer_override", None, raising=False)
     scope: dict[str, Any] = {"__name__": "__main__"}

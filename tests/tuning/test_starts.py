@@ -123,6 +123,7 @@ def test_the_middle_is_for_searches_that_know_nothing_better(told: dict[str, Any
         ("model.hidden_size", choice(64, 256, 128), 256),
         ("nHidden", integers(1, 99, step=2), 99),
         ("n_units_l0", integers(4, 128), 128),
+        ("width", integers(16, 100, step=32), 80),
         ("embed_dims", choice(8, 16), 16),
         ("hidden_layers", integers(1, 4), None),
         ("batch_size", choice(32, 64), None),

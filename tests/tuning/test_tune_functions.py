@@ -314,6 +314,14 @@ def locked() -> Any:
         ({"budget": "0s"}, "a budget is a time"),
         ({"trial_timeout": 0}, "time above zero"),
         ({"groups": {"a": ["z"]}}, "names z"),
+        (
+            {
+                "space": {"o": choice("adam", "sgd"), "m": uniform(0, 1).when("o", "sgd")},
+                "groups": {"a": ["o"], "b": ["m"]},
+                "start": {"o": "adam"},
+            },
+            "m is missing",
+        ),
     ],
 )
 def test_wrong_calls_are_explained(tmp_path: Path, changes: Any, said: str) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 import torch
 
 from luthier.errors import RecordError
-from luthier.tuning import failures
+from luthier.tuning import failures, workers
 from luthier.tuning.ledger import StudyError
+from luthier.tuning.memory import OUT_OF_MEMORY
 from luthier.tuning.messages import encode
 from luthier.tuning.recruits import Recruit, _early, called_early, recruited
 from luthier.tuning.worker import Channel, obey
@@ -131,6 +133,43 @@ def test_a_full_disk_stops_the_study_and_not_its_trials(tmp_path: Path, monkeypa
     assert outcome(tmp_path, raising(FULL))["event"] == "stranded"
     assert outcome(tmp_path, raising(KeyError("lr"), FULL))["event"] == "stranded"
     assert outcome(tmp_path, raising(KeyError("lr")))["event"] == "failed"
+
+
+def test_what_ran_out_of_memory_is_let_go(tmp_path: Path) -> None:
+    class Model:
+        pass
+
+    def hungry(order: Any, channel: Any) -> Any:
+        model: Any = Model()
+        model.itself = model
+        alive.append(weakref.ref(model))
+        raise torch.OutOfMemoryError("no memory")
+
+    alive: list[Any] = []
+    assert outcome(tmp_path, hungry)["reason"].startswith(OUT_OF_MEMORY)
+    assert alive[0]() is None
+
+
+def test_a_parent_that_stood_still_takes_nobody_for_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(workers.time, "monotonic", lambda: clock[0])
+    pool = Workers(tmp_path, 1, timeout_s=60.0)
+    try:
+        worker = pool.all[0]
+        worker.ready, worker.trial, worker.pause_by = True, 0, 30.0
+        clock[0] = 500.0
+        assert list(pool.wait(0.0)) == []
+        assert worker.pause_by == 530.0
+        clock[0] = 501.0
+        list(pool.wait(0.0))
+        for _ in range(70):
+            clock[0] += 1.0
+            if told := list(pool.wait(0.0)):
+                break
+        assert [message["event"] for message in told] == ["paused"]
+    finally:
+        monkeypatch.undo()
+        pool.close(at_once=True)
 
 
 @pytest.mark.parametrize("broken", [True, False])

@@ -137,7 +137,7 @@ def function_search(
     _check_signature(search)
     _check_steps(steps)
     if values is not None:
-        _check_start(values, ranges)
+        _check_start(values, ranges, groups or {})
     elif groups and any(set(fields) < set(ranges) for fields in groups.values()):
         raise LuthierError(
             "groups tune some parameters and keep the others where the search starts: add start={...} with a value for "
@@ -165,9 +165,15 @@ def _check_steps(steps: Any) -> None:
         raise LuthierError(f"steps must be a whole number of at least 1, the last step reported, got {steps!r}")
 
 
-def _check_start(values: dict[str, Any], space: dict[str, Range]) -> None:
+def _check_start(values: dict[str, Any], space: dict[str, Range], groups: Mapping[str, Any]) -> None:
     for name in values:
         if name not in space:
             raise LuthierError(f"start names {name!r}, which the space does not have: {close_matches(name, space)}")
-    if missing := [name for name, range_ in space.items() if name not in values and not range_.conditions]:
+
+    def may_be_needed(name: str, range_: Range) -> bool:
+        """Whether nobody else gives it: a group may bring in, by a condition, what it does not tune itself."""
+        depends = {condition.path for condition in range_.conditions}
+        return not depends or any(depends & set(fields) and name not in fields for fields in groups.values())
+
+    if missing := [name for name, range_ in space.items() if name not in values and may_be_needed(name, range_)]:
         raise LuthierError(f"start must give a value for every range of the space, {', '.join(missing)} is missing")

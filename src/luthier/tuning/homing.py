@@ -43,10 +43,6 @@ def depot_of(state: State, name: str, asked: str | None) -> Depot | None:
     depot = Depot(noted or f"{checked_address(asked or '')}/{own}", state.settings.get("calls", 0) + 1)
     depot.probe()
     _sweep(state.folder / "trials")
-    if noted is None:
-        for trial in state.trials:
-            if not trial.ended or trial.may_return:
-                depot.put(trial.folder.name, trial.folder, depot.before)
     return depot
 
 
@@ -59,6 +55,10 @@ def lodged(state: State, name: str, asked: str | None) -> Iterator[Depot | None]
     """
     depot = depot_of(state, name, asked)
     try:
+        if depot is not None and "checkpoints" not in state.settings:
+            for trial in state.trials:
+                if not trial.ended or trial.may_return:
+                    insist(partial(depot.put, trial.folder.name, trial.folder, depot.before))
         yield depot
     except BaseException:
         if depot is not None and "checkpoints" not in state.settings:

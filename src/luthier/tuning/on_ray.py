@@ -52,7 +52,7 @@ class RayWorker(Place):
             self.log.touch()
         self.actor = actors.remote(posting, str(self.log))
         self._waiting: list[dict[str, Any]] = []
-        self._cause, self.starved = "", False
+        self._cause, self.starved, self.placed = "", False, False
         end, beginning = os.pipe()
         self.messages = os.fdopen(end, "rb", buffering=0)
         self._passing_on = threading.Thread(target=self._pass_on, args=(beginning,), daemon=True)
@@ -116,6 +116,7 @@ class RayWorker(Place):
             with os.fdopen(pipe, "wb") as messages:
                 while True:
                     messages.write(ray.get(self.actor.fetch.remote()))
+                    self.placed = True
                     messages.flush()
         except Exception as error:  # whatever it is, this worker is lost
             self._cause = _shortly(error)
@@ -166,7 +167,7 @@ class RayWorkers(Workers):
             StudyError: also when no worker finds a place for too long.
         """
         yield from super().wait(timeout_s)
-        if any(worker.ready for worker in self.all):
+        if any(worker.ready or (worker.placed and not worker.gone) for worker in self.all):
             self._served = time.monotonic()
         elif time.monotonic() - self._served > PATIENCE_S:
             raise StudyError(plea(PATIENCE_S, self._needs, len(self.all)))

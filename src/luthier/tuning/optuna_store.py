@@ -15,6 +15,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -281,7 +282,10 @@ def as_optuna(trial: Trial, space: Space, objectives: Sequence[Objective]) -> An
     if others := {path: value for path, value in trial.values.items() if path not in values}:
         notes["also"] = to_json(others)  # what the doctor asked for beyond the space
     ranges = {path: range_ for path, range_ in held.items() if range_ is not None}
-    return frozen_trial(ranges, values, kinds[trial.state], scores, readings, notes)
+    stored = frozen_trial(ranges, values, kinds[trial.state], scores, readings, notes)
+    if stored.datetime_complete is not None:  # when it is stored; before that it trained
+        stored.datetime_start = stored.datetime_complete - timedelta(seconds=trial.time_s)
+    return stored
 
 
 def stretched(range_: Range, value: Any) -> Range | None:

@@ -10,7 +10,7 @@ import copy
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,8 @@ def to_distribution(range_: Range) -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(range_, Uniform):
-        return FloatDistribution(range_.low, range_.high, log=range_.log, step=range_.step)
+        with nullcontext() if range_.step is None else quiet():  # it warns that the end is on no step
+            return FloatDistribution(range_.low, _above_steps(range_), log=range_.log, step=range_.step)
     if isinstance(range_, Integers):
         return IntDistribution(range_.low, _last_step(range_), log=range_.log, step=range_.step)
     return CategoricalDistribution([to_optuna(option) for option in range_.options])
@@ -68,7 +69,7 @@ def ask(view: View, sampler: optuna.samplers.BaseSampler, trials: list[optuna.tr
 
 def _suggest(asked: optuna.Trial, path: str, range_: Range) -> Any:
     if isinstance(range_, Uniform):
-        value = asked.suggest_float(path, range_.low, range_.high, log=range_.log, step=range_.step)
+        value = asked.suggest_float(path, range_.low, _above_steps(range_), log=range_.log, step=range_.step)
         return value if range_.step is None else range_.at(range_.position(value))
     if isinstance(range_, Integers):
         return asked.suggest_int(path, range_.low, _last_step(range_), log=range_.log, step=range_.step)
@@ -226,15 +227,33 @@ def frozen_trial(
     """An Optuna trial to be stored, checked by Optuna, with these values for the ranges that they are given for."""
     import optuna
 
-    given = {path: to_optuna(item) for path, item in values.items()}
+    ranges = {path: to_distribution(space[path]) for path in values}
+    given = {path: _on_its_grid(ranges[path], to_optuna(item)) for path, item in values.items()}
     return optuna.trial.create_trial(
         state=state,
         values=scores,
         params=given,
-        distributions={path: to_distribution(space[path]) for path in given},
+        distributions=ranges,
         intermediate_values=dict(readings or {}),
         user_attrs=dict(notes or {}),
     )
+
+
+def _above_steps(range_: Uniform) -> float:
+    """Where a range ends for Optuna, which rounds down to the last step: half a step above that, since a third has no
+    last digit."""
+    if range_.step is None or range_.size is None:
+        return range_.high
+    return range_.low + (range_.size - 0.5) * range_.step
+
+
+def _on_its_grid(range_: Any, value: Any) -> Any:
+    """The value as Optuna's own sum of steps, which is strict about it."""
+    from optuna.distributions import FloatDistribution
+
+    if not isinstance(range_, FloatDistribution) or range_.step is None:
+        return value
+    return min(range_.low + round((value - range_.low) / range_.step) * range_.step, range_.high)
 
 
 def _last_step(range_: Integers) -> int:

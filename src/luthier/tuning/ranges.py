@@ -99,6 +99,10 @@ class Uniform(_Conditional):
             return [self._stepped(index) for index in _spread(self.size - 1, count)]
         return _levels(self.low, self.high, self.log, count)
 
+    def own(self, value: Any) -> float:
+        """A value that it contains, as a real number."""
+        return float(value)
+
     def every(self) -> Iterable[float]:
         """All values, one by one; none of a continuum."""
         return map(self._stepped, range(self.size or 0))
@@ -172,6 +176,10 @@ class Integers(_Conditional):
             return list(dict.fromkeys(round(value) for value in _levels(self.low, self.high, True, count)))
         return [self.low + index * self.step for index in _spread(self.size - 1, count)]
 
+    def own(self, value: Any) -> int:
+        """A value that it contains, as a whole number."""
+        return int(value)
+
     def every(self) -> Iterable[int]:
         """All values, one by one."""
         return range(self.low, self.high + 1, self.step)
@@ -228,6 +236,10 @@ class Choice(_Conditional):
     def levels(self, count: int) -> list[Any]:
         """All options, whatever the count."""
         return list(self.options)
+
+    def own(self, value: Any) -> Any:
+        """A value that it contains, as it stands among the options."""
+        return self.options[self.options.index(plain(value))]
 
     def every(self) -> Iterable[Any]:
         """All options."""

@@ -152,7 +152,9 @@ def n_places(options: Mapping[str, Any]) -> int:
 
 
 def _places(node: Mapping[str, float], needs: Mapping[str, float]) -> int:
-    return min((int(node.get(name, 0) // amount) for name, amount in needs.items()), default=int(node.get("CPU", 1)))
+    return min(
+        (int(node.get(name, 0) / amount + 1e-9) for name, amount in needs.items()), default=int(node.get("CPU", 1))
+    )
 
 
 def plea(waited_s: float, needs: Mapping[str, float], count: int) -> str:

@@ -15,7 +15,7 @@ from luthier.tuning.drawing import grid, grid_levels, halton, sobol, uniform_ran
 from luthier.tuning.evolving import cmaes
 from luthier.tuning.modelling import from_optuna_object, gp, nsgaii, prior
 from luthier.tuning.parzen import tpe
-from luthier.tuning.ranges import Choice, Space, Uniform
+from luthier.tuning.ranges import Choice, Space
 from luthier.tuning.state import BASELINE, State, Trial
 from luthier.tuning.values import plain, unwrapped
 from luthier.tuning.views import Sampler, Seen, View
@@ -127,7 +127,7 @@ def arm_view(state: State, ranges: Space, baseline: Baseline, arm: str, number: 
         stream=derived_seed(f"{seed} {arm}"),
         index=len(seen),
         defaults={
-            path: value
+            path: space[path].own(value) if space[path].contains(value) else value
             for path, value in known(baseline, space).items()
             if value is not None or space[path].contains(None)
         },
@@ -161,7 +161,7 @@ def _within(ranges: Space, values: dict[str, Any]) -> dict[str, Any] | None:
     own = active(ranges, {**dict.fromkeys(ranges), **values})
     if not all(ranges[path].contains(value) for path, value in own.items()):
         return None
-    return {path: float(value) if isinstance(ranges[path], Uniform) else value for path, value in own.items()}
+    return {path: ranges[path].own(value) for path, value in own.items()}
 
 
 def inside(ranges: Space, baseline: Baseline) -> dict[str, Any] | None:
@@ -290,7 +290,7 @@ def _checked(values: Any, view: View) -> dict[str, Any]:
     for path, value in wanted.items():
         if not view.space[path].contains(value):
             raise LuthierError(f"the sampler gave {value!r} for {path!r}, outside of {view.space[path]}")
-    return wanted
+    return {path: view.space[path].own(value) for path, value in wanted.items()}
 
 
 def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -306,4 +306,4 @@ def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def _key(values: Mapping[str, Any]) -> tuple[Any, ...]:
     """What tells configurations apart: which fields are present, and their values to nine digits."""
-    return (len(values), *(f"{item:.9g}" if item.__class__ is float else item for item in values.values()))
+    return (*values, *(f"{item:.9g}" if item.__class__ is float else item for item in values.values()))

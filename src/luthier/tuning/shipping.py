@@ -137,9 +137,11 @@ def _is_large(value: Any) -> bool:
     torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
     if torch is not None and type(value) is torch.Tensor:
         plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
-        # A view is pickled with the whole memory behind it.
-        large = value.numel() > 0 and value.untyped_storage().nbytes() >= _LARGE_BYTES
-        return plain and not value.requires_grad and large
+        if not plain or value.requires_grad or not value.numel():
+            return False
+        return bool(
+            value.untyped_storage().nbytes() >= _LARGE_BYTES
+        )  # a view is pickled with the whole memory behind it
     if numpy is not None and type(value) in (numpy.ndarray, numpy.memmap):
         plain = value.dtype.kind != "V" and not value.dtype.hasobject  # a record's fields have names
         return plain and bool(value.nbytes >= _LARGE_BYTES)

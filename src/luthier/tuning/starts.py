@@ -68,7 +68,7 @@ def _counts_units(path: str, range_: Range) -> bool:
 
 
 def _ends(range_: Range) -> tuple[Any, ...]:
-    return range_.options if isinstance(range_, Choice) else range_.ends()
+    return range_.options if isinstance(range_, Choice) else (range_.at(0.0), range_.at(1.0))  # a step may end before
 
 
 def _are(values: Iterable[Any], numbers: type | tuple[type, ...]) -> bool:

@@ -220,14 +220,16 @@ def obey(order: dict[str, Any], train: Train, channel: Channel) -> None:
         state, details = train(order, channel)
         make_room(details["reason"])
         channel.say(state, number=number, **details)
+        return
     except BaseException as error:  # a function's SystemExit too, and what cannot be told
         with suppress(OSError):  # the log may be on a disk that is full
             traceback.print_exc()
-        make_room(reason := reason_of(error))
-        if is_stranded(error, Path(order["folder"])):
-            channel.say("stranded", number=number, reason=reason)
-        else:
-            channel.say("failed", number=number, reason=reason, **leaves())
+        reason, stranded = reason_of(error), is_stranded(error, Path(order["folder"]))
+    make_room(reason)  # not before the error is gone, whose frames hold the model
+    if stranded:
+        channel.say("stranded", number=number, reason=reason)
+    else:
+        channel.say("failed", number=number, reason=reason, **leaves())
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from luthier.tuning.state import trial_folder
 if TYPE_CHECKING:
     from luthier.tuning.depot import Depot
 
+_STANDSTILL_S = 2.0  # between two looks at the workers there are tenths of a second
 _TRIES = 3  # worker processes that may die in a row before one gets ready
 
 
@@ -57,7 +58,7 @@ class Workers:
         self._recruits = [] if recruits is None else recruits
         self.timeout_s, self.grace_s, self.depot = timeout_s, grace_s, depot
         self._selector = selectors.DefaultSelector()
-        self._deaths = 0
+        self._deaths, self._looked = 0, time.monotonic()
         self.all = [self._begin(index) for index in range(count)]
 
     @property
@@ -104,7 +105,9 @@ class Workers:
         Raises:
             StudyError: workers cannot start (the log's end is in the message).
         """
-        for key, _ in self._selector.select(max(0.0, timeout_s)):
+        told = self._selector.select(max(0.0, timeout_s))
+        self._forgive(timeout_s)
+        for key, _ in told:
             worker: Worker = key.data
             if not (piece := os.read(worker.messages.fileno(), 1 << 16)):
                 yield from self._bury(worker)
@@ -115,11 +118,20 @@ class Workers:
         for worker in list(self.all):
             if worker.gone and not self._has_more(worker):
                 yield from self._bury(worker)  # a process that it forked may keep its pipe open
-            elif self._is_hanging(worker):
+            elif self._is_hanging(worker) and not self._has_more(worker):
                 yield from self._bury(worker, f"silent for {self.timeout_s:g} s: its worker was killed")
             elif worker.trial is not None and time.monotonic() > worker.pause_by:
                 worker.recalled = True
                 yield from self._bury(worker)
+
+    def _forgive(self, waited_s: float) -> None:
+        """Add to all deadlines what this process itself stood still for (Ctrl-Z, a suspended machine)."""
+        now = time.monotonic()
+        if (missed := now - self._looked - waited_s) > _STANDSTILL_S:
+            for worker in self.all:
+                worker.heard += missed
+                worker.pause_by += missed
+        self._looked = now
 
     def _has_more(self, worker: Worker) -> bool:
         return any(key.data is worker for key, _ in self._selector.select(0))
