@@ -103,6 +103,19 @@ def climb(trial: Any) -> None:
         trial.report(step / 10 - trial.params["x"], step=step)
 
 
+@pytest.mark.parametrize("sampler", ["random", "tpe", "sobol"])
+def test_a_study_draws_the_same_when_its_ranges_come_in_another_order(tmp_path: Path, sampler: str) -> None:
+    def call(name: str, trials: int, ranges: str) -> Any:
+        space = {path: uniform(0, 1) for path in ranges}
+        more: Any = {"trials": trials, "workers": 1, "deterministic": True, "sampler": sampler, "strategy": "full"}
+        return tune(lambda trial: trial.params["b"] - trial.params["a"], space=space, folder=tmp_path / name, **more)
+
+    call("again", 3, "abc")
+    assert [trial.params for trial in call("again", 8, "cab").trials] == [
+        trial.params for trial in call("whole", 8, "abc").trials
+    ]
+
+
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_a_study_goes_on_in_the_folder_and_in_optuna(tmp_path: Path, deterministic: bool) -> None:
     def call(trials: int) -> Any:

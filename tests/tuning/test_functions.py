@@ -159,6 +159,30 @@ def test_states_between_two_reports_are_kept_and_hear_of_a_pause(
     assert run(by_batches, tmp_path, steps=1)[0] == "finished"
 
 
+def test_a_large_state_that_was_saved_before_its_report_keeps_that_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(trial: LiveTrial) -> None:
+        for step in range(int(trial.restore() or 0) + 1, 5):
+            trial.save(torch.tensor(step))
+            trial.report(float(step), step=step)
+            if step == dies_at:
+                raise SystemExit
+
+    monkeypatch.setattr(saves, "_SMALL_BYTES", 0)
+    dies_at = 2
+    with pytest.raises(SystemExit):
+        run(killed, tmp_path)
+    dies_at, parent = 0, Parent()
+    assert run(killed, tmp_path, parent)[0] == "finished"
+    assert parent.readings == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0)]
+    later = tmp_path / "checkpoints" / "later.json"
+    later.write_text(later.read_text().replace('"step":4', '"step":9'))
+    kept = Saves(tmp_path / "checkpoints")
+    kept.keep(torch.tensor(7), {"step": 6})
+    assert (Saves(tmp_path / "checkpoints").read() or (0, {}))[1]["step"] == 6
+
+
 def test_what_another_trial_saved_is_not_taken_for_ones_own(tmp_path: Path) -> None:
     assert run(resumable, tmp_path, until=2)[0] == "paused"
     with pytest.raises(LuthierError, match="holds what a trial of another study saved: remove that folder"):

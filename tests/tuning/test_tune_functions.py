@@ -278,6 +278,21 @@ def test_workers_find_the_modules_that_their_parent_finds(tmp_path: Path) -> Non
     assert done.stdout == "finished\n"
 
 
+def test_programs_that_a_training_starts_look_for_modules_as_those_of_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(trial: Any) -> float:
+        (trial.folder / "path").write_text(subprocess.check_output(["printenv"], text=True))
+        return 1.0
+
+    call: Any = {"space": {"x": uniform(0, 1)}, "trials": 1, "workers": 1}
+    for own in ("/somewhere:/else", None):
+        monkeypatch.setenv("PYTHONPATH", own) if own else monkeypatch.delenv("PYTHONPATH", raising=False)
+        study = tune(train, folder=tmp_path / str(own).strip("/").replace("/", ""), **call)
+        lines = (study.trials[0].folder / "path").read_text().splitlines()
+        assert [line for line in lines if "PYTHONPATH" in line] == ([f"PYTHONPATH={own}"] if own else [])
+
+
 class Thing:
     def method(self, trial: Any) -> float:
         return float(trial.params["x"])
@@ -311,6 +326,7 @@ def locked() -> Any:
         ({"start": {"x": 1, "y": 2}}, "start names 'y'"),
         ({"start": {}}, "x is missing"),
         ({"workers": 0}, "workers must be"),
+        ({"workers": 100_000}, r"workers must be at most \d+ on this machine of \d+ cores, got 100000"),
         ({"budget": "0s"}, "a budget is a time"),
         ({"trial_timeout": 0}, "time above zero"),
         ({"groups": {"a": ["z"]}}, "names z"),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from luthier.tuning.ranges import Space
 
 DEFAULT_TRIALS = 30
+_MOST_PROCESSES, _PER_CORE = 256, 8  # some trainings only wait, for a remote job or a disk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,11 @@ class Asked:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise LuthierError(f"{name} must be a whole number of at least {low}, got {value!r}")
+        if self.processes > (most := max(_MOST_PROCESSES, _PER_CORE * n_cores())):
+            raise LuthierError(
+                f"workers must be at most {most} on this machine of {n_cores()} cores, got {self.workers}: each is a "
+                "process; one per core is the default"
+            )
 
     @property
     def timeout_s(self) -> float | None:

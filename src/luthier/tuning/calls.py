@@ -55,12 +55,14 @@ class Call:
 
     def run(self) -> Study:
         """Search, retrain, compare and test; see `tune` for what is raised."""
-        plan = self.asked.plan(self.searched)
-        described = description(self.searched, plan)
+        described = description(self.searched, self.asked.plan(self.searched))
         ledger = open_ledger(self.folder, described, self.resume, self.storage)
         pool: Workers | None = None
         try:
             journal = Journal(ledger, self.folder, self.console, self.origin)
+            order = journal.state.description.get("space", self.searched.space)  # which draws and decisions follow
+            self.searched.space = {name: self.searched.space[name] for name in order}
+            plan = self.asked.plan(self.searched)
             with lodged(journal.state, self.searched.name, self.asked.checkpoints) as depot:
                 pool = self.hire(plan.workers, depot)
                 plan = replace(plan, workers=len(pool.all))

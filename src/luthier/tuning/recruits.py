@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from luthier.tuning.spawning import OWN_PYTHON_PATH
 from luthier.tuning.store import StudyError
 
 THREADS = 1
@@ -36,6 +37,7 @@ class Recruit:
         self.words = tempfile.TemporaryFile("a+b", buffering=0)  # noqa: SIM115 - open as long as the process
         environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "MKL_NUM_THREADS": str(THREADS)}
         here = str(Path.cwd())
+        environment[OWN_PYTHON_PATH] = environment.get("PYTHONPATH", "")
         environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([*(path or here for path in sys.path), here]))
         command = [sys.executable, "-P", "-m", "luthier.tuning.worker"]  # -P: this folder does not come first
         self.process = subprocess.Popen(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,14 @@ from luthier.files import disk_error, from_json, to_json, write_atomic
 
 _EVERY_S = 1.0
 _SMALL_BYTES = 1 << 26
+_LATER = "later.json"
 
 
 class Saves:
     """The latest state of a trial, held in memory as a copy until it must be on the disk.
 
     Writing takes milliseconds, as long as a short epoch; a killed worker loses a second of training instead. States
-    of more than 64 MB are written at once.
+    of more than 64 MB are written at once; what is told of them afterwards goes to a small file beside them.
 
     Args:
         folder: where they go; made when the first is written.
@@ -27,12 +31,14 @@ class Saves:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._held: tuple[Any, dict[str, Any]] | None = None
+        self._large: str | None = None  # name of the state on the disk that was too large to be held
         self._written_at = time.monotonic()
 
     def keep(self, state: Any, note: dict[str, Any]) -> None:
         """Take a state; later changes to it do not count."""
         large = _is_large(state)
-        self._held = (state if large else _copied(state), note)
+        self._large = uuid.uuid4().hex if large else None
+        self._held = (state if large else _copied(state), {**note, "name": self._large})
         if large:
             self.write()
 
@@ -42,6 +48,9 @@ class Saves:
             self._held = (self._held[0], note)
             if time.monotonic() - self._written_at > _EVERY_S:
                 self.write()
+        elif self._large is not None:
+            with _on_disk(self.folder):
+                write_atomic(self.folder / _LATER, to_json({**note, "name": self._large}))
 
     def write(self) -> None:
         """Put the latest state on the disk, if it is not there.
@@ -50,17 +59,30 @@ class Saves:
             RecordError: there is no room for it.
         """
         if self._held is not None:
-            try:
+            with _on_disk(self.folder):
                 write_state(self.folder, *self._held)
-            except OSError as error:
-                if disk_error(error) is None:
-                    raise
-                raise RecordError(f"{self.folder} cannot be written ({error.strerror}): make room") from error
             self._held, self._written_at = None, time.monotonic()
 
     def read(self) -> tuple[Any, dict[str, Any]] | None:
-        """The state last written, and its note; None when there is none."""
-        return read_state(self.folder)
+        """The state last written, and what was last noted of it; None when there is none."""
+        found, later = read_state(self.folder), self.folder / _LATER
+        if (
+            found is not None
+            and later.exists()
+            and (note := from_json(later.read_text()))["name"] == found[1].get("name")
+        ):
+            return found[0], note
+        return found
+
+
+@contextmanager
+def _on_disk(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if disk_error(error) is None:
+            raise
+        raise RecordError(f"{folder} cannot be written ({error.strerror}): make room") from error
 
 
 def write_state(folder: Path, state: Any, note: dict[str, Any]) -> None:

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from multiprocessing.reduction import ForkingPickler
 from types import FunctionType
 from typing import Any
+
+OWN_PYTHON_PATH = "LUTHIER_OWN_PYTHONPATH"
+"""Variable with the parent's own PYTHONPATH; a worker's is where the parent looks for modules."""
+
+
+def restore_python_path() -> None:
+    """Let the programs that a training starts look where they would anyway: they may be of another Python."""
+    if own := os.environ.pop(OWN_PYTHON_PATH, ""):
+        os.environ["PYTHONPATH"] = own
+    else:
+        os.environ.pop("PYTHONPATH", None)
 
 
 def by_value() -> None:

@@ -32,6 +32,7 @@ from typing import Any, TypeAlias
 
 from luthier.tuning.failures import is_stranded, leaves, make_room, reason_of
 from luthier.tuning.messages import Inbox, send
+from luthier.tuning.spawning import by_value, restore_python_path
 
 _FOR_RECIPES = (
     "luthier.fitting",
@@ -176,7 +177,6 @@ def enlist(channel: Channel, recipes: bool) -> Train:
 def prepare(folder: Path, reference: str | None) -> Train:
     """Get what is to be trained."""
     from luthier.tuning.shipping import unship
-    from luthier.tuning.spawning import by_value
 
     by_value()
     things = unship(folder)
@@ -233,6 +233,7 @@ def obey(order: dict[str, Any], train: Train, channel: Channel) -> None:
 
 
 if __name__ == "__main__":
+    restore_python_path()
     stand_fast()
     pipes = Pipes()
     serve(pipes, partial(enlist, pipes, "recipes" in sys.argv[1:]))
