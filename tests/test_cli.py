@@ -133,6 +133,8 @@ def test_fit_resumes(capsys, task_file, tmp_path):
         (["tune", "mine.py:task", "--sampler", "tpee", "--trials", "1"], "did you mean 'tpe'"),
         (["tune", "mine.py:task", "--workers", "0", "--trials", "1"], "workers"),
         (["tune", "mine.py:task", "--budget", "5 parsecs"], "a budget is a time above zero"),
+        (["tune", "mine.py:task", "--first", "lr=0.01 bach_size=8"], "did you mean 'batch_size'"),
+        (["tune", "mine.py:task", "--first", "lr 0.01"], "FIELD=VALUE"),
         (["report", "."], "."),
         (["fetch", "mnits"], "mnits"),
     ],

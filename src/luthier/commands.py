@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from luthier.errors import LuthierError
-from luthier.options import UNSET, Folder, RecipeFile, RecipeOptions, Settings, assignment, parse_value, subject_of
+from luthier.options import UNSET, Folder, RecipeFile, RecipeOptions, Settings, assignment, assignments, subject_of
 from luthier.parts import Part
 from luthier.show.console import open_console
 from luthier.tasks import TASKS
@@ -54,6 +54,13 @@ def tune(
     space: Annotated[
         list[str], Parameter(negative=(), help="FIELD=RANGE, repeatable: lr=1e-4..1e-1 log, batch_size=16,32,64")
     ] = [],  # noqa: B006 - cyclopts never mutates it
+    first: Annotated[
+        list[str],
+        Parameter(negative=(), help='a configuration to try before any other, repeatable: "lr=0.01 batch_size=64"'),
+    ] = [],  # noqa: B006 - cyclopts never mutates it
+    target: Annotated[
+        float | None, Parameter(help="end the search when a trial over its full budget reads this value")
+    ] = None,
     sampler: Annotated[
         str, Parameter(help="auto, grid, random, sobol, halton, tpe, gp, cmaes, nsgaii or prior")
     ] = "auto",
@@ -105,13 +112,15 @@ def tune(
             space=ranges or None,
             trials=trials,
             budget=budget,
+            first=[assignments(each.split()) for each in first],
+            target=target,
             sampler=sampler,
             strategy=strategy,
             objectives=objective or None,
             deterministic=subject.recipe.deterministic,
             workers=workers,
             on=on,
-            resources={name: parse_value(text) for name, text in map(assignment, resources)} or None,
+            resources=assignments(resources) or None,
             checkpoints=checkpoints,
             repeats=repeats,
             folder=folder,

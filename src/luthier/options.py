@@ -62,7 +62,12 @@ def recipe_values(options: Any, settings: list[str]) -> dict[str, Any]:
     """Recipe values by dotted path, from the options given and `--set` pairs."""
     given = {name: value for name, value in vars(options).items() if value is not None}
     values = {name: parse_value(value) if isinstance(value, str) else value for name, value in given.items()}
-    return values | {name: parse_value(text) for name, text in map(assignment, settings)}
+    return values | assignments(settings)
+
+
+def assignments(texts: list[str]) -> dict[str, Any]:
+    """Values by name, of NAME=VALUE each."""
+    return {name: parse_value(text) for name, text in map(assignment, texts)}
 
 
 def assignment(text: str) -> tuple[str, str]:

@@ -16,8 +16,19 @@ from luthier.tuning.proposing import Proposer
 from luthier.tuning.searched import recipe_search
 from luthier.tuning.simulate import Curve, Simulator
 from luthier.tuning.space import choice, integers, loguniform, uniform
-from luthier.tuning.starts import centres, known_good
+from luthier.tuning.starts import centres, known_good, named
 from luthier.tuning.state import State
+
+
+def test_what_a_configuration_leaves_out_is_as_in_the_baseline() -> None:
+    task = Task(lambda: nn.Linear(2, 2), (torch.randn(8, 2), torch.zeros(8, dtype=torch.long)), val=0.5, name="t")
+    space: Any = {"lr": loguniform(1e-3, 1.0), "optimizer": choice("adamw", "sgd"), "optimizer.momentum": SGD_ONLY}
+    search = recipe_search(task, Recipe(lr=1e-5, optimizer="adamw"), space, None, 0)
+    arms = {"all": list(space)}
+    assert named([{"lr": torch.tensor(0.25)}, {"optimizer": "sgd"}], search, arms) == [
+        ("all", {"lr": 0.25, "optimizer": "adamw"}),
+        ("all", {"lr": 0.001, "optimizer": "sgd", "optimizer.momentum": 0.9}),
+    ]
 
 
 @pytest.mark.parametrize("recipe", [Recipe(), Recipe(optimizer="sgd", lr=0.1), Recipe(dropout=0.9, weight_decay=5.0)])

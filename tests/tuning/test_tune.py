@@ -60,6 +60,12 @@ def test_the_recipes_of_a_study_have_the_callables_of_its_baseline(tmp_path: Pat
     assert study.best is not None
     record = luthier.fit(tiny_task(), study.recipe(study.best.number), folder=tmp_path / "again", console=False)
     assert record.metrics["val_accuracy"][-1] == study.best.value
+    assert study.record().rows == study.best.rows
+    weight, again = (each.load_best(tiny_task()).state_dict()["weight"] for each in (study.record(), record))
+    assert torch.equal(weight, again)
+    assert [row["params.batch_size"] for row in study.table()[:2]] == [32, 16]
+    with pytest.raises(StudyError, match=r"is a task: study\.record\(\)\.load_best\(task\)"):
+        study.saved()
 
 
 class Log:

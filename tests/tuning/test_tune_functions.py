@@ -16,11 +16,11 @@ import pytest
 
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
-from luthier.show.report_data import full_values
 from luthier.show.terminal import TuneConsole
 from luthier.show.verdict import winner_changes
 from luthier.tuning.ledger import StudyError, read_events
 from luthier.tuning.space import choice, fixed, integers, loguniform, uniform
+from luthier.tuning.starts import NAMED
 from luthier.tuning.store_sqlite import SqliteStore
 from luthier.tuning.study import Study
 from luthier.tuning.tune import tune
@@ -328,6 +328,30 @@ def locked() -> Any:
         ({"workers": 0}, "workers must be"),
         ({"workers": 100_000}, r"workers must be at most \d+ on this machine of \d+ cores, got 100000"),
         ({"budget": "0s"}, "a budget is a time"),
+        ({"first": {"x": 0.5}}, r"first must be a list of configurations such as \[\{'lr': 0.1\}\], got \{'x'"),
+        ({"first": [{}]}, "first must be a list of configurations"),
+        ({"first": [{"x": 0.5}, {"X": 0.5}]}, r"first\[1\] names 'X', which the space does not have: known are x"),
+        ({"first": [{"x": 1.5}]}, r"first\[0\]: x=1.5 is not in 0\.\.1: widen the range"),
+        ({"first": [{"x": "0.5"}]}, r"first\[0\]: x='0.5' is not in"),
+        ({"first": [{"x": 0.5}], "constraints": [lambda v: v["x"] < 0.3]}, r"constraints refuse first\[0\], \{'x': 0"),
+        (
+            {
+                "space": {"o": choice("adam", "sgd"), "m": uniform(0, 1).when("o", "sgd")},
+                "first": [{"o": "adam", "m": 0.5}],
+            },
+            r"first\[0\]: m has no place beside \{'o': 'adam'\}: leave it out, or name what brings it in",
+        ),
+        (
+            {
+                "space": {"a": uniform(0, 1), "b": uniform(0, 1)},
+                "groups": {"one": ["a"], "other": ["b"]},
+                "start": {"a": 0.5, "b": 0.5},
+                "first": [{"a": 0.1, "b": 0.2}],
+            },
+            r"first\[0\] names a, b, which no single group tunes",
+        ),
+        ({"target": "0.9"}, "target must be a number that ends the search when it is reached, got '0.9'"),
+        ({"target": float("nan")}, "target must be a number"),
         ({"trial_timeout": 0}, "time above zero"),
         ({"groups": {"a": ["z"]}}, "names z"),
         (
@@ -349,6 +373,105 @@ def test_wrong_calls_are_explained(tmp_path: Path, changes: Any, said: str) -> N
 def test_settings_of_functions_are_refused_for_tasks() -> None:
     with pytest.raises(LuthierError, match="steps, direction: for a training function only"):
         tune("digits", steps=3, direction="max")
+
+
+@pytest.mark.parametrize("sampler", ["auto", "random", "grid"])
+def test_configurations_that_the_call_names_come_first_and_once(tmp_path: Path, sampler: str) -> None:
+    space: Any = {"x": choice(0.1, 0.2, 0.3, 0.4), "k": choice("a", "b"), "m": choice(1, 2, 3).when("k", "b")}
+    first: Any = [{"x": np.float64(0.3)}, {"k": "b", "x": 0.1}, {"m": 2, "k": "b"}]
+
+    def train(trial: Any) -> Any:
+        return trial.params["x"]
+
+    call: Any = {"space": space, "workers": 1, "folder": tmp_path, "sampler": sampler, "steps": 1}
+    study = tune(train, trials=2, first=first, **call)
+    assert [trial.params for trial in study.trials] == [{"x": 0.3, "k": "a"}, {"x": 0.1, "k": "b", "m": 2}]
+    assert [trial.source for trial in study.trials] == [NAMED] * 2
+    study = tune(train, trials=50, first=[*first, {"x": 0.4}], **call)
+    assert [trial.params for trial in study.trials[2:4]] == [{"x": 0.2, "k": "b", "m": 2}, {"x": 0.4, "k": "a"}]
+    assert len(study.trials) == 4 * (1 + 3)
+    assert len({json.dumps(trial.params, sort_keys=True) for trial in study.trials}) == 16
+
+
+def test_what_the_call_names_goes_to_its_group_and_leaves_the_rest_at_the_start(tmp_path: Path) -> None:
+    space: Any = {"a": uniform(0, 1), "b": uniform(0, 1), "c": uniform(0, 1)}
+    call: Any = {"start": {"a": 0.5, "b": 0.25, "c": 0.75}, "groups": {"one": ["a"], "two": ["b", "c"]}, "repeats": 1}
+    first = [{"c": 0.1}, {"a": 0.5}, {"c": 0.2}, {"a": 0.9}]
+    study = tune(lambda trial: 1.0, space=space, first=first, trials=5, workers=1, folder=tmp_path, **call)
+    named = [(trial.arm, trial.values) for trial in study.trials if trial.source == NAMED]
+    assert named == [("one", {"a": 0.9}), ("two", {"b": 0.25, "c": 0.1}), ("two", {"b": 0.25, "c": 0.2})]
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("direction", ["max", "min"])
+def test_the_search_ends_at_its_target_and_goes_on_to_a_further_one(
+    tmp_path: Path, direction: str, deterministic: bool
+) -> None:
+    sign = 1 if direction == "max" else -1
+
+    def train(trial: Any) -> None:
+        done = trial.restore() or 0
+        for step in range(done + 1, 5):
+            trial.save(step)
+            trial.report(sign * (trial.params["x"] + step / 100), step=step)
+
+    first = [{"x": place / 100} for place in range(10, 20)]
+    call: Any = {"space": {"x": uniform(0, 1)}, "direction": direction, "steps": 4, "first": first, "workers": 1}
+    call |= {"folder": tmp_path, "strategy": "full", "deterministic": deterministic, "trials": 10}
+    study = tune(train, target=sign * 0.16, **call)
+    under_way = 3 if deterministic else 0  # on the other virtual workers
+    assert (study.ended, len(study.trials), study.settings["target"]) == ("target", 3 + under_way, sign * 0.16)
+    study = tune(train, target=np.float64(sign * 0.195), **call)
+    assert (study.ended, len(study.trials)) == ("target", 7 + under_way)
+    assert [trial.params["x"] for trial in study.trials] == [each["x"] for each in first[: 7 + under_way]]
+    study = tune(train, **call)
+    assert (study.ended, len(study.trials)) == ("finished", 10)
+
+
+def test_trainings_under_way_pause_when_the_target_is_reached(tmp_path: Path) -> None:
+    def train(trial: Any) -> None:
+        for step in range((trial.restore() or 0) + 1, 401):
+            time.sleep(0 if trial.params["x"] > 0.5 else 0.05)
+            trial.save(step)
+            trial.report(trial.params["x"], step=step)
+
+    call: Any = {"space": {"x": uniform(0, 1)}, "steps": 400, "strategy": "full", "folder": tmp_path, "workers": 2}
+    study = tune(train, first=[{"x": 0.1}, {"x": 0.9}], trials=8, target=0.9, **call)
+    assert study.ended == "target"
+    assert [(trial.state, trial.params["x"]) for trial in study.trials] == [("paused", 0.1), ("finished", 0.9)]
+
+
+def test_a_study_gives_back_what_its_trials_saved_and_a_table_of_them(tmp_path: Path) -> None:
+    def train(trial: Any) -> None:
+        trial.save({"weights": trial.params["x"]})
+        if trial.params["x"] == 0.4:
+            raise ValueError("no")
+        trial.report(trial.params["x"], step=1)
+
+    space: Any = {"x": choice(0.1, 0.2, 0.3, 0.4, 0.5), "m": choice(1, 2).when("x", 0.1)}
+    study = tune(train, space=space, trials=20, workers=1, folder=tmp_path, sampler="grid", metric="score")
+    assert study.saved() == {"weights": 0.5}
+    rows = study.table()
+    number = {row["params.x"]: row["number"] for row in rows}
+    assert Study.open(tmp_path).saved(number[0.3]) == {"weights": 0.3}
+    with pytest.raises(
+        StudyError, match=r"saved is there: it never called trial\.save, or it is not among the best three"
+    ):
+        study.saved(number[0.1])
+    with pytest.raises(StudyError, match="has trials 0 to 5, got 9"):
+        study.saved(9)
+    with pytest.raises(StudyError, match=r"which leaves no record: call study\.saved\(\)"):
+        study.record()
+    assert sorted((row["params.x"], row["params.m"] or 0, row["score"], row["state"]) for row in rows) == [
+        (0.1, 1, 0.1, "finished"),
+        (0.1, 2, 0.1, "finished"),
+        (0.2, 0, 0.2, "finished"),
+        (0.3, 0, 0.3, "finished"),
+        (0.4, 0, None, "failed"),
+        (0.5, 0, 0.5, "finished"),
+    ]
+    assert rows[number[0.4]]["reason"] == "ValueError: no"
+    assert len({tuple(row) for row in rows}) == 1
 
 
 def test_a_budget_too_small_says_so(tmp_path: Path) -> None:
@@ -466,7 +589,7 @@ def test_a_start_has_what_its_conditions_allow_and_so_have_the_shown_values(tmp_
 
     start = {"optimizer": "sgd", "momentum": 0.9}
     study = tune(told, space=space, start=start, trials=8, workers=1, folder=tmp_path / "a", sampler="random")
-    by = {trial.values["optimizer"]: full_values(study, trial) for trial in study.trials}
+    by = {trial.values["optimizer"]: study.full_values(trial) for trial in study.trials}
     assert by["adam"] == {"optimizer": "adam", "momentum": None}
     assert by["sgd"]["momentum"] is not None
     first = tune(told, space=space, start={**start, "optimizer": "adam"}, trials=1, workers=1, folder=tmp_path / "b")

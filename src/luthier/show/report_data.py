@@ -6,9 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from luthier.errors import LuthierError
 from luthier.show.words import is_share, name_text, value_text
-from luthier.tuning.conditions import active
 
 if TYPE_CHECKING:
     from luthier.record import Record
@@ -94,18 +92,6 @@ def role(trial: Trial, winner: int | None) -> str:
     return "winner" if trial.number == winner else "baseline" if trial.arm == "baseline" else ""
 
 
-def full_values(study: Study, trial: Trial) -> dict[str, Any]:
-    """A trial's value for each field of the space: the baseline's where it leaves it alone, None where it has none."""
-    values = {}
-    for path in study.space:
-        try:
-            values[path] = trial.values[path] if path in trial.values else study.start.value(path)
-        except LuthierError:  # a setting of a part that the baseline does not have
-            values[path] = None
-    present = active(study.space, values)
-    return {path: present.get(path) for path in study.space}
-
-
 def _results(trials: Sequence[Trial]) -> list[tuple[float, float]]:
     results = []
     for trial in trials:
@@ -131,7 +117,7 @@ def _trial(study: Study, trial: Trial, winner: int | None, longest: int) -> dict
         "when": finite(ended_s(trial)),
         "values": {
             path: finite(value) if path in numeric else value_text(value)
-            for path, value in full_values(study, trial).items()
+            for path, value in study.full_values(trial).items()
         },
         "own": {path: value_text(value) for path, value in trial.values.items()},
         "curve": curve(trial.rows, study.metric, longest),

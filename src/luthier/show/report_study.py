@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.files import from_json, to_json
 from luthier.show.html import cell, chart, code, facts, section, table, text, tile, tiles
-from luthier.show.report_data import best_over_time, finite, full_values, role, winner_number
+from luthier.show.report_data import best_over_time, finite, role, winner_number
 from luthier.show.verdict import comparison_text, gain_text, headline, spread_text, verdict, winner_changes
-from luthier.show.words import budget_text, duration_text, is_share, metric_text, name_text, value_text
+from luthier.show.words import budget_text, duration_text, is_share, metric_text, name_text, target_text, value_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +50,7 @@ def _meta(study: Study) -> str:
         f"{len(study.trials)} trials",
         duration_text(study.elapsed_s),
         budget_text(settings),
+        target_text(settings, study.metric) + (", reached" if study.ended == "target" else ""),
         *(str(settings[name]) for name in ("sampler", "strategy") if settings.get(name)),
         f"{settings['workers']} workers" if settings.get("workers") else "",
         f"seed {settings['seed']}" if settings.get("seed") is not None else "",
@@ -137,7 +138,7 @@ def _front(study: Study) -> str:
         [
             cell(f"#{trial.number}", "number", trial.number),
             *(cell(metric_text(each, trial.scores[each]), "number", trial.scores[each]) for each in study.objectives),
-            *(_value_cell(path, full_values(study, trial).get(path), trial) for path in study.space),
+            *(_value_cell(path, study.full_values(trial).get(path), trial) for path in study.space),
         ]
         for trial in study.front
     ]
@@ -228,7 +229,7 @@ def _trials(study: Study) -> str:
 def _trial_row(study: Study, trial: Trial) -> list[str]:
     arm = trial.arm if trial.kind == "search" else f"trial {trial.of} again, seed {trial.seed}"
     arm += f" ({trial.source})" if trial.source else ""
-    values = full_values(study, trial) if trial.kind == "search" else {}
+    values = study.full_values(trial) if trial.kind == "search" else {}
     return [
         cell(f"#{trial.number}", "number", trial.number),
         cell(arm),

@@ -40,7 +40,8 @@ def result(study: Study) -> list[RenderableType]:
     elif ranked := leading(study):
         blocks.append(_trials(study, ranked))
     blocks += [Text(f"range too narrow? {edge}", "bold yellow") for edge in study.crowded]
-    blocks.append(Text(f"{len(study.trials)} trials in {duration_text(study.elapsed_s)} · {study.folder}"))
+    reached = "the target is reached · " if study.ended == "target" else ""
+    blocks.append(Text(f"{reached}{len(study.trials)} trials in {duration_text(study.elapsed_s)} · {study.folder}"))
     return blocks
 
 

@@ -107,6 +107,15 @@ def budget_text(settings: Mapping[str, Any]) -> str:
     return f"at most {settings['budget']}" if settings.get("budget") else ""
 
 
+def target_text(settings: Mapping[str, Any], metric: str) -> str:
+    """The value that ends a study by its settings; "" when none does.
+
+    >>> target_text({"target": 0.99}, "accuracy"), target_text({}, "accuracy")
+    ('until 99.00%', '')
+    """
+    return "" if settings.get("target") is None else f"until {metric_text(metric, settings['target'])}"
+
+
 def clock_text(seconds: float) -> str:
     """Remaining time as a clock.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +15,13 @@ from luthier.tuning.function_search import FunctionSearch, function_search, is_f
 from luthier.tuning.jobs import Plan
 from luthier.tuning.objectives import Objectives, check_clock
 from luthier.tuning.proposing import AUTO
-from luthier.tuning.samplers import SAMPLERS, check_sampler, sampler_label
+from luthier.tuning.samplers import SAMPLERS, check_sampler, fitting, sampler_label
 from luthier.tuning.searched import Searched, recipe_search
 from luthier.tuning.space import space_to_json
+from luthier.tuning.starts import named
 from luthier.tuning.strategies import STRATEGIES
 from luthier.tuning.study import arms
+from luthier.tuning.values import is_number, unwrapped
 from luthier.tuning.virtual import VIRTUAL_WORKERS
 
 if TYPE_CHECKING:
@@ -50,6 +53,8 @@ class Asked:
     on: str | None
     resources: Mapping[str, Any] | None
     checkpoints: str | None
+    first: Sequence[Mapping[str, Any]]
+    target: float | None
 
     def __post_init__(self) -> None:
         self._check_counts()
@@ -61,6 +66,9 @@ class Asked:
             raise unknown("sampler", self.sampler, (AUTO, *SAMPLERS))
         if self.strategy not in STRATEGIES:
             raise unknown("strategy", self.strategy, STRATEGIES)
+        target = unwrapped(self.target)
+        if target is not None and not (is_number(target) and math.isfinite(target)):
+            raise LuthierError(f"target must be a number that ends the search when it is reached, got {self.target!r}")
         if self.on is None and self.resources is not None:
             raise LuthierError("resources are for workers on Ray: add on='ray', or leave them out")
         if self.on is None and self.checkpoints is not None:
@@ -102,8 +110,9 @@ class Asked:
         check_sampler(self.sampler, len(searched.objectives))
         if self.deterministic:
             check_clock(searched.objectives)
+        groups = arms(searched.groups, searched.space)
         return Plan(
-            arms=arms(searched.groups, searched.space),
+            arms=groups,
             trials=DEFAULT_TRIALS if self.trials is None and self.budget is None else self.trials,
             budget=None if self.budget is None else budget_of(self.budget, searched),
             workers=self.workers or n_cores(),
@@ -113,7 +122,16 @@ class Asked:
             epochs=searched.epochs,
             baseline=searched.start_values is not None,
             virtual=VIRTUAL_WORKERS if self.deterministic else None,
+            first=self._first(searched, groups),
+            target=None if self.target is None else float(self.target),
         )
+
+    def _first(self, searched: Searched, groups: Mapping[str, list[str]]) -> list[tuple[str, dict[str, Any]]]:
+        first = named(self.first, searched, groups)
+        for index, (arm, values) in enumerate(first):
+            if not fitting(self.constraints, searched.space.keys() - groups[arm], searched.start)(values):
+                raise LuthierError(f"the constraints refuse first[{index}], {values}: change one of them")
+        return first
 
     def settings(self, searched: Searched, plan: Plan, depot: Depot | None = None) -> dict[str, Any]:
         """What the ledger notes of this call."""
@@ -125,6 +143,7 @@ class Asked:
             **totals,
             "budget": None if plan.budget is None else str(plan.budget),
             "budget_s": plan.budget.total if isinstance(plan.budget, Time) else None,
+            "target": plan.target,
             "reference": searched.reference,
             "constraints": [getattr(each, "__name__", repr(each)) for each in self.constraints],
             **kept,

@@ -100,6 +100,8 @@ class Engine:
         if self.interrupts:
             return "interrupted"
         check_result(self.state, self.plan)
+        if scheduler.reached(self.state, self.plan):
+            return "target"
         used = 0.0 if budget is None else budget.used(self.state, journal.clock) / budget.total
         return "budget" if used > _SPENT else "finished"
 

@@ -12,7 +12,7 @@ from luthier.tuning.levels import level
 from luthier.tuning.objectives import TRAIN_TIME, best_scores, losses
 from luthier.tuning.state import Event, State, Trial, trial_folder
 
-_TOTALS = ("trials", "budget", "strategy")
+_TOTALS = ("trials", "budget", "strategy", "target")
 
 
 def fold(events: Iterable[Event], folder: Path) -> State:

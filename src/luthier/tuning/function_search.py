@@ -11,11 +11,11 @@ from typing import Any
 
 from luthier.errors import LuthierError, close_matches
 from luthier.hashing import source_hash
-from luthier.tuning.conditions import completed, resolved
+from luthier.tuning.conditions import active, completed, resolved
 from luthier.tuning.objectives import TRAIN_TIME, Objective, Objectives, described, function_objectives
 from luthier.tuning.ranges import Range, Space
 from luthier.tuning.space import as_space, check_ranges
-from luthier.tuning.starts import centres
+from luthier.tuning.starts import centre, centres
 from luthier.tuning.state import State, Trial
 from luthier.tuning.values import unwrapped
 
@@ -83,6 +83,12 @@ class FunctionSearch:
     def starts(self, ranges: Mapping[str, Range]) -> list[tuple[str, dict[str, Any]]]:
         """About the middle of the space, unless values to start from were given."""
         return centres(resolved(ranges, self.start)) if self.start_values is None else []
+
+    def filled(self, ranges: Mapping[str, Range], values: dict[str, Any]) -> dict[str, Any]:
+        """The others where the search starts, else in the middle of their range."""
+        start = self.start_values or {}
+        others = {path: start[path] if path in start else centre(range_) for path, range_ in ranges.items()}
+        return active(ranges, {**others, **values})
 
     def things(self) -> dict[str, Any]:
         """The function."""

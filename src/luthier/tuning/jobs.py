@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -83,6 +83,8 @@ class Plan:
         epochs: of the longest training, to tell how much of it one epoch is.
         baseline: whether trial 0 is the starting point itself, over its full budget.
         virtual: workers of a deterministic study's virtual clock (see `virtual`); None: decisions follow the real one.
+        first: configurations to begin with: the arm and the values of each.
+        target: value of the first objective with which the search is over; None: none is.
     """
 
     arms: dict[str, list[str]]
@@ -95,6 +97,8 @@ class Plan:
     epochs: int = 10
     baseline: bool = True
     virtual: int | None = None
+    first: Sequence[tuple[str, dict[str, Any]]] = ()
+    target: float | None = None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from luthier.tuning.ranges import Range
 from luthier.tuning.searched import Searched
 from luthier.tuning.space import space_from_json
 from luthier.tuning.standings import standings
+from luthier.tuning.starts import NAMED
 from luthier.tuning.state import State
 from luthier.tuning.steering import next_change
 from luthier.tuning.strategies import Auto
@@ -48,11 +49,14 @@ class Proposer:
         self.auto = sampler == AUTO
         self.sampler = UNDER_AUTO if self.auto else sampler
         self._by_arm: dict[str, _Known] = {}
+        self._first = [(arm, values) for arm, values in plan.first if values != self._baseline(arm)]
 
     def __call__(self, state: State, number: int, arm: str) -> Proposal | None:
         """Values for a new trial, and how many steps it takes with them; None when the arm's space is exhausted."""
         if arm == BASELINE:
             return self._proposal(state, self.searched.complete(self.searched.start_values or {}), "")
+        if (named := self._named(state, arm)) is not None:
+            return named
         if self.auto and (steered := self._steered(state, number, arm)) is not None:
             return steered
         fields, space = self.plan.arms.get(arm, []), space_now(self.searched.space, state)
@@ -69,22 +73,40 @@ class Proposer:
         if change is not None and fits(change.values):
             whole = change.whole or (change.first and self._has_room(state))
             return self._proposal(state, change.values, change.reason, whole)
-        if (begun := standings(state).begun[arm]) > len(starts):
+        if standings(state).begun[arm] > len(starts) + sum(arm == each for each, _ in self.plan.first):
             return None
-        tried = {_key(trial.values) for trial in state.search if trial.arm == arm}
+        tried = _tried(state, arm)
         for source, values in starts:
             if _key(values) not in tried:
-                whole = self.plan.strategy == AUTO and (not begun or (begun < WHOLE and self._has_room(state)))
-                return self._proposal(state, values, source, whole)
+                return self._proposal(state, values, source, self._goes_whole(state, arm))
         return None
+
+    def _named(self, state: State, arm: str) -> Proposal | None:
+        """The next configuration that the call names for this arm, whatever the sampler."""
+        if any(each == arm for each, _ in self._first):
+            tried = _tried(state, arm)
+            self._first = [(each, values) for each, values in self._first if each != arm or _key(values) not in tried]
+        values = next((values for each, values in self._first if each == arm), None)
+        return None if values is None else self._proposal(state, values, NAMED, self._goes_whole(state, arm))
+
+    def _goes_whole(self, state: State, arm: str) -> bool:
+        """Whether an arm's next trial trains to its end at once: the first, and what is likely to be good after it."""
+        begun = standings(state).begun[arm]
+        return self.plan.strategy == AUTO and (not begun or (begun < WHOLE and self._has_room(state)))
 
     def _known_before(self, arm: str) -> _Known:
         """What the arm's search begins with, and why; and whether values meet the constraints."""
-        space, start = self.searched.space, self.searched.start
-        ranges = {path: space[path] for path in self.plan.arms.get(arm, [])}
-        fits = samplers.fitting(self.constraints, [path for path in space if path not in ranges], start)
-        baseline = samplers.inside(resolved(ranges, start), start) if self.plan.baseline else None
+        ranges, baseline = self._ranges(arm), self._baseline(arm)
+        fits = samplers.fitting(self.constraints, self.searched.space.keys() - ranges, self.searched.start)
         return [each for each in self.searched.starts(ranges) if each[1] != baseline and fits(each[1])], fits
+
+    def _ranges(self, arm: str) -> dict[str, Range]:
+        return {path: self.searched.space[path] for path in self.plan.arms.get(arm, [])}
+
+    def _baseline(self, arm: str) -> dict[str, Any] | None:
+        """What trial 0 has of the arm's fields; None where it lies outside their ranges, or where there is none."""
+        start = self.searched.start
+        return samplers.inside(resolved(self._ranges(arm), start), start) if self.plan.baseline else None
 
     def _has_room(self, state: State) -> bool:
         """Whether there is room for trainings to their end of what is likely to be good: readings on the way mislead.
@@ -100,6 +122,11 @@ class Proposer:
 def space_now(space: dict[str, Range], state: State) -> dict[str, Range]:
     """The space with the ranges that were widened since the study began."""
     return {**space, **space_from_json(state.ranges)} if state.ranges else space
+
+
+def _tried(state: State, arm: str) -> set[str]:
+    """The configurations that the arm's trials have, as keys."""
+    return {_key(trial.values) for trial in state.search if trial.arm == arm}
 
 
 def _key(values: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -200,7 +200,7 @@ def _answers(
         raise LuthierError(_nothing_passes(f"{len(samplers)} draws from the space"))
 
 
-def fitting(constraints: Sequence[Constraint], others: Sequence[str], baseline: Baseline) -> Constraint:
+def fitting(constraints: Sequence[Constraint], others: Iterable[str], baseline: Baseline) -> Constraint:
     """All constraints as one; they read the baseline's values for `others`, the fields that an arm leaves alone."""
     elsewhere = known(baseline, others)
 

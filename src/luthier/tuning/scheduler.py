@@ -38,7 +38,7 @@ def next_job(state: State, plan: Plan, propose: Propose, clock: float) -> Start 
         return _start(state, plan, BASELINE, propose, rest)
     if (job := _unfinished(state, plan, "search", rest)) is not None and state.trials[job.number].arm == BASELINE:
         return job  # it is owed all of the budget
-    if left is not None and left <= 0:
+    if (left is not None and left <= 0) or reached(state, plan):
         return None
     if (job := _unfinished(state, plan, "search", left)) is not None:
         return job
@@ -180,12 +180,28 @@ def budget_over(state: State, plan: Plan, clock: float) -> bool:
 
 
 def search_over(state: State, plan: Plan, clock: float) -> bool:
-    """Whether they must pause since the rest of the budget belongs to the repeats; what fits in is paid for."""
+    """Whether they must pause: the target is reached, or the rest of the budget belongs to the repeats.
+
+    Of a budget in steps what fits in is paid for.
+    """
+    if plan.virtual is None and reached(state, plan):
+        return True
     if plan.budget is None or plan.budget.exact:
         return budget_over(state, plan, clock)
     left = search_left(state, plan, clock)
     baseline_open = plan.baseline and not any(trial.ended for trial in state.trials[:1])
     return budget_over(state, plan, clock) or (left is not None and left <= 0 and not baseline_open)
+
+
+def reached(state: State, plan: Plan) -> bool:
+    """Whether the best trial that trained to its end, or the baseline, has the value that is searched for."""
+    if plan.target is None:
+        return False
+    best, baseline = standings(state).finished.first, state.baseline
+    trials = [state.trials[best]] if best is not None else []
+    if baseline is not None and baseline.state == "finished":
+        trials.append(baseline)
+    return any(trial.value is not None and state.sign * (trial.value - plan.target) <= 0 for trial in trials)
 
 
 def _unfinished(state: State, plan: Plan, kind: str, left: float | None) -> Continue | None:

@@ -15,7 +15,7 @@ from luthier.tuning.edges import KNOWN_GOOD
 from luthier.tuning.objectives import MEASURED, Objective, Objectives, described, task_objectives
 from luthier.tuning.ranges import Range, Space
 from luthier.tuning.space import as_space, check_space
-from luthier.tuning.starts import known_good
+from luthier.tuning.starts import filled, known_good
 from luthier.tuning.state import State, Trial
 from luthier.tuning.virtual import work
 
@@ -78,6 +78,9 @@ class Searched(Protocol):
 
     def starts(self, ranges: Mapping[str, Range]) -> list[tuple[str, dict[str, Any]]]:
         """What values of these ranges the search begins with, and why these."""
+
+    def filled(self, ranges: Mapping[str, Range], values: dict[str, Any]) -> dict[str, Any]:
+        """These values, and what the others of the ranges that are present begin with."""
 
     def things(self) -> dict[str, Any]:
         """What is sent to the workers, by name."""
@@ -151,6 +154,10 @@ class RecipeSearch:
     def starts(self, ranges: Mapping[str, Range]) -> list[tuple[str, dict[str, Any]]]:
         """Settings that work for most networks."""
         return [(KNOWN_GOOD, values) for values in known_good(ranges, self.start)]
+
+    def filled(self, ranges: Mapping[str, Range], values: dict[str, Any]) -> dict[str, Any]:
+        """The others as in the baseline, or at the edge of their range that is nearest to it."""
+        return filled(values, ranges, self.start)
 
     def things(self) -> dict[str, Any]:
         """The recipe, and the task without its test data unless it has a reference."""

@@ -1,4 +1,4 @@
-"""The first trials of a search: known-good settings where the space holds them, or the middle of a function's space."""
+"""The first trials of a search: what the call names, known-good settings, or the middle of a function's space."""
 
 from __future__ import annotations
 
@@ -6,17 +6,64 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, close_matches
 from luthier.training.known_good import ADAPTIVE, FOR_ADAPTIVE, FOR_SGD
 from luthier.tuning.conditions import active, ordered, present, resolved
 from luthier.tuning.ranges import Choice, Uniform
+from luthier.tuning.values import unwrapped
 
 if TYPE_CHECKING:
     from luthier.recipe import Recipe
+    from luthier.tuning.searched import Searched
     from luthier.tuning.space import Range
+
+NAMED = "named by the call"
+"""Why a configuration of `tune(first=...)` is tried."""
 
 _WORDS = "width|units|neurons|channels|filters|dim|d_model|hidden(?!_?(layer|depth))"
 _UNITS = re.compile(rf"((?<![a-z])|(?=[A-Z]))(?i:({_WORDS})s?)(?![a-z])")
+
+
+def named(first: Any, searched: Searched, arms: Mapping[str, list[str]]) -> list[tuple[str, dict[str, Any]]]:
+    """The configurations that a call names: the arm of each, and all of its values.
+
+    Args:
+        first: configurations, each with values by dotted path or name.
+        searched: knows the ranges, and the values that are left out.
+        arms: of the study, with their fields.
+
+    Raises:
+        LuthierError: a name or a value that the space does not have, names of several groups, or values of fields that
+            are not present with the others.
+    """
+    if isinstance(first, (str, Mapping)) or not all(isinstance(each, Mapping) and each for each in first):
+        raise LuthierError(f"first must be a list of configurations such as [{{'lr': 0.1}}], got {first!r}")
+    return [_named(f"first[{index}]", values, searched, arms) for index, values in enumerate(first)]
+
+
+def _named(
+    where: str, values: Mapping[str, Any], searched: Searched, arms: Mapping[str, list[str]]
+) -> tuple[str, dict[str, Any]]:
+    for path, value in values.items():
+        if path not in searched.space:
+            hint = close_matches(path, searched.space)
+            raise LuthierError(f"{where} names {path!r}, which the space does not have: {hint}")
+        if not searched.space[path].contains(value := unwrapped(value)):
+            raise LuthierError(
+                f"{where}: {path}={value!r} is not in {searched.space[path]}: widen the range, or change the value"
+            )
+    arm = next((arm for arm, fields in arms.items() if values.keys() <= set(fields)), None)
+    if arm is None:
+        raise LuthierError(f"{where} names {', '.join(values)}, which no single group tunes: {dict(arms)}")
+    ranges = resolved({path: searched.space[path] for path in arms[arm]}, searched.start)
+    own = {path: searched.space[path].own(unwrapped(value)) for path, value in values.items()}
+    whole = searched.filled(ranges, own)
+    if absent := own.keys() - whole.keys():
+        raise LuthierError(
+            f"{where}: {', '.join(sorted(absent))} has no place beside {whole or 'the baseline'}: leave it out, "
+            "or name what brings it in"
+        )
+    return arm, whole
 
 
 def known_good(ranges: Mapping[str, Range], baseline: Recipe) -> Iterator[dict[str, Any]]:
@@ -28,7 +75,7 @@ def known_good(ranges: Mapping[str, Range], baseline: Recipe) -> Iterator[dict[s
     space = resolved(ranges, baseline)
     for start in FOR_ADAPTIVE if getattr(baseline.optimizer, "name", "") in ADAPTIVE else FOR_SGD:
         fitting = {path: value for path, value in start.items() if path in space and space[path].contains(value)}
-        values = _completed(fitting, space, baseline)
+        values = filled(fitting, space, baseline)
         if fitting.keys() & values.keys() and all(space[path].contains(value) for path, value in values.items()):
             yield values
 
@@ -51,7 +98,7 @@ def centres(ranges: Mapping[str, Range]) -> list[tuple[str, dict[str, Any]]]:
 
     Source: the first trial of Ax 1 (`CenterGenerationNode`); the others from trainings by hand (see LOG.md).
     """
-    middle = {path: _middle(range_) for path, range_ in ranges.items()}
+    middle = {path: centre(range_) for path, range_ in ranges.items()}
     plain = {path: 0.0 for path, range_ in ranges.items() if isinstance(range_, Uniform) and range_.low == 0}
     largest = {path: max(_ends(range_)) for path, range_ in ranges.items() if _counts_units(path, range_)}
     changes = {" without what may be left out": plain, "": {}, " with the largest network": largest}
@@ -75,15 +122,19 @@ def _are(values: Iterable[Any], numbers: type | tuple[type, ...]) -> bool:
     return all(isinstance(value, numbers) and not isinstance(value, bool) for value in values)
 
 
-def _middle(range_: Range) -> Any:
+def centre(range_: Range) -> Any:
+    """The middle of a range on its own scale; of options that are numbers the middle one, of others the first."""
     if not isinstance(range_, Choice):
         return range_.at(0.5)
     options = range_.options
     return sorted(options)[(len(options) - 1) // 2] if _are(options, (int, float)) else options[0]
 
 
-def _completed(fitting: Mapping[str, Any], space: Mapping[str, Range], baseline: Recipe) -> dict[str, Any]:
-    """A value for each range that is present; none at all where the recipe has no such setting."""
+def filled(fitting: Mapping[str, Any], space: Mapping[str, Range], baseline: Recipe) -> dict[str, Any]:
+    """A value for each range that is present, the baseline's where none is given.
+
+    None at all where the recipe has no such setting.
+    """
     values: dict[str, Any] = {}
     for path in ordered(space):
         if not present(space[path], values):

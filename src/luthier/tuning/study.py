@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.tuning.comparing import Comparison, compare
-from luthier.tuning.conditions import Baseline
+from luthier.tuning.conditions import Baseline, active, value_or_none
 from luthier.tuning.edges import Edge, crowded
 from luthier.tuning.folding import fold
 from luthier.tuning.function_search import Values
 from luthier.tuning.jobs import BASELINE
 from luthier.tuning.ledger import StudyError, read_events
+from luthier.tuning.saves import read_state
 from luthier.tuning.space import Range, space_from_json
 from luthier.tuning.state import State, Trial
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from luthier.recipe import Recipe
+    from luthier.record import Record
 
 __all__ = ["Comparison", "Study", "Trial"]
 
@@ -44,7 +46,8 @@ class Study:
         settings: sampler, strategy, trials, budget, workers, seed, repeats of the last call, and where it keeps what
             trials save, if not in its folder (checkpoints).
         elapsed_s: seconds at work, over all calls.
-        ended: why the last call ended: "finished", "budget", "interrupted", "" while it runs (or after a crash).
+        ended: why the last call ended: "finished", "budget", "target" (reached), "interrupted", "" while it runs (or
+            after a crash).
     """
 
     def __init__(self, state: State, callables: Mapping[str, Callable[..., Any]] | None = None) -> None:
@@ -121,10 +124,72 @@ class Study:
         """
         if self.baseline is None:
             raise StudyError(f"{self.name} is a training function, which has no recipe: read study.best.params")
+        trial = self._trial(number)
+        return self.baseline.replace({**trial.values, "seed": trial.seed})
+
+    def record(self, number: int | None = None) -> Record:
+        """What the training of a trial left; `study.record().load_best(task)` is the best trial's network.
+
+        Args:
+            number: of the trial; None: the best one. Checkpoints are kept of the best three only, and of the front.
+
+        Raises:
+            StudyError: there is no such trial, none has finished, or the study is one of a training function.
+        """
+        from luthier.record import Record
+
+        trial = self._trial(number)
+        if self.baseline is None:
+            raise StudyError(f"{self.name} is a training function, which leaves no record: call study.saved()")
+        return Record(trial.folder)
+
+    def saved(self, number: int | None = None) -> Any:
+        """What a trial of a training function last gave to `trial.save`: its weights, say.
+
+        Args:
+            number: of the trial; None: the best one. States are kept of the best three only, and of the front.
+
+        Raises:
+            StudyError: there is no such trial, none has finished, it saved nothing or it is not kept.
+        """
+        trial = self._trial(number)
+        if self.baseline is not None:
+            raise StudyError(f"{self.name} is a task: study.record().load_best(task) is the network of the best trial")
+        if (found := read_state(trial.folder / "checkpoints")) is None:
+            raise StudyError(
+                f"nothing that trial {trial.number} saved is there: it never called trial.save, or it is not among the "
+                "best three, whose states are kept"
+            )
+        return found[0]
+
+    def table(self) -> list[dict[str, Any]]:
+        """The trials as rows of plain values, for `pandas.DataFrame(study.table())`.
+
+        Each has number, kind, arm, state, reason, source, seed, step, total_steps and time_s; the best reading of each
+        objective by its name; and `full_values`, each as "params.<path>".
+        """
+        names = ("number", "kind", "arm", "state", "reason", "source", "seed", "step", "total_steps", "time_s")
+        return [
+            {name: getattr(trial, name) for name in names}
+            | {name: trial.scores.get(name) for name in self.objectives}
+            | {f"params.{path}": value for path, value in self.full_values(trial).items()}
+            for trial in self.trials
+        ]
+
+    def full_values(self, trial: Trial) -> dict[str, Any]:
+        """A trial's value for each field of the space: where the search starts if it leaves it alone, None without."""
+        values = {path: value_or_none(self.start, path) for path in self.space} | trial.values
+        present = active(self.space, values)
+        return {path: present.get(path) for path in self.space}
+
+    def _trial(self, number: int | None) -> Trial:
+        if number is None:
+            if self.best is None:
+                raise StudyError(f"no trial of the study {self.folder} has finished: name one by its number")
+            return self.best
         if not 0 <= number < len(self.trials):
             raise StudyError(f"the study {self.folder} has trials 0 to {len(self.trials) - 1}, got {number}")
-        trial = self.trials[number]
-        return self.baseline.replace({**trial.values, "seed": trial.seed})
+        return self.trials[number]
 
     def best_by_arm(self) -> dict[str, Trial]:
         """For each arm its best trial over the full budget; arms without one are left out."""

@@ -54,6 +54,8 @@ def tune(
     on: str | None = None,
     resources: Mapping[str, Any] | None = None,
     checkpoints: str | None = None,
+    first: Sequence[Mapping[str, Any]] = (),
+    target: float | None = None,
 ) -> Study:
     """Search for a better recipe than the given one, or for the best values of a training function.
 
@@ -126,6 +128,11 @@ def tune(
         checkpoints: for a cluster whose nodes do not share the folder: address of storage that all reach, such as
             "s3://bucket/mnist" (any that fsspec knows). What trials save is carried through it, and comes to the folder
             when they end. The study keeps to it, also in calls that do not name it.
+        first: configurations to try before any other, whatever the sampler, such as [{"lr": 0.1}]: values of the space
+            by path or name. What they leave out is as in the baseline (for a function: in `start`, else in the middle
+            of its range). They count as trials; those that the study has are not tried again.
+        target: a value of the metric (of several objectives the first) that is good enough: the search ends when the
+            best trial over its full budget has read it. A later call with another target goes on.
 
     Returns:
         The study. After Ctrl-C it holds what was found so far, and the same call goes on.
@@ -152,6 +159,8 @@ def tune(
         on=on,
         resources=resources,
         checkpoints=checkpoints,
+        first=first,
+        target=target,
     )
     with recruited(asked.processes, recipes=not is_function(task)) as recruits:
         searched = searched_for(task, recipe, space, groups, seed, steps, metric, direction, start, objectives)
