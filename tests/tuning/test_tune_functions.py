@@ -1,5 +1,6 @@
 """Whole studies of training functions on worker processes: cheap ones without torch."""
 
+import atexit
 import functools
 import json
 import os
@@ -291,6 +292,27 @@ def test_programs_that_a_training_starts_look_for_modules_as_those_of_its_parent
         study = tune(train, folder=tmp_path / str(own).strip("/").replace("/", ""), **call)
         lines = (study.trials[0].folder / "path").read_text().splitlines()
         assert [line for line in lines if "PYTHONPATH" in line] == ([f"PYTHONPATH={own}"] if own else [])
+
+
+@pytest.mark.parametrize("ends", ["at once", "with an error", "never"])
+def test_what_others_do_at_the_end_of_a_process_is_done(tmp_path: Path, ends: str) -> None:
+    def train(trial: Any) -> float:
+        def bye() -> None:
+            (trial.folder / "bye").write_text("")
+            if ends == "never":
+                time.sleep(600)
+            if ends == "with an error":
+                raise ValueError("cannot flush")
+
+        (trial.folder / "pid").write_text(str(os.getpid()))
+        atexit.register(bye)
+        return 1.0
+
+    study = tune(train, space={"x": uniform(0, 1)}, trials=2, workers=1, folder=tmp_path)
+    assert [(trial.folder / "bye").exists() for trial in study.trials] == [ends != "never", True]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((study.trials[0].folder / "pid").read_text()), 0)
+    assert ("cannot flush" in (tmp_path / "workers" / "worker-0.log").read_text()) == (ends == "with an error")
 
 
 class Thing:

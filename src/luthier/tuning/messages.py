@@ -7,6 +7,9 @@ from typing import Any
 
 from luthier.files import from_json, to_json
 
+LEAVE_S = 2.0
+"""How long a process may take to leave before it is killed, and an actor before it is left."""
+
 _LENGTH_BYTES = 4
 
 

@@ -25,7 +25,8 @@ from luthier.errors import LuthierError
 from luthier.files import write_atomic
 from luthier.tuning.depot import Depot
 from luthier.tuning.ledger import StudyError
-from luthier.tuning.places import LEAVE_S, Place
+from luthier.tuning.messages import LEAVE_S
+from luthier.tuning.places import Place
 from luthier.tuning.ray_actor import THREADS, Posting, Trainer
 from luthier.tuning.ray_cluster import needs_of, plea
 from luthier.tuning.workers import Workers

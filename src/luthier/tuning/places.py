@@ -11,11 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from luthier.tuning.memory import oom_kills
-from luthier.tuning.messages import Inbox, send
+from luthier.tuning.messages import LEAVE_S, Inbox, send
 from luthier.tuning.recruits import Recruit
-
-LEAVE_S = 2.0
-"""How long a process may take to leave before it is killed, and an actor before it is left."""
 
 
 class Place:
@@ -89,7 +86,9 @@ class Worker(Place):
         return self.process.poll() is not None
 
     def dismiss(self) -> None:
-        """Let the process end by the end of its input."""
+        """Let the process end by the end of its input, and do before what others have registered for its end."""
+        if self.ready and self.trial is None:
+            self.order(order="leave")
         self.orders.close()
 
     def why_dead(self) -> str:

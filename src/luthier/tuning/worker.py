@@ -7,19 +7,21 @@ once, in the middle of a step too (checkpoints are written whole or not at all).
 Orders: first {"order": "prepare", folder, reference, log}, the folder to which what is tuned was shipped, and depot,
 if the folders of trials go through one; then {"order": "train", number, folder, values, seed, until}, with a depot also
 turn, {"order": "pause", number}, and as answer to a training function that has come to its rung {"order": "go", until}
-or {"order": "stop", reason}.
+or {"order": "stop", reason}; at last {"order": "leave"}, for what others have registered for the end of a process.
 Messages: ready, broken, started, row, progress, asked, carrying, and one of paused, finished, stopped, failed, stranded
 for each order to train. A failed one that leaves has lost its accelerator, so that the process must be replaced.
 """
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import queue
 import signal
 import sys
 import threading
+import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -31,7 +33,7 @@ from types import FrameType
 from typing import Any, TypeAlias
 
 from luthier.tuning.failures import is_stranded, leaves, make_room, reason_of
-from luthier.tuning.messages import Inbox, send
+from luthier.tuning.messages import LEAVE_S, Inbox, send
 from luthier.tuning.spawning import by_value, restore_python_path
 
 _FOR_RECIPES = (
@@ -54,6 +56,7 @@ class Channel(ABC):
         self.orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.pausing: int | None = None
+        self.leaving = False
 
     @abstractmethod
     def say(self, event: str, **details: Any) -> None:
@@ -71,7 +74,7 @@ class Channel(ABC):
         elif order["order"] in ("go", "stop"):
             self.answers.put(order)
         else:
-            self.pausing = None
+            self.pausing, self.leaving = None, order["order"] == "leave"
             self.orders.put(order)
 
 
@@ -102,6 +105,8 @@ class Pipes(Channel):
         while piece := os.read(self._input, 1 << 16):
             for order in inbox.feed(piece):
                 self.take(order)
+        if self.leaving:
+            time.sleep(LEAVE_S)  # for what others do at the end of a process
         leave()
 
 
@@ -149,8 +154,12 @@ def serve(channel: Channel, get_ready: Callable[[], Train]) -> None:
         channel.say("broken", reason=f"{type(error).__name__}: {error}")
         raise SystemExit(1) from None
     channel.say("ready", pid=os.getpid())
-    while True:
-        obey(channel.orders.get(), train, channel)
+    while (order := channel.orders.get())["order"] != "leave":
+        obey(order, train, channel)
+    try:
+        atexit._run_exitfuncs()  # the interpreter's own end takes long: it looks through all of torch
+    finally:
+        leave()
 
 
 def enlist(channel: Channel, recipes: bool) -> Train:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from luthier.tuning.jobs import Continue, Start
 from luthier.tuning.ledger import StudyError
 from luthier.tuning.memory import OUT_OF_MEMORY
-from luthier.tuning.places import LEAVE_S, Worker
+from luthier.tuning.messages import LEAVE_S
+from luthier.tuning.places import Worker
 from luthier.tuning.recruits import Recruit
 from luthier.tuning.state import trial_folder
 
