@@ -34,6 +34,15 @@ def cell(content: object, css: str = "", sort: float | str | None = None) -> str
     return f"<td{_css(css)}{key}>{text(content)}</td>"
 
 
+def bar(share: float, css: str = "") -> str:
+    """A table cell with a share as a bar.
+
+    >>> bar(0.5)
+    '<td class="bar"><i style="width:50.0%"></i></td>'
+    """
+    return f'<td{_css(f"bar {css}".strip())}><i style="width:{100 * share:.1f}%"></i></td>'
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], css: str = "", row_css: Sequence[str] = ()) -> str:
     """A table that scrolls sideways when the screen is narrow.
 

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from luthier.files import from_json, to_json
-from luthier.show.html import cell, chart, code, facts, section, table, text, tile, tiles
+from luthier.show.html import bar, cell, chart, code, facts, section, table, text, tile, tiles
 from luthier.show.report_data import best_over_time, finite, role, winner_number
 from luthier.show.verdict import comparison_text, gain_text, headline, spread_text, verdict, winner_changes
 from luthier.show.words import budget_text, duration_text, is_share, metric_text, name_text, target_text, value_text
@@ -26,6 +26,7 @@ def study_sections(study: Study) -> str:
             _changes(study),
             _front(study),
             _search(study),
+            _importances(study),
             _parameters(study),
             _arms(study),
             _trials(study),
@@ -167,6 +168,25 @@ def _search(study: Study) -> str:
         note="Winner and baseline stand out; hover or tap a curve to see its trial.",
     )
     return anytime + curves if best_over_time(study) else curves
+
+
+def _importances(study: Study) -> str:
+    """Which fields make the best trials, those that chance may have made marked."""
+    found = study.importances()
+    rows = [
+        [
+            cell(each.path),
+            bar(each.share, "" if each.clear else "faint"),
+            cell(f"{each.share:.0%}", "number", each.share),
+            cell("clear" if each.clear else "within chance", "" if each.clear else "faint"),
+        ]
+        for each in found
+    ]
+    note = (
+        "How far the values of the best tenth of the trials (at least five) differ from those of all. Within chance: "
+        "random orders of the trials give as much in more than 5% of cases."
+    )
+    return section("What matters", table(["field", "", ">importance", ""], rows), note=note) if found else ""
 
 
 def _parameters(study: Study) -> str:

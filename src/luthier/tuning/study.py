@@ -12,6 +12,7 @@ from luthier.tuning.folding import fold
 from luthier.tuning.function_search import Values
 from luthier.tuning.jobs import BASELINE
 from luthier.tuning.ledger import StudyError, read_events
+from luthier.tuning.pareto import by_front
 from luthier.tuning.saves import read_state
 from luthier.tuning.space import Range, space_from_json
 from luthier.tuning.state import State, Trial
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from luthier.recipe import Recipe
     from luthier.record import Record
+    from luthier.tuning.importance import Importance
 
 __all__ = ["Comparison", "Study", "Trial"]
 
@@ -178,9 +180,31 @@ class Study:
 
     def full_values(self, trial: Trial) -> dict[str, Any]:
         """A trial's value for each field of the space: where the search starts if it leaves it alone, None without."""
-        values = {path: value_or_none(self.start, path) for path in self.space} | trial.values
-        present = active(self.space, values)
-        return {path: present.get(path) for path in self.space}
+        return dict.fromkeys(self.space) | self._present(trial)
+
+    def importances(self) -> list[Importance]:
+        """Which fields matter for being among the best tenth of the trials (at least five), the largest first.
+
+        Trials are compared by their values, those that were stopped early too; with several objectives front by front.
+        Failed ones are left out, and those with values outside of the ranges, which the doctor may ask for. See
+        `importance.importances`; fewer than 20 trials tell nothing.
+        """
+        from luthier.tuning.importance import importances
+
+        space = {**self.space, **self.widened}
+        trials = [trial for trial in self.trials if trial.kind == "search" and trial.state != "failed" and trial.scores]
+        if len(self.objectives) > 1:
+            losses = [self.state.losses(trial) for trial in trials]
+            trials = [trials[place] for place in by_front(losses)]
+        else:
+            trials = self.state.rank(trials)
+        ranked = (self._present(trial) for trial in trials)
+        inside = [values for values in ranked if all(space[path].contains(value) for path, value in values.items())]
+        return importances(space, inside)
+
+    def _present(self, trial: Trial) -> dict[str, Any]:
+        """A trial's values of the fields of the space that are present, those of the start included."""
+        return active(self.space, {path: value_or_none(self.start, path) for path in self.space} | trial.values)
 
     def _trial(self, number: int | None) -> Trial:
         if number is None:
