@@ -21,8 +21,9 @@ from luthier.show.report import write_report
 from luthier.show.report_data import best_over_time, curve
 from luthier.show.terminal import TuneConsole
 from luthier.tuning.edges import Edge
+from luthier.tuning.importance import Importance
 from luthier.tuning.space import choice, loguniform, uniform
-from luthier.tuning.study import Comparison, Trial
+from luthier.tuning.study import Comparison, Study, Trial
 
 HOSTILE = "</script><script>alert(1)</script><b>&\"'"
 ECHARTS = files("luthier.show").joinpath("vendor", "echarts")
@@ -54,7 +55,12 @@ class FakeStudy:
             "workers": 2,
             "seed": 0,
         }
-        self.elapsed_s = 42.0
+        self.elapsed_s, self.ended = 42.0, "finished"
+
+    full_values, _present = Study.full_values, Study._present
+
+    def importances(self) -> list[Importance]:
+        return [Importance("lr", 0.75, 0.01), Importance("dropout", 0.25, 0.3)]
 
     @property
     def best(self) -> Trial | None:
@@ -146,6 +152,17 @@ def test_the_report_tells_the_key_figures(tmp_path: Path) -> None:
     for figure in ("+9.42 points", "95% interval 9.00 to 9.80 over 2 seeds: certain", "93.77%", "84.12%", "0.01"):
         assert figure in text
     assert "luthier fit toy --recipe " in text
+    assert re.search(r"lr\s*75%\s*clear\s*dropout\s*25%\s*within chance", text)
+
+
+def test_a_target_is_told_and_curves_of_single_readings_are_not_drawn(tmp_path: Path) -> None:
+    study = full_study()
+    study.settings["target"], study.ended = 0.94, "target"
+    page = page_of(study, tmp_path)
+    assert "until 94.00%, reached" in page
+    assert "of all trials over optimizer steps" in page
+    short = full_study(trials=[replace(each, rows=each.rows[:1]) for each in full_study().trials])
+    assert "Learning curves" not in page_of(short, tmp_path)
 
 
 def test_the_data_holds_every_search_trial(tmp_path: Path) -> None:

@@ -27,8 +27,14 @@ def study_data(study: Study) -> dict[str, Any]:
         "front": [trial.number for trial in study.front],
         "trials": [_trial(study, trial, winner, longest) for trial in search],
         "best": best_over_time(study),
+        "steps": steps_name(study),
         "space": [_axis(path, range_) for path, range_ in study.space.items()],
     }
+
+
+def steps_name(study: Study) -> str:
+    """What its trials count: a function reports steps of its own."""
+    return "optimizer steps" if study.baseline is not None else "steps"
 
 
 def record_data(record: Record) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.files import from_json, to_json
 from luthier.show.html import bar, cell, chart, code, facts, section, table, text, tile, tiles
-from luthier.show.report_data import best_over_time, finite, role, winner_number
+from luthier.show.report_data import best_over_time, finite, role, steps_name, winner_number
 from luthier.show.verdict import comparison_text, gain_text, headline, spread_text, verdict, winner_changes
 from luthier.show.words import budget_text, duration_text, is_share, metric_text, name_text, target_text, value_text
 
@@ -164,9 +164,11 @@ def _search(study: Study) -> str:
     curves = section(
         "Learning curves",
         '<div class="choices" data-choices="curves"></div>',
-        chart("curves", f"{name} of all trials over optimizer steps", "tall"),
+        chart("curves", f"{name} of all trials over {steps_name(study)}", "tall"),
         note="Winner and baseline stand out; hover or tap a curve to see its trial.",
     )
+    if all(len(trial.rows) < 2 for trial in study.trials):
+        curves = ""  # dots over one step, which the other charts show better
     return anytime + curves if best_over_time(study) else curves
 
 

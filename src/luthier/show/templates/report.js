@@ -136,7 +136,7 @@
     return {
       ...base(), grid: { ...base().grid, top: 40 },
       legend: { ...legend(present.map((group) => ({ name: group, itemStyle: { opacity: 0 }, lineStyle: { opacity: 1 } }))) },
-      xAxis: axis("optimizer steps", { type: "value", min: 0, splitLine: { show: false }, axisLabel: { formatter: compact } }),
+      xAxis: axis(data.steps, { type: "value", min: 0, splitLine: { show: false }, axisLabel: { formatter: compact } }),
       yAxis: upright({ type: log ? "log" : "value", scale: true, ...range, axisLabel: { formatter: tick(name) } }),
       tooltip: tooltip(({ seriesIndex, data: point }) => {
         const trial = drawn[seriesIndex];
