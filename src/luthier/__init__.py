@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from luthier.tuning.functions import TrialPaused
     from luthier.tuning.pareto import pareto_front
     from luthier.tuning.space import choice, fixed, integers, loguniform, uniform
+    from luthier.tuning.study import Study
     from luthier.tuning.tune import tune
 
 _HOMES = {
@@ -42,6 +43,7 @@ _HOMES = {
     "Set": "luthier.patch",
     "SickTraining": "luthier.doctor.measure.watching",
     "Step": "luthier.task",
+    "Study": "luthier.tuning.study",
     "Task": "luthier.task",
     "TrialPaused": "luthier.tuning.functions",
     "Watch": "luthier.doctor.measure.watching",
@@ -76,6 +78,7 @@ __all__ = [
     "Set",
     "SickTraining",
     "Step",
+    "Study",
     "Task",
     "TrialPaused",
     "Watch",
