@@ -352,6 +352,7 @@ def locked() -> Any:
         ({"budget": "0s"}, "a budget is a time"),
         ({"first": {"x": 0.5}}, r"first must be a list of configurations such as \[\{'lr': 0.1\}\], got \{'x'"),
         ({"first": [{}]}, "first must be a list of configurations"),
+        ({"first": None}, "first must be a list of configurations"),
         ({"first": [{"x": 0.5}, {"X": 0.5}]}, r"first\[1\] names 'X', which the space does not have: known are x"),
         ({"first": [{"x": 1.5}]}, r"first\[0\]: x=1.5 is not in 0\.\.1: widen the range"),
         ({"first": [{"x": "0.5"}]}, r"first\[0\]: x='0.5' is not in"),

@@ -36,7 +36,7 @@ def named(first: Any, searched: Searched, arms: Mapping[str, list[str]]) -> list
         LuthierError: a name or a value that the space does not have, names of several groups, or values of fields that
             are not present with the others.
     """
-    if isinstance(first, (str, Mapping)) or not all(isinstance(each, Mapping) and each for each in first):
+    if not isinstance(first, (list, tuple)) or not all(isinstance(each, Mapping) and each for each in first):
         raise LuthierError(f"first must be a list of configurations such as [{{'lr': 0.1}}], got {first!r}")
     return [_named(f"first[{index}]", values, searched, arms) for index, values in enumerate(first)]
 
