@@ -21,6 +21,7 @@ from luthier.show.report import write_report
 from luthier.show.report_data import best_over_time, curve
 from luthier.show.terminal import TuneConsole
 from luthier.tuning.edges import Edge
+from luthier.tuning.function_search import Values
 from luthier.tuning.importance import Importance
 from luthier.tuning.space import choice, loguniform, uniform
 from luthier.tuning.study import Comparison, Study, Trial
@@ -172,6 +173,16 @@ def test_the_data_holds_every_search_trial(tmp_path: Path) -> None:
     assert data["trials"][1]["curve"]["val_accuracy"] == [0.5, 0.9462]
     assert data["best"] == [[2.0, 0.85], [5.0, 0.9462], [42.0, 0.9462]]
     assert [axis["path"] for axis in data["space"]] == ["lr", "dropout", "schedule"]
+
+
+def test_options_of_the_same_text_are_told_apart(tmp_path: Path) -> None:
+    trials = [trial(0, 0.8), trial(1, 0.9, values={"n": None}), trial(2, 0.7, values={"n": "none"})]
+    study = full_study(trials=trials, comparison=None)
+    study.baseline, study.start = None, Values({"n": None})
+    study.space = {"n": choice(None, "none", 1, "1", "a")}
+    data = Page(page_of(study, tmp_path)).data
+    assert data["space"][0]["options"] == ["None", "'none'", "1", "'1'", "a"]
+    assert [each["values"]["n"] for each in data["trials"]] == ["None", "None", "'none'"]
 
 
 def test_the_front_is_drawn_and_told(tmp_path: Path) -> None:

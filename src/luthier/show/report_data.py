@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from luthier.show.words import is_share, name_text, value_text
+from luthier.tuning.ranges import Choice, Range
 
 if TYPE_CHECKING:
     from luthier.record import Record
@@ -112,7 +113,7 @@ def _metric(name: str, direction: str) -> dict[str, Any]:
 
 
 def _trial(study: Study, trial: Trial, winner: int | None, longest: int) -> dict[str, Any]:
-    numeric = {path for path, range_ in study.space.items() if not hasattr(range_, "options")}
+    values = study.full_values(trial)
     return {
         "number": trial.number,
         "role": role(trial, winner),
@@ -122,15 +123,21 @@ def _trial(study: Study, trial: Trial, winner: int | None, longest: int) -> dict
         "scores": {name: finite(value) for name, value in trial.scores.items()},
         "when": finite(ended_s(trial)),
         "values": {
-            path: finite(value) if path in numeric else value_text(value)
-            for path, value in study.full_values(trial).items()
+            path: _option_text(range_, values[path]) if isinstance(range_, Choice) else finite(values[path])
+            for path, range_ in study.space.items()
         },
         "own": {path: value_text(value) for path, value in trial.values.items()},
         "curve": curve(trial.rows, study.metric, longest),
     }
 
 
-def _axis(path: str, range_: Any) -> dict[str, Any]:
-    if hasattr(range_, "options"):
-        return {"path": path, "options": [value_text(option) for option in range_.options]}
+def _axis(path: str, range_: Range) -> dict[str, Any]:
+    if isinstance(range_, Choice):
+        return {"path": path, "options": [_option_text(range_, option) for option in range_.options]}
     return {"path": path, "low": range_.low, "high": range_.high, "log": range_.log}
+
+
+def _option_text(range_: Choice, value: Any) -> str:
+    """An option as text; as Python writes it where another one has the same text (None and "none", 1 and "1")."""
+    told = value_text(value)
+    return told if sum(value_text(option) == told for option in range_.options) < 2 else repr(value)
