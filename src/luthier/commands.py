@@ -96,7 +96,6 @@ def tune(
     options: RecipeOptions = UNSET,
 ) -> None:
     """Search for a better recipe. The baseline is the task's recipe with the options given here."""
-    from luthier.show.terminal import TuneConsole
     from luthier.tuning.asking import n_cores
     from luthier.tuning.recruits import called_early
     from luthier.tuning.space import as_space, parse_range
@@ -126,7 +125,7 @@ def tune(
             folder=folder,
             storage=storage,
             seed=subject.recipe.seed,
-            console=None if quiet else TuneConsole(),
+            console=not quiet,
         )
     path = study.report(report or study.folder / "report.html")
     open_console().print(f"report     {path}", soft_wrap=True)

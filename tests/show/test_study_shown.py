@@ -267,6 +267,23 @@ def test_a_study_without_a_result_says_so(tmp_path: Path, trials: list[Trial]) -
     assert "No trial of toy has finished yet." in output.getvalue()
 
 
+def test_a_trial_that_is_outranked_again_where_it_stood_is_not_told_again() -> None:
+    waiting = [trial(number, 0.5, "paused", step=4) for number in (1, 2)]
+    output = io.StringIO()
+    console = TuneConsole(Console(file=output, width=200))
+    console.started(FakeStudy(waiting))  # type: ignore[arg-type]
+    for each, step in zip(waiting, (4, 8), strict=True):
+        console.trial(replace(each, state="stopped", step=step, reason="outranked"))
+    assert re.findall(r"^ *#(\d)  stopped", output.getvalue(), re.M) == ["2"]
+
+
+def test_a_single_seed_is_one_seed() -> None:
+    compared = Comparison("accuracy", "max", [0.85], [0.9], 0.05, math.nan, math.nan, 1, None)
+    output = io.StringIO()
+    TuneConsole(Console(file=output, width=160)).finished(full_study(comparison=compared))
+    assert "validation accuracy, 1 seed " in output.getvalue()
+
+
 def test_a_gain_within_noise_is_no_success(tmp_path: Path) -> None:
     study = full_study()
     study.comparison = replace(study.comparison, low=-0.01)

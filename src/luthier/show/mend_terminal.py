@@ -16,7 +16,7 @@ from luthier.show.console import open_console, symbol
 from luthier.show.diagnosis_layout import named, patch_text
 from luthier.show.terminal import own_choices
 from luthier.show.verdict import gain_text, recipe_changes, spread_text
-from luthier.show.words import duration_text, is_share, metric_text, name_text, number_text, value_text
+from luthier.show.words import duration_text, is_share, metric_text, name_text, number_text, seeds_text, value_text
 
 if TYPE_CHECKING:
     from luthier.doctor.findings import Diagnosis, Finding
@@ -165,7 +165,7 @@ def effect_text(effect: Effect | None, metric: str) -> str:
     if effect is None:
         return ""
     n = len(effect.gains)
-    seeds = "1 seed" if n == 1 else f"{n} seeds"
+    seeds = seeds_text(n)
     if not math.isfinite(effect.mean):
         return "trains at all" if effect.mean > 0 else ""
     if n == 1:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from luthier.show.verdict import comparison_text, headline, spread_text, verdict, winner_changes
-from luthier.show.words import duration_text, metric_text, name_text, value_text
+from luthier.show.words import duration_text, metric_text, name_text, seeds_text, value_text
 
 if TYPE_CHECKING:
     from luthier.tuning.study import Comparison, Study, Trial
@@ -68,7 +68,8 @@ def _scores(metric: str, comparison: Comparison) -> Table:
     name = name_text(metric)
     table = _table("", "baseline", "winner")
     sides = (comparison.baseline, comparison.winner)
-    table.add_row(f"validation {name}, {len(comparison.winner)} seeds", *(spread_text(metric, side) for side in sides))
+    seeds = seeds_text(len(comparison.winner))
+    table.add_row(f"validation {name}, {seeds}", *(spread_text(metric, side) for side in sides))
     if comparison.test is not None:
         test = comparison.test
         table.add_row(f"test {name}", *(metric_text(metric, test[side].get(metric)) for side in ("baseline", "winner")))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Literal
 
-from luthier.show.words import is_share, metric_text, name_text, number_text
+from luthier.show.words import is_share, metric_text, name_text, number_text, seeds_text
 from luthier.tuning.conditions import value_or_none
 from luthier.tuning.values import plain
 
@@ -86,9 +86,9 @@ def comparison_text(comparison: Comparison) -> str:
     gain = gain_text(comparison.metric, comparison.difference)
     judged = verdict(comparison.difference, comparison.low, comparison.high)
     if judged.level == "unknown":
-        return f"{gain} over {_seeds(n)}: {judged.words}"
+        return f"{gain} over {seeds_text(n)}: {judged.words}"
     low, high = (_bare(comparison.metric, end) for end in (comparison.low, comparison.high))
-    return f"{gain}, 95% interval {low} to {high} over {_seeds(n)}: {judged.words}"
+    return f"{gain}, 95% interval {low} to {high} over {seeds_text(n)}: {judged.words}"
 
 
 def spread_text(metric: str, values: Sequence[float]) -> str:
@@ -153,7 +153,3 @@ def _enumerated(names: Sequence[str], limit: int = 5) -> str:
 
 def _bare(metric: str, value: float) -> str:
     return f"{100 * value:.2f}" if is_share(metric) else f"{value:.4g}"
-
-
-def _seeds(n: int) -> str:
-    return "1 seed" if n == 1 else f"{n} seeds"

@@ -127,6 +127,15 @@ def clock_text(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def seeds_text(n: int) -> str:
+    """So many seeds.
+
+    >>> seeds_text(1), seeds_text(3)
+    ('1 seed', '3 seeds')
+    """
+    return "1 seed" if n == 1 else f"{n} seeds"
+
+
 def name_text(name: str) -> str:
     """A field's name for readers: `val_accuracy` is read as "val accuracy"."""
     return name.replace("_", " ")

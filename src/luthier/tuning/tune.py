@@ -41,7 +41,7 @@ def tune(
     repeats: int | None = None,
     resume: bool = True,
     groups: Mapping[str, Any] | None = None,
-    console: Console | None = None,
+    console: bool | Console = True,
     test: bool = True,
     steps: int | None = None,
     direction: str | None = None,
@@ -102,7 +102,7 @@ def tune(
             None.
         resume: False refuses a folder that holds a study.
         groups: name -> fields that are tuned together, the others kept at the baseline; trials go to each in turn.
-        console: told how it goes (`luthier.show.terminal.TuneConsole`); None is silent.
+        console: show on the terminal how it goes; or a listener of your own, with the methods of `journal.Console`.
         test: read the test data at the end, if the task has any.
         steps: for a function: the last step that it reports. When None, trials run whole until one has finished, which
             shows how long they are; only then can others be cut short.
@@ -165,4 +165,12 @@ def tune(
     with recruited(asked.processes, recipes=not is_function(task)) as recruits:
         searched = searched_for(task, recipe, space, groups, seed, steps, metric, direction, start, objectives)
         path = Path(folder) if folder is not None else Path("studies") / searched.name
-        return Call(asked, searched, path, storage, resume, console, test, origin, recruits).run()
+        return Call(asked, searched, path, storage, resume, _listener(console), test, origin, recruits).run()
+
+
+def _listener(console: bool | Console) -> Console | None:
+    if console is not True:
+        return console or None
+    from luthier.show.terminal import TuneConsole
+
+    return TuneConsole()
