@@ -267,14 +267,19 @@ def test_a_study_without_a_result_says_so(tmp_path: Path, trials: list[Trial]) -
     assert "No trial of toy has finished yet." in output.getvalue()
 
 
-def test_a_trial_that_is_outranked_again_where_it_stood_is_not_told_again() -> None:
-    waiting = [trial(number, 0.5, "paused", step=4) for number in (1, 2)]
+def test_what_was_outranked_is_counted_and_not_listed() -> None:
+    waiting = [trial(number, 0.5, "stopped", step=4, reason="outranked") for number in (1, 2, 3)]
+    study = FakeStudy([trial(0, 0.6), waiting[0], *(replace(each, may_return=True) for each in waiting[1:])])
     output = io.StringIO()
     console = TuneConsole(Console(file=output, width=200))
-    console.started(FakeStudy(waiting))  # type: ignore[arg-type]
-    for each, step in zip(waiting, (4, 8), strict=True):
-        console.trial(replace(each, state="stopped", step=step, reason="outranked"))
-    assert re.findall(r"^ *#(\d)  stopped", output.getvalue(), re.M) == ["2"]
+    console.started(FakeStudy([]))  # type: ignore[arg-type]
+    for each in study.trials:
+        console.trial(each)
+    study.ended = "interrupted"
+    console.finished(study)  # type: ignore[arg-type]
+    assert re.findall(r"^ *#(\d)  stopped", output.getvalue(), re.M) == ["1"]
+    assert "\n2 of 4 trials were outranked: a call with larger totals may go on" in output.getvalue()
+    assert "\ninterrupted, the same call goes on · 4 trials in 42.0 s" in output.getvalue()
 
 
 def test_a_single_seed_is_one_seed() -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 import torch
 from torch import nn
@@ -157,6 +159,44 @@ def test_states_between_two_reports_are_kept_and_hear_of_a_pause(
     assert (state, details["reason"], details["step"]) == ("paused", "interrupted", 0)
     assert (Saves(tmp_path / "checkpoints").read() or (None,))[0] == (1, 2)
     assert run(by_batches, tmp_path, steps=1)[0] == "finished"
+
+
+@pytest.mark.parametrize("first", ["save", "report"])
+def test_steps_may_be_counted_from_0(tmp_path: Path, first: str) -> None:
+    def train(trial: LiveTrial) -> None:
+        for epoch in range(trial.restore() or 0, 4):
+            acts = [lambda e=epoch: trial.save(e + 1), lambda e=epoch: trial.report(float(e), step=e)]
+            for act in acts if first == "save" else reversed(acts):
+                act()
+
+    parents = [Parent(), Parent()]
+    state, details = run(train, tmp_path, parents[0], until=2)
+    assert (state, details["step"], details["reason"]) == ("paused", 2, "at step 2")
+    assert run(train, tmp_path, parents[1], until=4, known=2)[0] == "finished"
+    assert [each for parent in parents for each in parent.readings] == [(1, 0.0), (2, 1.0), (3, 2.0), (4, 3.0)]
+
+
+@pytest.mark.parametrize("error", [TrialPaused("no gain for 3 epochs"), optuna.TrialPruned("no gain for 3 epochs")])
+def test_a_function_may_stop_its_trial(tmp_path: Path, error: Exception) -> None:
+    def train(trial: LiveTrial) -> None:
+        trial.report(0.5, step=1)
+        raise error
+
+    state, details = run(train, tmp_path)
+    assert (state, details["reason"], details["step"]) == ("stopped", "by the function: no gain for 3 epochs", 1)
+    assert run(lambda trial: (_ for _ in ()).throw(TrialPaused), tmp_path / "b")[1]["reason"] == "by the function"
+
+
+def test_a_deterministic_study_seeds_what_a_function_draws_from(tmp_path: Path) -> None:
+    def train(trial: LiveTrial) -> float:
+        return random.random() + float(np.random.rand()) + float(torch.rand(1))
+
+    def value(**order: Any) -> float:
+        run(train, tmp_path, parent := Parent(), **order)
+        return parent.readings[0][1]
+
+    assert value(seeded=True) == value(seeded=True) != value()
+    assert value(seeded=True, seed=2**40) != value(seeded=True, seed=1)
 
 
 def test_a_large_state_that_was_saved_before_its_report_keeps_that_reading(
@@ -336,13 +376,16 @@ def test_nan_fails_the_trial(tmp_path: Path, function: Any) -> None:
         (lambda trial: trial.report(None, step=1), "expects a number, got None"),
         (lambda trial: trial.report(True, step=1), "expects a number, got True"),
         (lambda trial: trial.report(torch.zeros(2), step=1), "expects one number, got Tensor of shape"),
-        (lambda trial: trial.report(1.0, step=0), "whole number from 1"),
-        (lambda trial: trial.report(1.0, step=1.5), "whole number from 1"),
-        (lambda trial: trial.report(1.0, step=True), "whole number from 1"),
-        (lambda trial: trial.report(1.0, step=torch.tensor(2.0)), "whole number from 1"),
-        (lambda trial: trial.report(1.0, step=np.arange(2)), "whole number from 1"),
+        (lambda trial: trial.report(1.0, step=-1), "whole number"),
+        (lambda trial: trial.report(1.0, step=1.5), "whole number"),
+        (lambda trial: trial.report(1.0, step=True), "whole number"),
+        (lambda trial: trial.report(1.0, step=torch.tensor(2.0)), "whole number"),
+        (lambda trial: trial.report(1.0, step=np.arange(2)), "whole number"),
         (lambda trial: [trial.report(1.0, step=step) for step in (2, 2)], "got step 2 after step 2"),
+        (lambda trial: [trial.report(1.0, step=step) for step in (0, 1, 1)], "got step 1 after step 1"),
+        (lambda trial: [trial.report(1.0, step=step) for step in (1, 0)], "got step 0 after step 1"),
         (lambda trial: trial.report(1.0, step=5), "tune was told steps=4"),
+        (lambda trial: [trial.report(1.0, step=s) for s in range(5)], "got step 4, counted from 0, but .* steps=4"),
     ],
 )
 def test_wrong_reports_are_explained(tmp_path: Path, function: Any, said: str) -> None:

@@ -1,5 +1,6 @@
 """What is written in one transaction is what Optuna itself would have written."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +130,8 @@ def test_a_stored_trial_lasts_as_long_as_it_trained() -> None:
         ],
         Path("study"),
     )
-    stored = as_optuna(state.trials[0], {"x": uniform(0, 1)}, state.objectives)
-    assert stored.duration.total_seconds() == 30.0
+    stored = as_optuna(state.trials[0], {"x": uniform(0, 1)}, state.objectives, ended := datetime(2026, 1, 2, 3, 4, 5))
+    assert (stored.duration.total_seconds(), stored.datetime_complete) == (30.0, ended)
 
 
 def test_after_an_interrupt_nothing_is_stored_any_more(tmp_path: Path) -> None:

@@ -184,13 +184,25 @@ def failed(number: int, reason: str = "boom") -> list[Any]:
 def test_the_first_trials_are_judged_when_all_of_them_have_ended() -> None:
     under_way = [proposed(0), ("assigned", {"number": 0, "until": 10})]
     facts = [CREATED, *under_way, *failed(1), *failed(2), *failed(3)]
-    check_failures(fold(events(*facts), FOLDER), 3)  # the baseline still trains
-    check_failures(fold(events(*facts, row(0, 10, 0.5), ("finished", {"number": 0, "step": 10})), FOLDER), 0)
+    check_failures(fold(events(*facts), FOLDER), 3, 2)  # the baseline still trains
+    check_failures(fold(events(*facts, row(0, 10, 0.5), ("finished", {"number": 0, "step": 10})), FOLDER), 0, 2)
     over = fold(events(*facts, ("failed", {"number": 0, "reason": "bang"})), FOLDER)
-    with pytest.raises(StudyError, match=r"first 3 trials all failed.* boom"):
-        check_failures(over, 0)
-    check_failures(over, 3)  # it was said before: a later call goes on
-    check_failures(fold(events(CREATED, *failed(0, OUT_OF_MEMORY), *failed(1), *failed(2)), FOLDER), 2)
+    with pytest.raises(StudyError, match=r"first 3 trials all failed.* trial 0: bang"):
+        check_failures(over, 0, 2)
+    check_failures(over, 3, 2)  # it was said before: a later call goes on
+    check_failures(fold(events(CREATED, *failed(0, OUT_OF_MEMORY), *failed(1), *failed(2)), FOLDER), 2, 2)
+
+
+def test_failures_are_not_waited_for_by_a_worker_that_is_still_starting() -> None:
+    waiting = [proposed(1), ("assigned", {"number": 1, "until": 10})]
+    facts = [CREATED, *failed(0), *waiting, *failed(2), *failed(3), *failed(4)]
+    check_failures(fold(events(*facts), FOLDER), 4, 2)
+    facts += failed(5, "KeyError: 'lr' (line 3 of train.py)")
+    told = r"first 5 trials all failed.* trial 5: KeyError: 'lr' \(line 3 of train.py\)\. What .* printed: .*workers"
+    with pytest.raises(StudyError, match=told):
+        check_failures(fold(events(*facts), FOLDER), 5, 2)
+    check_failures(fold(events(*facts), FOLDER), 5, 8)  # so many may have begun at once
+    check_failures(fold(events(*facts, row(1, 1, 0.5)), FOLDER), 5, 2)  # one of them learns
 
 
 def test_no_finite_reading_is_not_blamed_on_the_budget() -> None:

@@ -1,6 +1,7 @@
 """The doctor and the best trials steer what is tried next."""
 
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from luthier.tuning.searched import recipe_search
 from luthier.tuning.space import choice, loguniform, uniform
 from luthier.tuning.state import Event, State
 from luthier.tuning.steering import next_change, prescriptions, widened
+
+NOW = datetime(2026, 1, 2, 3, 4, 5)
 
 
 def study(*trials: tuple[dict[str, Any], float], arm: str = "all", source: str = "") -> State:
@@ -208,10 +211,12 @@ def test_settings_of_a_part_that_the_doctor_replaces_are_dropped() -> None:
 def test_optuna_takes_trials_from_beyond_the_space() -> None:
     space = {"lr": loguniform(1e-4, 0.1), "schedule": choice("cosine", "constant")}
     state = study(({"lr": 0.4, "schedule": "one-cycle", "dropout": 0.2}, 0.9))
-    trial = as_optuna(state.trials[0], space, state.objectives)
+    trial = as_optuna(state.trials[0], space, state.objectives, NOW)
     assert trial.params == {"lr": 0.4}
     assert trial.user_attrs["also"] == '{"schedule": "one-cycle", "dropout": 0.2}'
     assert stretched(space["lr"], 0.4) == loguniform(1e-4, 0.4)
     assert stretched(space["lr"], 0.0) is None  # no log scale holds it
-    without = as_optuna(study(({"lr": 0.0, "schedule": "cosine"}, 0.9)).trials[0], space, state.objectives)
+    without = as_optuna(
+        study(({"lr": 0.0, "schedule": "cosine"}, 0.9)).trials[0], space, state.objectives, datetime.now()
+    )
     assert (without.params, without.user_attrs["also"]) == ({"schedule": "cosine"}, '{"lr": 0.0}')

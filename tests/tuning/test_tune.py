@@ -42,6 +42,10 @@ def tiny_task(model: Any = None, name: str = "tiny") -> Task:
     return Task(model or (lambda: nn.Linear(8, 3)), data(200, 0), val=data(100, 1), test=data(100, 2), name=name)
 
 
+def wide(width: int = 8) -> nn.Module:
+    return nn.Sequential(nn.Linear(8, width), nn.Linear(width, 3))
+
+
 def test_less_time_is_set_aside_where_there_are_no_test_data() -> None:
     task = tiny_task()
     with_test = recipe_search(task, RECIPE, SPACE, None, 0).closing_s
@@ -304,6 +308,10 @@ def test_a_reference_reaches_the_workers_and_groups_are_arms(tmp_path: Path) -> 
     [
         ({"space": {}}, "space is empty"),
         ({"space": {"lrr": uniform(0, 1)}}, "did you mean 'lr'"),
+        (
+            {"task": tiny_task(wide), "space": {"model.widht": choice(4, 8)}},
+            r"wide has no keyword 'widht': did you mean",
+        ),
         ({"trials": 0}, "trials must be"),
         ({"workers": 0}, "workers must be"),
         ({"repeats": 0}, "repeats must be"),

@@ -40,8 +40,14 @@ def result(study: Study) -> list[RenderableType]:
     elif ranked := leading(study):
         blocks.append(_trials(study, ranked))
     blocks += [Text(f"range too narrow? {edge}", "bold yellow") for edge in study.crowded]
-    reached = "the target is reached · " if study.ended == "target" else ""
-    blocks.append(Text(f"{reached}{len(study.trials)} trials in {duration_text(study.elapsed_s)} · {study.folder}"))
+    if outranked := sum(trial.may_return for trial in study.trials):
+        words = "was outranked: a call with larger totals may go on with it"
+        if outranked > 1:
+            words = "were outranked: a call with larger totals may go on with the best of them"
+        blocks.append(Text(f"{outranked} of {len(study.trials)} trials {words}"))
+    ended = {"target": "the target is reached · ", "interrupted": "interrupted, the same call goes on · "}
+    told = f"{len(study.trials)} trials in {duration_text(study.elapsed_s)} · {study.folder}"
+    blocks.append(Text(ended.get(study.ended, "") + told))
     return blocks
 
 

@@ -35,7 +35,6 @@ class TuneConsole:
         self.live: Live | None = None
         self.throttle = Throttle()
         self.trials: dict[int, Trial] = {}
-        self.resumed: dict[int, int] = {}  # where the trials of earlier calls stood
         self.info: dict[str, Any] = {}
         self.best: Trial | None = None
         self.began_s = time.perf_counter()
@@ -48,7 +47,6 @@ class TuneConsole:
         self.began_s = time.perf_counter() - study.elapsed_s
         for trial in study.trials:
             self._note(trial)
-            self.resumed[trial.number] = trial.step
         for line in introduction(study):
             self.console.print(line, soft_wrap=True)
         if is_live(self.console):
@@ -62,7 +60,7 @@ class TuneConsole:
         known = self.trials.get(trial.number)
         improved = self._note(trial)
         ended = trial.state in _ENDED and (known is None or known.state not in _ENDED)
-        ended &= trial.state != "stopped" or self.resumed.get(trial.number) != trial.step  # else it is known since then
+        ended &= not trial.may_return  # all that were outranked end with the call: the result counts them
         if ended and (improved or self.live is None):
             self.console.print(self._line(trial, improved), soft_wrap=True)
         self.progress({})

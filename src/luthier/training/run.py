@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from luthier.data import BatchSource, as_batches
 from luthier.data.batches import in_memory
@@ -190,6 +191,8 @@ def evaluation_batches(data: Any, recipe: Recipe, name: str) -> BatchSource:
     tree = in_memory(data)
     if tree is not None:
         size = min(size, as_tensors(tree, name)[1])
+    elif isinstance(data, Dataset) and hasattr(data, "__len__"):
+        size = max(1, min(size, len(data)))
     return as_batches(data, size, shuffle=False, seed=0, name=name)
 
 

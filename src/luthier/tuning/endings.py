@@ -7,24 +7,26 @@ from luthier.tuning.journal import Journal
 from luthier.tuning.ledger import StudyError
 from luthier.tuning.memory import OUT_OF_MEMORY
 from luthier.tuning.searched import Searched
-from luthier.tuning.state import State
+from luthier.tuning.state import State, Trial
 
 _SAME_FAILURES = 3
 
 
-def check_failures(state: State, number: int) -> None:
-    """Whether the first trials all failed, now that one of them has ended: then so would the rest.
+def check_failures(state: State, number: int, workers: int) -> None:
+    """Whether the first trials all failed, now that one has ended: then so would the rest.
 
-    Others may need less memory than these.
+    The first three, or more while one of those waits for a worker that is still starting. Others may need less memory
+    than these.
 
     Raises:
-        StudyError: with the last reason.
+        StudyError: with the last reason, and where more is to be read.
     """
-    first = state.trials[:_SAME_FAILURES]
-    failed = [trial for trial in first if trial.state == "failed" and not trial.reason.startswith(OUT_OF_MEMORY)]
-    if number < len(failed) == _SAME_FAILURES:
+    failed = [t for t in state.search if t.state == "failed" and not t.reason.startswith(OUT_OF_MEMORY)]
+    first = sum(trial.number < _SAME_FAILURES for trial in failed)
+    alone = len(failed) > 2 * workers and len(failed) == sum(trial.ended for trial in state.search)
+    if number < first == _SAME_FAILURES or (alone and not any(trial.rows for trial in state.search)):
         raise StudyError(
-            f"the first {len(first)} trials all failed, so the study stops; the last one: {first[-1].reason}"
+            f"the first {max(first, alone * len(failed))} trials all failed, so the study stops; {_last(state, failed)}"
         )
 
 
@@ -38,14 +40,20 @@ def check_result(state: State, plan: Plan) -> None:
         return
     failed = [trial for trial in state.search if trial.state == "failed"]
     if failed and all(trial.state == "failed" for trial in state.search):
-        raise StudyError(f"all {len(failed)} trials failed; the last one: {failed[-1].reason}")
+        raise StudyError(f"all {len(failed)} trials failed; {_last(state, failed)}")
     read = any(trial.rows for trial in state.search)
     if plan.budget is None or (read and all(trial.value is None for trial in state.search)):
-        raise StudyError(f"no trial gave a finite validation value of {state.metric}: see {state.folder}")
+        told = f": {_last(state, failed)}" if failed else f": see {state.folder}"
+        raise StudyError(f"no trial gave a finite validation value of {state.metric}{told}")
     raise StudyError(
         f"the budget of {plan.budget} was too small for one whole training: what has begun waits in {state.folder}, "
         "raise the budget (a total over all calls) and call again"
     )
+
+
+def _last(state: State, failed: list[Trial]) -> str:
+    trial = max(failed, key=lambda each: each.ended_s or 0.0)
+    return f"trial {trial.number}: {trial.reason}. What the trainings printed: {state.folder / 'workers'}"
 
 
 def read_test(journal: Journal, searched: Searched) -> None:

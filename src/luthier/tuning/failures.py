@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import sys
+import sysconfig
+import traceback
 from pathlib import Path
 
 from luthier.errors import RecordError
@@ -11,10 +13,11 @@ from luthier.files import disk_error, write_atomic
 from luthier.tuning.memory import OUT_OF_MEMORY, shortage
 
 _ROOM_BYTES = 1 << 20
+_LIBRARIES = [str(Path(__file__).parents[1]), *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))]
 
 
 def reason_of(error: BaseException) -> str:
-    """An error in one line."""
+    """An error in one line, with the line of the user's code that led to it."""
     from luthier.errors import LuthierError, NonFiniteLoss
 
     if (short := shortage(error)) is not None:
@@ -22,7 +25,17 @@ def reason_of(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, NonFiniteLoss):
         return f"diverged: {text}"
-    return text if isinstance(error, LuthierError) else f"{type(error).__name__}: {text}".removesuffix(": ")
+    if isinstance(error, LuthierError):
+        return text
+    return f"{type(error).__name__}: {text}".removesuffix(": ") + _where(error)
+
+
+def _where(error: BaseException) -> str:
+    """The last line of code that is no library's; nothing where all is."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith((*_LIBRARIES, "<frozen")):
+            return f" (line {frame.lineno} of {Path(frame.filename).name})"
+    return ""
 
 
 def is_stranded(error: BaseException, folder: Path) -> bool:

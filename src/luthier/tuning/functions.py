@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 import os
+import random
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,7 +35,8 @@ class TrialPaused(Exception):
 
     Raised by `trial.report`, by `trial.save` where that comes after it, and after a crash also by `trial.restore`.
 
-    Let it pass; `finally` blocks and `with` statements do their work. What was saved waits for the trial's return.
+    Let it pass; `finally` blocks and `with` statements do their work. What was saved waits for the trial's return. A
+    function that raises it by itself ends its trial, as one that is not worth more; its text is the reason.
     """
 
 
@@ -57,6 +60,7 @@ class LiveTrial:
         self._channel, self._path = channel, Path(order["folder"])
         self._pid, self._began = os.getpid(), time.monotonic()
         self._step, self._before_s = 0, 0.0
+        self._from_0 = 0  # 1 for a function that counts its steps from 0
         self._known, self._rows = int(order.get("known", 0)), list[dict[str, Any]]()
         self._saves = Saves(self._path / "checkpoints")
         self._of = from_json(to_json({"seed": self.seed, "params": self.params}))
@@ -83,7 +87,8 @@ class LiveTrial:
         Args:
             value: number, or a tensor or array with a single one. NaN and infinity end the trial as failed. In a study
                 with several objectives a dict of them, such as {"accuracy": 0.9, "latency": 3.1}.
-            step: how far the training has come, from 1, rising; usually the epochs trained.
+            step: how far the training has come, rising; usually the epochs trained. Whoever counts from 0 may: its
+                first step is taken for step 1, its last for step `steps`.
 
         Raises:
             TrialPaused: the trial pauses or ends here. Let it pass.
@@ -96,6 +101,9 @@ class LiveTrial:
             raise TrialPaused(self.ending[1])
         readings = as_readings(value, list(self._columns), "trial.report expects")
         step = as_step(step)
+        if step == self._step == 0:
+            self._from_0 = 1
+        step += self._from_0
         if self._saves_first is None:
             self._saves_first = self._saved
         elif not self._saved:  # whoever saves now and then may do it before or after: at worst a step is trained again
@@ -155,6 +163,7 @@ class LiveTrial:
             )
         self._kept = True
         self._step, self._before_s = note["step"], note["time_s"]
+        self._from_0 = note.get("from_0", 0)
         self._watched = note.get("watched", 0)
         self._restored_step = self._step
         for row in note["rows"]:
@@ -237,7 +246,7 @@ class LiveTrial:
     def _note(self) -> dict[str, Any]:
         """Whose a saved state is and how far, with the readings that the parent may not have stored yet."""
         watched = self._watched if self._watching is None else self._watching.n_steps
-        so_far = {"step": self._step, "time_s": self._time_s(), "watched": watched}
+        so_far = {"step": self._step, "from_0": self._from_0, "time_s": self._time_s(), "watched": watched}
         return {"of": self._of, **so_far, "rows": list(self._rows)}
 
     def _pause_or_go_on(self, saved: bool) -> None:
@@ -270,10 +279,12 @@ class LiveTrial:
 
     def _check_step(self, step: int) -> None:
         if step <= self._step:
-            restored = f": the state restored is of step {self._step}, go on after it" if self._restored_step else ""
-            raise LuthierError(f"trial.report expects rising steps, got step {step} after step {self._step}{restored}")
+            step, before = step - self._from_0, self._step - self._from_0
+            restored = f": the state restored is of step {before}, go on after it" if self._restored_step else ""
+            raise LuthierError(f"trial.report expects rising steps, got step {step} after step {before}{restored}")
         if self._steps is not None and step > self._steps:
-            raise LuthierError(f"trial.report got step {step}, but tune was told steps={self._steps}: make them agree")
+            counted = f"step {step - 1}, counted from 0" if self._from_0 else f"step {step}"
+            raise LuthierError(f"trial.report got {counted}, but tune was told steps={self._steps}: make them agree")
 
     def _time_s(self) -> float:
         return self._before_s + time.monotonic() - self._began
@@ -284,12 +295,30 @@ def run_function(
 ) -> tuple[str, dict[str, Any]]:
     """Call the function for one trial; returns how it ended."""
     trial = LiveTrial(order, channel)
+    if order.get("seeded"):
+        seed_all(trial.seed)
     try:
         result = function(trial)
         if trial.ending is None:
             trial.finish(result)
-    except TrialPaused:
-        if trial.ending is None:
+    except Exception as error:
+        if not _is_stop(error):
             raise
+        trial.ending = trial.ending or ("stopped", f"by the function: {error}".removesuffix(": "))
     state, reason = trial.ending or ("failed", "")
     return state, {"reason": reason, **trial.position()}
+
+
+def _is_stop(error: Exception) -> bool:
+    """Whether it asks to stop the trial: `TrialPaused`, or Optuna's word for it."""
+    optuna = sys.modules.get("optuna")
+    return isinstance(error, TrialPaused) or (optuna is not None and isinstance(error, optuna.TrialPruned))
+
+
+def seed_all(seed: int) -> None:
+    """Seed the random numbers of Python, and of NumPy and torch where they are in use."""
+    random.seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed % 2**32)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(seed)

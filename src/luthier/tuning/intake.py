@@ -44,7 +44,7 @@ class Intake:
         elif event in _ENDS:
             self.journal.record(event, number=number, **details)
             self._steer(number, message.get("changes", []))
-            check_failures(self.journal.state, number)
+            check_failures(self.journal.state, number, self.plan.workers)
 
     def _decide(self, number: int, details: dict[str, Any]) -> None:
         """Send a trial on that has come to its rung and cannot be paused, or end it: its worker waits for the word."""

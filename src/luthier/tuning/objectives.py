@@ -180,14 +180,14 @@ def as_step(told: Any) -> int:
     """A step as an int, also where it is one of NumPy or torch.
 
     Raises:
-        LuthierError: no whole number from 1.
+        LuthierError: no whole number from 0.
     """
     try:
-        step = 0 if isinstance(told, bool) else operator.index(told)
+        step = -1 if isinstance(told, bool) else operator.index(told)
     except (TypeError, ValueError):  # not whole, or not one
-        step = 0
-    if step < 1:
-        raise LuthierError(f"trial.report expects step as a whole number from 1 (epochs trained), got {told!r}")
+        step = -1
+    if step < 0:
+        raise LuthierError(f"trial.report expects step as a whole number (epochs trained), got {told!r}")
     return step
 
 

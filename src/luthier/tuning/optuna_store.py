@@ -15,9 +15,9 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from luthier.files import to_json
 from luthier.tuning.ledger import StudyError, address, database
@@ -38,6 +38,8 @@ _BELONGING = ("TrialValueModel", "TrialParamModel", "TrialIntermediateValueModel
 _PATIENCE_S = 60.0
 _FIRST_S = 3.0
 
+_Ended: TypeAlias = "tuple[Trial, datetime]"
+
 
 class OptunaStore:
     """The Optuna study inside a study's database, written by a thread of its own.
@@ -56,7 +58,7 @@ class OptunaStore:
     def __init__(self, store: Store, name: str, objectives: Sequence[Objective], space: Space) -> None:
         self.url, self.where, self.name = store.optuna_url, store.where, store.study or name
         self.objectives, self.space = objectives, space
-        self._waiting: queue.SimpleQueue[Trial | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Ended | None] = queue.SimpleQueue()
         self._told: set[int] = set()
         self._error: Exception | None = None
         self._thread: threading.Thread | None = None
@@ -72,7 +74,7 @@ class OptunaStore:
         for trial in trials:
             if trial.ended and trial.kind == "search" and trial.number not in self._told:
                 self._told.add(trial.number)
-                self._waiting.put(trial)
+                self._waiting.put((trial, datetime.now()))  # the writer comes later
         if self._told and self._thread is None:
             self._thread = threading.Thread(target=self._write, name="optuna", daemon=True)
             self._thread.start()
@@ -118,16 +120,20 @@ class OptunaStore:
         try:
             with contextlib.closing(Opened(self.url, self.name, self.objectives)) as optuna:
                 while (fresh := self._next_batch()) and not self._left:
-                    batch = [
-                        each for each in fresh if each is not None and optuna.reasons.get(each.number) != each.reason
-                    ]
-                    optuna.add([as_optuna(trial, self.space, self.objectives) for trial in batch])
+                    ended = [each for each in fresh if each is not None]
+                    optuna.add(
+                        [
+                            as_optuna(trial, self.space, self.objectives, when)
+                            for trial, when in ended
+                            if optuna.reasons.get(trial.number) != trial.reason
+                        ]
+                    )
                     if fresh[-1] is None:
                         break
         except Exception as error:  # told by the next `add` or `close`
             self._error = error
 
-    def _next_batch(self) -> list[Trial | None]:
+    def _next_batch(self) -> list[_Ended | None]:
         """All that waits, at least one; None at the end: nothing more will come."""
         batch = [self._waiting.get()]
         while batch[-1] is not None and not self._waiting.empty():
@@ -265,10 +271,11 @@ def url(folder: Path, storage: str | None = None) -> str:
     return f"sqlite:///{database(folder).absolute()}" if shared is None else optuna_url(shared)
 
 
-def as_optuna(trial: Trial, space: Space, objectives: Sequence[Objective]) -> Any:
+def as_optuna(trial: Trial, space: Space, objectives: Sequence[Objective], ended: datetime) -> Any:
     """A finished trial as COMPLETE, an outranked one as PRUNED, a failed one as FAIL.
 
-    Its intermediate values are the readings of the first objective by optimizer step.
+    Its intermediate values are the readings of the first objective by optimizer step; it ended when it is said to, and
+    trained all the time before, as far as Optuna knows.
     """
     from optuna.trial import TrialState
 
@@ -283,8 +290,7 @@ def as_optuna(trial: Trial, space: Space, objectives: Sequence[Objective]) -> An
         notes["also"] = to_json(others)  # what the doctor asked for beyond the space
     ranges = {path: range_ for path, range_ in held.items() if range_ is not None}
     stored = frozen_trial(ranges, values, kinds[trial.state], scores, readings, notes)
-    if stored.datetime_complete is not None:  # when it is stored; before that it trained
-        stored.datetime_start = stored.datetime_complete - timedelta(seconds=trial.time_s)
+    stored.datetime_complete, stored.datetime_start = ended, ended - timedelta(seconds=trial.time_s)
     return stored
 
 

@@ -54,6 +54,7 @@ class Orders:
         examined = self.examines and trial.kind == "search" and trial.until > self._unexamined(trial)
         guarded = trial.kind == "search" and trial.arm != BASELINE  # what these are compared with comes to its end
         told = {"examined": examined, "guarded": guarded, "known": trial.step, "total_steps": trial.total_steps}
+        told["seeded"] = self.plan.virtual is not None
         more = told | self.searched.order
         self.workers.train(
             worker, Continue(number, trial.until), self.searched.complete(trial.values), trial.seed, **more

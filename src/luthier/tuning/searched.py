@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, close_matches
 from luthier.files import to_json
 from luthier.tasks import Subject, as_subject
 from luthier.tuning.conditions import Baseline
@@ -197,7 +198,27 @@ def chosen_space(subject: Subject, baseline: Recipe, space: Space | None) -> dic
     given = space if space is not None else subject.space
     chosen = derived_for(subject.task, baseline) if given is None else as_space(given)
     check_space(chosen, baseline)
+    _check_keywords(subject.task.model, chosen)
     return chosen
+
+
+def _check_keywords(builder: Callable[..., Any], space: Mapping[str, Range]) -> None:
+    """Whether the model's builder has the keywords that are searched.
+
+    Raises:
+        LuthierError: it has not; close ones are named.
+    """
+    try:
+        known = inspect.signature(builder).parameters
+    except (TypeError, ValueError):  # built in: the workers will see
+        return
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in known.values()):
+        return
+    for path in space:
+        part, _, keyword = path.partition(".")
+        if part == "model" and keyword not in known:
+            name = getattr(builder, "__name__", type(builder).__name__)
+            raise LuthierError(f"space[{path!r}]: {name} has no keyword {keyword!r}: {close_matches(keyword, known)}")
 
 
 def derived_for(task: Task, baseline: Recipe) -> dict[str, Any]:

@@ -171,6 +171,6 @@ def tune(
 def _listener(console: bool | Console) -> Console | None:
     if console is not True:
         return console or None
-    from luthier.show.terminal import TuneConsole
+    from luthier.show.tune_terminal import TuneConsole
 
     return TuneConsole()
