@@ -61,7 +61,9 @@ def command_line() -> App:
     """The parser; it imports a command when it is called."""
     from cyclopts import App
 
-    app = App(name="luthier", version=__version__, help=ABOUT, help_format="plaintext")  # Markdown imports for 50 ms
+    app = App(
+        name="luthier", version=__version__, help=ABOUT, help_format="plaintext", suppress_keyboard_interrupt=False
+    )
     for name, (home, text) in COMMANDS.items():
         app.command(home, name=name, help=text)
     return app

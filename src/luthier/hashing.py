@@ -2,23 +2,114 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import hashlib
 import inspect
+import textwrap
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from types import CodeType
 from typing import Any
+
+_MOST_ITEMS = 100
 
 
 def source_hash(call: object) -> str:
-    """Sixteen hex digits over a callable's source, else over its bytecode, else over its name."""
+    """Sixteen hex digits over a callable's source, else over its bytecode, else over its name.
+
+    The functions and classes of its own module that it names count too. Comments, docstrings and the layout do not; of
+    a lambda nothing does but itself.
+    """
+    told: dict[str, bytes] = {}
+    _tell(call, told)
+    return hashlib.sha256(b"\n".join(told.values())).hexdigest()[:16]
+
+
+def bound(call: Any) -> dict[str, Any]:
+    """What a function has besides its source, by name: a partial's arguments, a closure's values, a method's object.
+
+    Plain values as they are; of others what they are.
+
+    >>> bound(functools.partial(print, 1, sep="; "))
+    {'0': 1, 'sep': '; '}
+    """
+    found: dict[str, Any] = {}
+    while isinstance(call, functools.partial):
+        found |= {str(place): value for place, value in enumerate(call.args)} | call.keywords
+        call = call.func
+    if inspect.ismethod(call):
+        found |= getattr(call.__self__, "__dict__", {})
+        call = call.__func__
+    code = getattr(call, "__code__", None)
+    for name, cell in zip(code.co_freevars, call.__closure__ or (), strict=True) if code is not None else ():
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue
+    return {name: _shown(value) for name, value in found.items()}
+
+
+def _shown(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)) and len(value) <= _MOST_ITEMS:
+        return [_shown(item) for item in value]
+    if isinstance(value, Mapping) and len(value) <= _MOST_ITEMS:
+        return {str(name): _shown(item) for name, item in value.items()}
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _tell(call: object, told: dict[str, bytes]) -> None:
+    """Add what a callable does, and those of its module that it names."""
     target: Any = call if inspect.isroutine(call) or inspect.isclass(call) else type(call)
+    name = f"{target.__module__}.{target.__qualname__}"
+    if name in told:
+        return
     try:
-        text = _source(target)
-    except (OSError, TypeError):
+        told[name] = _said(target)
+    except (OSError, TypeError, SyntaxError):
         code = getattr(call, "__code__", None)
-        text = code.co_code if code is not None else f"{target.__module__}.{target.__qualname__}".encode()
-    return hashlib.sha256(text).hexdigest()[:16]
+        told[name] = name.encode() if code is None else code.co_code + repr((code.co_names, _plain(code))).encode()
+    for helper in _helpers(target):
+        _tell(helper, told)
 
 
-@lru_cache(maxsize=32)  # parsing a module takes 20 ms, and a study's trials ask again and again
-def _source(target: Any) -> bytes:
-    return inspect.getsource(target).encode()
+def _helpers(target: Any) -> Iterator[Any]:
+    """The functions and classes of the target's module that its code names, the same in any process."""
+    functions = [target, *vars(target).values()] if inspect.isclass(target) else [target]
+    for function in filter(inspect.isfunction, functions):
+        for name in sorted(_names(function.__code__)):
+            found = function.__globals__.get(name)
+            if (inspect.isfunction(found) or inspect.isclass(found)) and found.__module__ == target.__module__:
+                yield found
+
+
+def _names(code: CodeType) -> set[str]:
+    """The names in a function's code, that of inner functions included."""
+    return set(code.co_names).union(*(_names(inner) for inner in code.co_consts if inspect.iscode(inner)))
+
+
+@lru_cache(maxsize=256)  # parsing a module takes 20 ms, and a study's trials ask again and again
+def _said(target: Any) -> bytes:
+    """What the source says.
+
+    Raises:
+        SyntaxError: it cannot be read alone, as a lambda in the middle of a call.
+    """
+    tree: ast.AST = ast.parse(textwrap.dedent(inspect.getsource(target)))
+    if getattr(target, "__name__", "") == "<lambda>":
+        lambdas = [node for node in ast.walk(tree) if isinstance(node, ast.Lambda)]
+        if len(lambdas) != 1:
+            raise SyntaxError("which of several lambdas it is cannot be told")
+        tree = lambdas[0]
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and ast.get_docstring(node):
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree).encode()
+
+
+def _plain(code: CodeType) -> list[Any]:
+    """Constants without inner code, whose text has an address."""
+    return [constant for constant in code.co_consts if not inspect.iscode(constant)]

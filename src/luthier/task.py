@@ -18,7 +18,7 @@ from luthier.data.sealed import Sealed
 from luthier.data.splits import split
 from luthier.data.trees import as_tensors, named_leaves
 from luthier.errors import DataError, LuthierError
-from luthier.hashing import source_hash
+from luthier.hashing import bound, source_hash
 from luthier.training.losses import Loss, loss_named
 from luthier.training.metrics import Metric, default_metric, metric_named
 
@@ -136,6 +136,7 @@ class Task:
             "direction": self.metric.direction,
             "model": _name(self.model),
             "model_source": source_hash(self.model),
+            "model_arguments": bound(self.model),
             "train": fingerprint(self.train),
             "val": fingerprint(self.val),
         }

@@ -24,6 +24,7 @@ from luthier.tuning.edges import Edge
 from luthier.tuning.function_search import Values
 from luthier.tuning.importance import Importance
 from luthier.tuning.space import choice, loguniform, uniform
+from luthier.tuning.state import State
 from luthier.tuning.study import Comparison, Study, Trial
 
 HOSTILE = "</script><script>alert(1)</script><b>&\"'"
@@ -41,6 +42,7 @@ class FakeStudy:
         name: str = "toy",
     ) -> None:
         self.folder, self.name, self.metric, self.direction = Path("studies/toy"), name, "accuracy", "max"
+        self.state = State(self.folder, {"task": {"metric": "accuracy", "direction": "max"}})
         self.objectives, self.front = {"accuracy": "max"}, list[Trial]()
         self.task = {"name": name}
         self.baseline = self.start = Recipe(lr=0.3)
@@ -91,6 +93,7 @@ def trial(number: int, value: float | None, state: str = "finished", **changes: 
         number=number, kind="search", arm="baseline" if number == 0 else "all", values=values, seed=0, state=state,
         reason="", value=value, step=20, total_steps=20, time_s=2.0, started_s=3.0 * number, ended_s=3.0 * number + 2,
         rows=rows([0.5, value]) if value is not None else [], folder=Path("studies/toy/trials/0000"), of=None,
+        scores={} if value is None else {"accuracy": value},
     )  # fmt: skip
     return replace(made, **changes)
 
@@ -152,7 +155,10 @@ def test_the_report_tells_the_key_figures(tmp_path: Path) -> None:
     assert "Changing lr and dropout took validation accuracy from 85.05% to 94.47%" in text
     for figure in ("+9.42 points", "95% interval 9.00 to 9.80 over 2 seeds: certain", "93.77%", "84.12%", "0.01"):
         assert figure in text
-    assert "luthier fit toy --recipe " in text
+    assert "luthier.fit(task, luthier.Recipe.load('studies/toy/trials/0000/recipe.json'))" in text
+    study = full_study()
+    study.settings["reference"] = "toy.py:task"
+    assert "luthier fit toy.py:task --recipe studies/toy" in Page(page_of(study, tmp_path)).text
     assert re.search(r"lr\s*75%\s*clear\s*dropout\s*25%\s*within chance", text)
 
 

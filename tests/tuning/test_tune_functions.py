@@ -4,6 +4,7 @@ import atexit
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -103,7 +104,7 @@ def test_bad_ends_cost_their_trial_only_and_are_explained(tmp_path: Path) -> Non
     states = [trial.state for trial in study.trials]
     assert states == ["finished"] * 2 + ["failed"] * 4 + ["finished"] * 2
     reasons = [trial.reason for trial in study.trials]
-    assert reasons[2] == "KeyError: 'missing column'"
+    assert re.fullmatch(r"KeyError: 'missing column' \(line \d+ of test_tune_functions.py\)", reasons[2])
     assert reasons[3] == "SystemExit: 3"
     assert reasons[4].startswith("the worker process exited with code 7")
     assert study.trials[4].crashes == 2
@@ -242,7 +243,7 @@ def test_another_function_or_space_is_refused_in_the_same_folder(tmp_path: Path)
 
     call: Any = {"trials": 1, "workers": 1, "folder": tmp_path, "sampler": "random"}
     tune(one, space={"x": uniform(0, 1)}, **call)
-    with pytest.raises(StudyError, match="task function"):
+    with pytest.raises(StudyError, match="the code of the function has changed"):
         tune(other, space={"x": uniform(0, 1)}, **call)
     with pytest.raises(StudyError, match="space x"):
         tune(one, space={"x": uniform(0, 2)}, **call)
@@ -495,8 +496,34 @@ def test_a_study_gives_back_what_its_trials_saved_and_a_table_of_them(tmp_path: 
         (0.4, 0, None, "failed"),
         (0.5, 0, 0.5, "finished"),
     ]
-    assert rows[number[0.4]]["reason"] == "ValueError: no"
+    assert rows[number[0.4]]["reason"].startswith("ValueError: no (line ")
     assert len({tuple(row) for row in rows}) == 1
+
+
+def test_other_arguments_are_another_study(tmp_path: Path) -> None:
+    def train(trial: Any, goal: float) -> float:
+        return -abs(float(trial.params["x"]) - goal)
+
+    call: Any = {"space": {"x": uniform(0, 1)}, "workers": 1, "folder": tmp_path, "trials": 2}
+    tune(functools.partial(train, goal=0.1), **call)
+    tune(functools.partial(train, goal=0.1), **call)
+    with pytest.raises(StudyError, match=r"task arguments: 0.1 there, 0.9 now"):
+        tune(functools.partial(train, goal=0.9), **call)
+
+
+@pytest.mark.parametrize("saves", [False, True])
+def test_those_that_fail_late_do_not_keep_out_those_that_would_not(tmp_path: Path, saves: bool) -> None:
+    def train(trial: Any) -> None:
+        x = trial.params["x"]
+        for step in range((trial.restore() or 0) + 1 if saves else 1, 5):
+            if saves:
+                trial.save(step)
+            trial.report(float("nan") if x > 0.3 and step == 4 else x * step, step=step)
+
+    study = tune(train, space={"x": uniform(0.01, 1)}, trials=20, steps=4, workers=1, folder=tmp_path)
+    assert study.best is not None
+    best = max(trial.params["x"] for trial in study.trials if trial.params["x"] <= 0.3)
+    assert study.best.params["x"] == best
 
 
 def test_a_budget_too_small_says_so(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 import time
 
 from rich.console import Console
@@ -14,6 +16,8 @@ _SHARE = 1 / 400  # of the time may go into redrawing
 def open_console() -> Console:
     """Standard output; plain text without control codes, 120 columns wide, when it is a file, a pipe, or in CI."""
     plain = bool(os.environ.get("CI"))
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")  # a sign that an encoding lacks must not end a study
     console = Console(
         force_terminal=False if plain else None, no_color=plain or None, markup=False, emoji=False, highlight=False
     )

@@ -103,7 +103,7 @@ def _results(trials: Sequence[Trial]) -> list[tuple[float, float]]:
     results = []
     for trial in trials:
         when, value = finite(ended_s(trial)), finite(trial.value)
-        if trial.kind == "search" and when is not None and value is not None:
+        if trial.kind == "search" and trial.state != "failed" and when is not None and value is not None:
             results.append((when, value))
     return results
 

@@ -86,7 +86,8 @@ def _changes(study: Study) -> str:
         [cell(path, "field"), cell(value_text(old), "before"), cell(value_text(new), "after")]
         for path, (old, new) in changes.items()
     ]
-    changed = section("What the winner changes", table(["field", "baseline", "winner"], rows))
+    who = "winner" if comparison.difference > 0 else "best other trial"
+    changed = section(f"What the {who} changes", table(["field", "baseline", who], rows))
     return f'<div class="columns">{changed}{_seeds(comparison)}</div>'
 
 
@@ -279,20 +280,21 @@ def _value_cell(path: str, value: Any, trial: Trial) -> str:
 
 def _reproduce(study: Study) -> str:
     number = winner_number(study)
+    if study.comparison is not None and study.comparison.difference <= 0 and study.best is not None:
+        number = study.best.number
     if number is None:
         return ""
     if study.baseline is None:
         values = to_json(study.trials[number].params, indent=1)
         return section("Train it again", code(f"Parameters of trial {number}, for {study.name}", values))
-    winner = study.recipe(number)
-    return section(
-        "Train it again",
-        code(
-            "Command line",
-            fit_command(study.settings.get("reference") or study.name, f"{study.trials[number].folder}/recipe.json"),
-        ),
-        code(f"Recipe of trial {number}, for luthier.Recipe.load", winner.to_json()),
+    path, reference = f"{study.trials[number].folder}/recipe.json", study.settings.get("reference")
+    again = (
+        code("Command line", fit_command(reference, path))
+        if reference
+        else code("Python, with your task", f"luthier.fit(task, luthier.Recipe.load({path!r}))")
     )
+    recipe = code(f"Recipe of trial {number}, for luthier.Recipe.load", study.recipe(number).to_json())
+    return section("Train it again", again, recipe)
 
 
 def fit_command(reference: str, recipe: str) -> str:

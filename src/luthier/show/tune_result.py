@@ -52,9 +52,14 @@ def result(study: Study) -> list[RenderableType]:
 
 
 def leading(study: Study, n: int = 5) -> list[Trial]:
-    """The best trials of the search, best first; those without a finite value are left out."""
+    """The best trials of the search: the finished ones in the order of `study.best`, then the others by their values.
+
+    Failed ones and those without a finite value are left out.
+    """
     valued = [t for t in study.trials if t.kind == "search" and t.value is not None and math.isfinite(t.value)]
-    return sorted(valued, key=lambda t: (t.value or 0.0) * (1 if study.direction == "min" else -1))[:n]
+    finished = [trial for trial in valued if trial.state == "finished"]
+    others = [trial for trial in valued if trial.state not in ("finished", "failed")]
+    return [*study.state.rank(finished), *study.state.rank(others)][:n]
 
 
 def _comparison(study: Study, comparison: Comparison) -> list[RenderableType]:
@@ -63,7 +68,8 @@ def _comparison(study: Study, comparison: Comparison) -> list[RenderableType]:
         table = _table("field", "baseline", "winner")
         for path, pair in changes.items():
             table.add_row(path, *(Text(value_text(value)) for value in pair))
-        blocks.append(_titled(f"What the winner (#{comparison.winner_number}) changes", table))
+        who = "winner" if comparison.difference > 0 else "best other trial"
+        blocks.append(_titled(f"What the {who} (#{comparison.winner_number}) changes", table))
     blocks.append(_scores(study.metric, comparison))
     level = verdict(comparison.difference, comparison.low, comparison.high).level
     blocks += [Text(comparison_text(comparison), style=LEVEL_STYLES[level]), Text()]
@@ -103,6 +109,10 @@ def _trials(study: Study, trials: list[Trial]) -> Group:
         table.add_row(
             f"#{trial.number}", metric_text(study.metric, trial.value), trial.state, steps, Text(values_text(trial))
         )
+    first, lucky = trials[0].value or 0.0, [trial for trial in trials if trial.state == "finished"]
+    sign = 1.0 if study.direction == "min" else -1.0
+    if any(sign * (trial.value or 0.0) < sign * first for trial in lucky):
+        return _titled("Leading trials", table, Text("ranked by their smoothed curves: a single reading may be lucky"))
     return _titled("Leading trials", table)
 
 

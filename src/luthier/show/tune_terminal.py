@@ -93,7 +93,11 @@ class TuneConsole:
     def _note(self, trial: Trial) -> bool:
         """Remember a trial; whether it is the best of the search so far."""
         self.trials[trial.number] = trial
-        if trial.kind != "search" or trial.value is None or trial.value != trial.value:
+        if trial.state == "failed" and self.best is not None and self.best.number == trial.number:
+            self.best = None
+            for other in self.trials.values():
+                self._note(other)
+        if trial.kind != "search" or trial.value is None or trial.value != trial.value or trial.state == "failed":
             return False
         best = None if self.best is None else self.best.value
         better = best is None or (trial.value < best if self.minimise else trial.value > best)

@@ -136,7 +136,7 @@ def headline(study: Study) -> str:
     before, after = (metric_text(study.metric, fmean(side)) for side in (comparison.baseline, comparison.winner))
     told = f"took {metric} from {before} to {after} ({comparison_text(comparison)})"
     level = verdict(comparison.difference, comparison.low, comparison.high).level
-    if level in ("noise", "worse"):
+    if level in ("noise", "worse") or comparison.difference <= 0:
         return f"No trial is shown to beat the baseline: changing {changed}, the best of them, {told}."
     return f"Changing {changed} {told}."
 

@@ -32,7 +32,7 @@ def apply(state: State, event: Event) -> None:
     state.clock = max(state.clock, event.clock)
     payload = event.payload
     if event.kind == "created":
-        state.description = payload
+        state.begin(payload)
     elif event.kind == "opened":
         if any(payload.get(name) != state.settings.get(name) for name in _TOTALS):
             _take_up(state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from luthier.files import to_json
@@ -70,6 +71,8 @@ class Ladder:
                 if scores is None:
                     break
                 rung.reached.put(trial.number, *losses(scores, state.objectives))
+            if trial.state == "failed":  # whatever it has read before: else it keeps those out that would not fail
+                rung.reached.put(trial.number, *[sys.float_info.max] * len(state.objectives))
             last = rung
         if last is not None and trial.state == "paused" and waits(trial):
             last.waiting.put(trial.number, *last.reached.key(trial.number))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,17 +17,26 @@ from luthier.tuning.workers import Workers
 
 if TYPE_CHECKING:
     from luthier.tuning.searched import Searched
+    from luthier.tuning.state import State
+
+
+_CODE = {"function": "the function", "model_source": "the model's builder"}
+_ARGUMENTS = ("arguments", "model_arguments")  # which older studies do not have
 
 
 def open_ledger(folder: Path, description: dict[str, Any], resume: bool, storage: str | None = None) -> Ledger:
     """The study's ledger, claimed, and checked to be of this very study.
+
+    One of something else in which nothing was ever read, since all trials failed, begins anew as this one: whoever
+    mends a mistake calls again.
 
     Raises:
         StudyError: the folder holds a study of something else (says what differs), or one that is not to be resumed.
     """
     ledger = Ledger(folder, storage=storage)
     try:
-        known = fold(ledger.events(), folder).description
+        state = fold(ledger.events(), folder)
+        known = state.description
         if known and not resume:
             raise StudyError(f"{folder} already holds a study: choose another folder, or go on with it (resume=True)")
         if not known and any((folder / "trials").glob("*")):
@@ -34,15 +44,24 @@ def open_ledger(folder: Path, description: dict[str, Any], resume: bool, storage
                 f"{folder / 'trials'} holds trials whose study is gone: remove that folder, or choose another one for "
                 "the study"
             )
-        if known and (changes := differences(known, from_json(to_json(description)))):
-            raise StudyError(
-                f"{folder} holds a study of something else ({'; '.join(changes)}): "
-                "choose another folder, or go back to what it was begun with"
-            )
+        if known and (changes := differences(known, asked := from_json(to_json(description)))):
+            if not _is_worthless(state):
+                raise StudyError(
+                    f"{folder} holds a study of something else ({'; '.join(changes)}): "
+                    "choose another folder, remove this one, or go back to what it was begun with"
+                )
+            shutil.rmtree(folder / "trials", ignore_errors=True)
+            ledger.append("created", state.clock, asked)
     except BaseException:
         ledger.close()
         raise
     return ledger
+
+
+def _is_worthless(state: State) -> bool:
+    """Whether no trial has a reading, or anything saved that could go on."""
+    saved = (path for trial in state.trials for path in (trial.folder / "checkpoints").glob("*"))
+    return "checkpoints" not in state.settings and not any(trial.rows for trial in state.trials) and not any(saved)
 
 
 def differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -57,7 +76,9 @@ def differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     for part in ("task", "space"):
         for name in dict.fromkeys([*known[part], *now[part]]):
             before, after = known[part].get(name), now[part].get(name)
-            if before != after:
+            if before != after and before and after and part == "task" and name in _CODE:
+                changes.append(f"the code of {_CODE[name]} has changed")
+            elif before != after and not (before is None and name in _ARGUMENTS):
                 changes.append(f"{part} {name}: {_short(before)} there, {_short(after)} now")
     for part in ("groups", "seed", "start", "virtual", "objectives"):
         if known.get(part) != now.get(part) and not any(change.startswith(f"recipe {part}") for change in changes):
@@ -67,7 +88,7 @@ def differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def _short(value: Any) -> str:
     if isinstance(value, dict):
-        return " ".join(str(item) for item in value.values())
+        return " ".join(str(item) for item in value.values()) or "none"
     return "absent" if value is None else repr(value)
 
 

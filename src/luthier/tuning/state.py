@@ -146,6 +146,12 @@ class State:
     changed: list[int] = field(default_factory=list)
     followers: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
+    def begin(self, description: dict[str, Any]) -> None:
+        """Be of a study with this description, in which nothing has happened."""
+        before = self.clock
+        self.__dict__ = vars(State(self.folder, description))
+        self.clock = before
+
     @cached_property
     def objectives(self) -> tuple[Objective, ...]:
         """What is searched for; the first leads: rungs apart, the best is the best in it."""
@@ -199,7 +205,9 @@ class State:
 
     @property
     def front(self) -> list[Trial]:
-        """The finished search trials that no other one beats in all objectives; see `undominated`."""
+        """The finished search trials that no other one beats in all objectives; of one objective the best."""
+        if len(self.objectives) == 1:
+            return self.rank(trial for trial in self.search if trial.state == "finished")[:1]
         return self.undominated(trial for trial in self.search if trial.state == "finished")
 
     def undominated(self, trials: Iterable[Trial]) -> list[Trial]:

@@ -1,0 +1,105 @@
+"""A function is another one when it does something else, not when it is written otherwise."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cloudpickle
+import pytest
+
+from luthier.hashing import bound, source_hash
+
+
+def loaded(folder: Path, name: str, text: str) -> Any:
+    """What a file of this text defines as `f`."""
+    path = folder / f"{name}.py"
+    path.write_text(text)
+    module = ModuleType("same")
+    exec(compile(text, str(path), "exec"), vars(module))
+    return vars(module)["f"]
+
+
+WAYS = {
+    "plain": "def f(x):\n    return x + 1\n",
+    "commented": "def f(x):\n    # one more\n    return x + 1  # so\n",
+    "documented": 'def f(x):\n    """One more."""\n    return (x\n            + 1)\n',
+    "other": "def f(x):\n    return x + 2\n",
+    "helped": "def g():\n    return 1\n\ndef f(x):\n    return x + g()\n",
+    "helped_otherwise": "def g():\n    return 2\n\ndef f(x):\n    return x + g()\n",
+    "inner": "def g():\n    return 1\n\ndef f(x):\n    return [x + g() for _ in x]\n",
+    "inner_otherwise": "def g():\n    return 2\n\ndef f(x):\n    return [x + g() for _ in x]\n",
+    "circle": "def g():\n    return f\n\ndef f(x):\n    return g()\n",
+}
+
+
+def test_only_what_is_done_counts(tmp_path: Path) -> None:
+    hashes = {name: source_hash(loaded(tmp_path, name, text)) for name, text in WAYS.items()}
+    assert hashes["plain"] == hashes["commented"] == hashes["documented"]
+    assert len(set(hashes.values())) == len(WAYS) - 2
+
+
+class Block:
+    def size(self) -> int:
+        """Its size."""
+        return 3
+
+
+class Net:
+    def build(self) -> Block:
+        return Block()
+
+
+def test_a_class_has_its_helpers_in_every_process() -> None:
+    cloudpickle.register_pickle_by_value(__import__(__name__))
+    try:
+        again = cloudpickle.loads(cloudpickle.dumps(Net))
+    finally:
+        cloudpickle.unregister_pickle_by_value(__import__(__name__))
+    assert source_hash(Net) == source_hash(again) != source_hash(Block)
+
+
+def kept(function: Any, **_: Any) -> Any:
+    return function
+
+
+def test_of_a_lambda_only_itself_counts() -> None:
+    one = kept(lambda x: x + 1, trials=3)
+    same = kept(lambda x: x + 1, trials=4)
+    other = kept(lambda x: x + 2, trials=3)
+    pair = [lambda x: x + 1, lambda x: x + 2]
+    assert source_hash(one) == source_hash(same) != source_hash(other)
+    assert source_hash(pair[0]) != source_hash(pair[1])
+
+
+@pytest.mark.parametrize("thing", [print, functools.partial(print, 1), 3])
+def test_what_has_no_source_has_a_hash(thing: Any) -> None:
+    assert len(source_hash(thing)) == 16
+
+
+class Goal:
+    def __init__(self, goal: float) -> None:
+        self.goal, self.net = goal, Net
+
+    def run(self, trial: Any) -> float:
+        return self.goal
+
+
+def test_what_a_function_is_given_is_told() -> None:
+    def made(goal: float, act: Callable[..., Any]) -> Any:
+        def run(trial: Any, scale: int) -> Any:
+            return goal, act
+
+        return run
+
+    name = f"{__name__}.Net"
+    assert bound(Goal(0.5).run) == {"goal": 0.5, "net": name}
+    assert bound(made(0.5, Net)) == {"act": name, "goal": 0.5}
+    assert bound(functools.partial(made(0.5, Net), scale=(1, {"a": None}))) == {
+        "act": name,
+        "goal": 0.5,
+        "scale": [1, {"a": None}],
+    }
+    assert bound(functools.partial(print, [1] * 1000, Path())) == {"0": "builtins.list", "1": "pathlib.PosixPath"}
+    assert bound(print) == bound(Net) == {}
