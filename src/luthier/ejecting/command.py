@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -25,4 +26,6 @@ def eject(
     """Write the training or study in RUN as one plain PyTorch script: luthier eject RUN > train.py."""
     from luthier.ejecting.eject import eject as write
 
-    sys.stdout.write(write(run, task, trial=trial, data=data))
+    with contextlib.redirect_stdout(sys.stderr):  # what the task prints is no part of the script
+        script = write(run, task, trial=trial, data=data)
+    sys.stdout.write(script)

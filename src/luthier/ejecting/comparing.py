@@ -43,7 +43,7 @@ def check(script: str, facts: Facts, loads: str | None) -> None:
     names: dict[str, Any] = {"__name__": "ejected"}
     with torch.random.fork_rng(devices=[]):
         try:
-            exec(compile(script, "train.py", "exec"), names)
+            exec(compile(script, "train.py", "exec", dont_inherit=True), names)
             _compare_data(names, facts, loads)
             ours = _by_script(names)
             theirs = _by_luthier(facts)

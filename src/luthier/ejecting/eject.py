@@ -19,6 +19,7 @@ from luthier.ejecting.evaluation import write_evaluate
 from luthier.ejecting.facts import Facts, read_facts
 from luthier.ejecting.inputs import ORDER, write_augment, write_data, write_mixing, write_scale
 from luthier.ejecting.loop import prepared, write_train
+from luthier.ejecting.modules import literal
 from luthier.ejecting.networks import write_network
 from luthier.ejecting.schedules import write_schedule
 from luthier.ejecting.sources import EjectError
@@ -166,7 +167,10 @@ def write(facts: Facts, origin: Origin, data: Path | None) -> str:
     constants = _constants(facts, path, origin.environment["threads"], body)
     imports = _imports("\n".join([constants, body]), {*network.imports, *facts.sources.imports})
     script = "\n\n".join([_header(facts, origin, what), imports, constants]) + f"\n\n\n{body}\n"
-    refuse_twice(script)
+    try:
+        refuse_twice(script)
+    except SyntaxError as error:
+        raise EjectError(f"the script cannot be read ({error}); please report this") from error
     check(script, facts, path)
     return script
 
@@ -178,13 +182,18 @@ def refuse_twice(script: str) -> None:
         EjectError: naming it.
     """
     names: list[str] = []
+    modules: set[str] = set()  # whose parts may be imported one by one
     for node in ast.parse(script).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             names.append(node.name)
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            names += [(alias.asname or alias.name).partition(".")[0] for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names += [alias.asname for alias in node.names if alias.asname]
+            modules |= {alias.name.partition(".")[0] for alias in node.names if not alias.asname}
+        elif isinstance(node, ast.ImportFrom):
+            names += [alias.asname or alias.name for alias in node.names]
         elif isinstance(node, ast.Assign):
             names += [each.id for target in node.targets for each in ast.walk(target) if isinstance(each, ast.Name)]
+    names += modules
     for name in set(names):
         if names.count(name) > 1 and name != "torch":
             raise EjectError(f"your code and the script both have something called {name!r}: rename yours")
@@ -193,15 +202,19 @@ def refuse_twice(script: str) -> None:
 def _header(facts: Facts, origin: Origin, what: str) -> str:
     metric = facts.task.metric.name.replace("_", " ")
     reached = "" if origin.value is None else f", to a best validation {metric} of {origin.value:.6g}"
-    return f'''"""Trains {facts.task.name} as recorded{reached}.
+    return f'''"""Trains {_in_docstring(facts.task.name)} as recorded{reached}.
 
-Run: {origin.words}, seed {facts.recipe.seed}
+Run: {_in_docstring(origin.words)}, seed {facts.recipe.seed}
 Written by Luthier {__version__}, which is not needed to run it. With torch {origin.environment["torch"]} on the same
 kind of processor all losses are the same to the last bit.
 
 python train.py [DATA]
     DATA: {what}; see below for the default
 """'''
+
+
+def _in_docstring(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"""', r"\"\"\"")
 
 
 def _environment(folder: Path) -> dict[str, Any]:
@@ -215,7 +228,7 @@ def _environment(folder: Path) -> dict[str, Any]:
 
 def _constants(facts: Facts, path: str, threads: int, body: str) -> str:
     recipe = facts.recipe
-    lines = [f"DATA = {json.dumps(path)}", 'BEST = "best.pt"', f"SEED = {recipe.seed}", f"EPOCHS = {recipe.epochs}"]
+    lines = [f"DATA = {literal(path)}", 'BEST = "best.pt"', f"SEED = {recipe.seed}", f"EPOCHS = {recipe.epochs}"]
     lines += [f"BATCH_SIZE = {recipe.batch_size}", f"LR = {recipe.lr!r}"]
     streams = {"WEIGHTS": 1, "ORDER": 2, "STEPS": 3, "EVALUATION": 4}
     used = {name: number for name, number in streams.items() if re.search(rf"derived_seed\({name}\b", body)}
@@ -253,8 +266,16 @@ def _imports(code: str, others: set[str]) -> str:
         found - set(standard), key=lambda line: (line.split()[1].split(".")[0], line.startswith("from"), line)
     )
     plain = sorted(foreign, key=lambda line: line.startswith("from"))
-    future = ["from __future__ import annotations"] if others else []
+    future = ["from __future__ import annotations"] if others or _is_annotated(code) else []
     return "\n\n".join("\n".join(group) for group in (future, standard, plain) if group)
+
+
+def _is_annotated(code: str) -> bool:
+    """Whether there are annotations, whose names may not be there."""
+    return any(
+        getattr(node, "annotation", None) is not None or getattr(node, "returns", None) is not None
+        for node in ast.walk(ast.parse(code))
+    )
 
 
 def _standard() -> frozenset[str]:

@@ -53,7 +53,10 @@ def _write_file(facts: Facts, data: Path) -> tuple[str, str, str]:
         np.savez(buffer, **arrays)
     except TypeError as error:
         raise EjectError(f"the data cannot be written as NumPy arrays ({error}): store them as float32") from None
-    write_atomic(data, buffer.getvalue())
+    try:
+        write_atomic(data, buffer.getvalue())
+    except OSError as error:
+        raise EjectError(f"the data cannot be written to {data} ({error.strerror}): give the name of a file") from None
     return str(data), "file with the arrays train_inputs, train_targets, val_inputs, val_targets", _LOAD_FILE
 
 

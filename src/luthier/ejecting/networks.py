@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from keyword import iskeyword
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -125,9 +126,9 @@ def _edits(task: Task, recipe: Recipe, model: nn.Module) -> list[str]:
             edits += _attached(model, path, module)
         elif type(module) is not type(before[path]):
             new.add(path)
-            edits.append(f"    {_place(path)} = {one_or_sequential(module, '    ')}")
+            edits.append(f"    {_place(path, model)} = {one_or_sequential(module, '    ')}")
         else:
-            edits += _settings(path, before[path], module)
+            edits += _settings(_place(path, model), before[path], module)
     return edits
 
 
@@ -135,20 +136,20 @@ def _attached(model: nn.Module, path: str, module: nn.Module) -> list[str]:
     parent, _, name = path.rpartition(".")
     if name not in [hook.name for hook in attachments(model.get_submodule(parent))]:
         raise EjectError(f"surgery added {path}, which a script cannot hold")
-    place = _place(parent)
+    place = _place(parent, model)
     return [
         f"    {place}.{name} = {expression(module)}",
         f"    {place}.register_forward_hook(lambda module, _, output: module.{name}(output))",
     ]
 
 
-def _settings(path: str, before: nn.Module, after: nn.Module) -> list[str]:
+def _settings(place: str, before: nn.Module, after: nn.Module) -> list[str]:
     changed = {
         key: value for key, value in vars(after).items() if not key.startswith("_") and vars(before).get(key) != value
     }
     if any(not isinstance(value, (bool, int, float, str)) for value in changed.values()):
-        raise EjectError(f"surgery changed {', '.join(changed)} of {path}, which a script cannot hold")
-    return [f"    {_place(path)}.{key} = {literal(value)}" for key, value in changed.items()]
+        raise EjectError(f"surgery changed {', '.join(changed)} of {place}, which a script cannot hold")
+    return [f"    {place}.{key} = {literal(value)}" for key, value in changed.items()]
 
 
 def _zero_last(model: nn.Module) -> list[str]:
@@ -158,13 +159,27 @@ def _zero_last(model: nn.Module) -> list[str]:
     return [*lines, "    nn.init.zeros_(last.bias)"] if layers and layers[-1].bias is not None else lines
 
 
-def _place(path: str) -> str:
+def _place(path: str, model: nn.Module) -> str:
     """The expression for a module's path.
 
-    >>> _place("layers.0.act")
-    'model.layers[0].act'
+    >>> _place("layers.0", nn.ModuleDict({"layers": nn.Sequential(nn.ReLU())}))
+    "model['layers'][0]"
+
+    Raises:
+        EjectError: a name that Python does not take.
     """
-    return "model" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in path.split(".") if part)
+    place, parent = "model", model
+    for part in filter(None, path.split(".")):
+        if isinstance(parent, nn.ModuleDict):
+            place += f"[{part!r}]"
+        elif isinstance(parent, (nn.Sequential, nn.ModuleList)) and part.isdigit():
+            place += f"[{part}]"
+        elif part.isidentifier() and not iskeyword(part):
+            place += f".{part}"
+        else:
+            raise EjectError(f"the module {path!r} has a name that a script cannot write: rename it")
+        parent = parent.get_submodule(part)
+    return place
 
 
 def _build(recipe: Recipe, model: nn.Module, network: Network, example: Any) -> str:

@@ -18,6 +18,8 @@ import torch
 
 from luthier.errors import LuthierError
 
+_OF_THE_FILE = ("__file__", "__spec__", "__package__", "__doc__", "__path__")
+_WHOLE = ("torch", "numpy")  # packages that import what is in them
 _LITERALS = (int, float, str, bytes, bool, tuple, list, dict, set, frozenset, type(None))
 
 
@@ -31,6 +33,7 @@ class Sources:
 
     blocks: dict[str, str] = field(default_factory=dict)
     imports: set[str] = field(default_factory=set)
+    objects: dict[str, Any] = field(default_factory=dict)
 
     def add(self, target: Any, what: str) -> str:
         """Take in a function or class with all that it refers to; returns the name that it has in the script.
@@ -40,23 +43,32 @@ class Sources:
         """
         name = getattr(target, "__name__", "")
         if name in self.blocks:
+            if self.objects.get(name, target) is not target:
+                raise EjectError(f"your code and the script both have something called {name!r}: rename yours")
             return name
+        self.objects[name] = target
         text = _source(target, what)
-        if name == "<lambda>" or not text.startswith(("def ", "class ", "@")):
+        if name == "<lambda>":
             raise EjectError(f"{what} is a lambda, whose source has no name: write it as a function with def")
         names = _namespace(target)
+        if not _is_luthier(target.__module__):
+            _check_inner_imports(text, what)
         self.blocks[name] = ""  # so that recursion ends
         for needed in _free_names(text):
             if needed != name and not self._known(needed, names):
-                self._need(needed, names, target, what)
+                self._need(needed, names, target, what, text)
         del self.blocks[name]  # after what it needs
         self.blocks[name] = _plain(text) if _is_luthier(target.__module__) else text
         return name
 
     def _known(self, name: str, names: dict[str, Any]) -> bool:
+        if name in self.objects and self.objects[name] is not names.get(name, self.objects[name]):
+            return False  # another one of this name
         return name in self.blocks or (name not in names and hasattr(builtins, name))
 
-    def _need(self, name: str, names: dict[str, Any], target: Any, what: str) -> None:
+    def _need(self, name: str, names: dict[str, Any], target: Any, what: str, text: str) -> None:
+        if name in _OF_THE_FILE:
+            raise EjectError(f"{what} refers to {name}, which is another one in a script: use something else")
         if name not in names:
             raise EjectError(f"{what} refers to {name!r}, which is not found in {target.__module__}: define it there")
         value = names[name]
@@ -64,6 +76,7 @@ class Sources:
         if isinstance(value, ModuleType):
             _refuse_luthier(value.__name__, name, what)
             self.imports.add(f"import {value.__name__}" + ("" if value.__name__ == name else f" as {name}"))
+            self.imports |= {f"import {module}" for module in _submodules(text, name, value)}
         elif isinstance(value, torch.dtype) or _is_literal(value):
             self.blocks[name] = f"{name} = {value!r}"
         elif isinstance(value, type) and issubclass(value, LuthierError) and _is_luthier(target.__module__):
@@ -72,6 +85,9 @@ class Sources:
             if not isinstance(value, (type, FunctionType)) or value.__name__ != name:
                 raise EjectError(f"{what} refers to {name} = {value!r}, which a script cannot hold: make it a function")
             self.add(value, what)
+        elif _is_of_the_user(getattr(value, "__module__", None)) and getattr(value, "__name__", None) == name:
+            _refuse_luthier(value.__module__, name, what)
+            self.add(value, what)  # from a file beside it, which need not be there when the script runs
         else:
             self._import(value, name, what)
 
@@ -86,13 +102,52 @@ class Sources:
 
 def _source(target: Any, what: str) -> str:
     try:
-        return textwrap.dedent(inspect.getsource(target)).rstrip()
+        text = inspect.getsource(target)
     except (OSError, TypeError):
         raise EjectError(f"{what} has no source that can be read: define it in a file") from None
+    plain = textwrap.dedent(text).rstrip()
+    if plain.startswith(("def ", "class ", "@")) or getattr(target, "__name__", "") == "<lambda>":
+        return plain
+    try:
+        (block,) = ast.parse("if True:\n" + text).body
+        return ast.unparse(block.body[0])  # type: ignore[attr-defined]
+    except (SyntaxError, ValueError):
+        raise EjectError(f"{what} cannot be read alone: define it at the top of a file, with def or class") from None
+
+
+def _check_inner_imports(text: str, what: str) -> None:
+    """Whether a definition imports Luthier, or what is beside its file, when it is called.
+
+    Raises:
+        EjectError: it does.
+    """
+    for node in ast.walk(ast.parse(text)):
+        modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        modules += [each.name for each in node.names] if isinstance(node, ast.Import) else []
+        if any(_is_luthier(module) for module in modules) or (isinstance(node, ast.ImportFrom) and node.level):
+            raise EjectError(f"{what} imports {modules[0] or '.'} in its body, which a script does not have: define it")
+
+
+def _submodules(text: str, name: str, module: ModuleType) -> set[str]:
+    """The submodules that a definition reaches through a package's name: `import xml` does not bring xml.dom."""
+    if module.__name__ != name or name in _WHOLE:
+        return set()
+    chains = {ast.unparse(node) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)}
+    there = {chain for chain in chains if isinstance(sys.modules.get(chain), ModuleType)}
+    return {chain for chain in there if chain.startswith(f"{name}.")}
+
+
+def _is_of_the_user(module: str | None) -> bool:
+    """Whether a module is a file of the user's, not one of a library that is installed."""
+    if module is None or _is_luthier(module):
+        return False
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return file is not None and "site-packages" not in file and not file.startswith(sys.base_prefix)
 
 
 def _namespace(target: Any) -> dict[str, Any]:
     """The names that code of a function or class sees outside itself."""
+    target = inspect.unwrap(target)  # a decorator's wrapper sees the names of its own file
     names = dict(vars(sys.modules[target.__module__])) if target.__module__ in sys.modules else {}
     if isinstance(target, FunctionType):
         names |= target.__globals__
@@ -108,7 +163,7 @@ def _free_names(text: str) -> list[str]:
     outside = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_referenced()}
     for child in _tables(table):
         outside |= {symbol.get_name() for symbol in child.get_symbols() if symbol.is_global()}
-    return sorted(outside - {"super", "__class__"})
+    return sorted(outside - {"super", "__class__", "__name__"})  # the script has a name of its own
 
 
 def _tables(table: symtable.SymbolTable) -> list[symtable.SymbolTable]:
@@ -146,9 +201,8 @@ def _is_luthier(module: str) -> bool:
 
 def _refuse_luthier(module: str, name: str, what: str) -> None:
     file = getattr(sys.modules.get(module), "__file__", None)
-    library = file is None or "site-packages" in file or file.startswith(sys.base_prefix)
     uses = _is_luthier(module) or (
-        not library and re.search(r"^\s*(import|from) luthier", Path(str(file)).read_text(), re.M)
+        _is_of_the_user(module) and re.search(r"^\s*(import|from) luthier", Path(str(file)).read_text(), re.M)
     )
     if uses:
         raise EjectError(

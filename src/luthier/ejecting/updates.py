@@ -160,28 +160,20 @@ def _average(facts: Facts, buffers: bool) -> str:
         "def update_average(average, model, weight):",
         '    """average += weight * (model - average)."""',
     ]
-    every = "average.state_dict().values(), model.state_dict().values()"
+    lines += [
+        "    for kept, new in zip(average.parameters(), model.parameters(), strict=True):",
+        "        if weight < 1:",
+        "            kept.lerp_(new, weight)",
+        "        else:",
+        "            kept.copy_(new)",
+    ]
     if any(True for _ in facts.run.model.buffers()):
-        keys = "p.is_floating_point()" if buffers else "name in weights"
-        lines += [] if buffers else ["    weights = dict(model.named_parameters())"]
-        pairs = "average.state_dict().items(), model.state_dict().values()" if not buffers else every
-        names = "(name, kept), new" if not buffers else "kept, new"
-        keys = keys.replace("p.", "kept.")
-        lines += [
-            f"    for {names} in zip({pairs}, strict=True):",
-            f"        if weight < 1 and {keys}:",
-            "            kept.lerp_(new, weight)",
-            "        else:",
-            "            kept.copy_(new)",
-        ]
-    else:
-        lines += [
-            "    for kept, new in zip(average.parameters(), model.parameters(), strict=True):",
-            "        if weight < 1:",
-            "            kept.lerp_(new, weight)",
-            "        else:",
-            "            kept.copy_(new)",
-        ]
+        lines.append("    for kept, new in zip(average.buffers(), model.buffers(), strict=True):")
+        if buffers:
+            lines += ["        if weight < 1 and kept.is_floating_point():", "            kept.lerp_(new, weight)"]
+            lines += ["        else:", "            kept.copy_(new)"]
+        else:
+            lines.append("        kept.copy_(new)")
     return "\n".join(lines)
 
 
