@@ -40,6 +40,9 @@ def task():
 def number():
     return 3
 
+def train(trial):
+    trial.report(1.0, step=1)
+
 def fails():
     raise RuntimeError("no data today")
 """
@@ -118,7 +121,7 @@ def test_fit_resumes(capsys, task_file, tmp_path):
         (["fit", "mine.py"], "which function"),
         (["fit", "mine.py:taks"], "did you mean 'task'"),
         (["fit", "mine.py:number"], "must return a Task"),
-        (["fit", "mine.py:fails"], "RuntimeError: no data today (line 16 of mine.py)"),
+        (["fit", "mine.py:fails"], "RuntimeError: no data today (line 19 of mine.py)"),
         (["fit", "broken.py:task"], "SyntaxError"),
         (["fit", "mine.py:task", "--epochs", "0"], "greater than or equal to 1"),
         (["fit", "mine.py:task", "--lr", "fast"], "expected a valid number"),
@@ -135,6 +138,7 @@ def test_fit_resumes(capsys, task_file, tmp_path):
         (["tune", "mine.py:task", "--budget", "5 parsecs"], "a budget is a time above zero"),
         (["tune", "mine.py:task", "--first", "lr=0.01 bach_size=8"], "did you mean 'batch_size'"),
         (["tune", "mine.py:task", "--first", "lr 0.01"], "FIELD=VALUE"),
+        (["tune", "mine.py:train"], "tuned in Python: luthier.tune(train, space=...)"),
         (["report", "."], "."),
         (["fetch", "mnits"], "mnits"),
     ],

@@ -231,12 +231,12 @@ def restore(run: Run, record: Record) -> None:
     record.truncate(run.step)
 
 
-def evaluate_test(task: Task, records: Sequence[Record]) -> list[dict[str, float]]:
+def evaluate_test(task: Task, records: Record | Sequence[Record]) -> list[dict[str, float]]:
     """Open the sealed test data once, and measure the best weights of each record on it.
 
     Args:
         task: with test data that has not been opened.
-        records: trainings of this task; their reading is stored in test.json.
+        records: a training of this task, or several; their reading is stored in test.json.
 
     Returns:
         For each record `loss` and the metric.
@@ -246,6 +246,7 @@ def evaluate_test(task: Task, records: Sequence[Record]) -> list[dict[str, float
     """
     if task.test is None:
         raise LuthierError(f"the task {task.name!r} has no test data: pass Task(test=...)")
+    records = [records] if isinstance(records, Record) else records
     for record in records:
         if record.test is not None:
             raise LuthierError(f"{record.path} already has its test reading {record.test}: test data is read once")

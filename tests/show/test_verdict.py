@@ -42,7 +42,7 @@ def test_nothing_is_called_better_whose_interval_holds_zero(ends: list[float]) -
 
 def comparison(**changes: Any) -> Any:
     values = {"metric": "accuracy", "winner": [0.9, 0.9, 0.9], "difference": 0.091, "low": 0.089, "high": 0.093}
-    return SimpleNamespace(**{**values, **changes})
+    return SimpleNamespace(**{"baseline": [0.8, 0.8, 0.8], **values, **changes})
 
 
 def test_a_gain_in_words() -> None:
@@ -53,6 +53,8 @@ def test_a_gain_in_words() -> None:
 
 
 def test_plain_metrics_have_no_points() -> None:
+    hundred = comparison(baseline=[90.0] * 3, winner=[90.5] * 3, difference=0.5, low=0.4, high=0.6)
+    assert comparison_text(hundred) == "+0.5, 95% interval 0.4 to 0.6 over 3 seeds: certain"
     assert comparison_text(comparison(metric="mse")) == "+0.091, 95% interval 0.089 to 0.093 over 3 seeds: certain"
 
 

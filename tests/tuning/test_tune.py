@@ -144,7 +144,7 @@ def test_a_study_survives_the_death_of_a_worker_and_goes_on(tmp_path: Path) -> N
 
     more = tune(task, RECIPE, SPACE, trials=6, workers=2, folder=folder, repeats=2)
     assert len([trial for trial in more.trials if trial.kind == "search"]) == 6
-    assert {trial.number: trial.rows for trial in more.trials if trial.number in before} == before
+    assert {number: more.trials[number].rows[: len(rows)] for number, rows in before.items()} == before
     assert set(optuna_trials(more)) == {trial.number for trial in more.trials if trial.kind == "search"}
     assert more.elapsed_s > study.elapsed_s
 
@@ -164,7 +164,7 @@ def wrong_continuations() -> list[tuple[Any, str]]:
     return [
         ({"space": {"lr": loguniform(1e-3, 0.5), "batch_size": choice(16, 32)}}, "space lr: uniform 0.001 0.3"),
         ({"recipe": RECIPE.replace({"epochs": 4})}, "recipe epochs: 9 there, 4 now"),
-        ({"task": tiny_task(lambda: nn.Linear(8, 3, bias=False))}, "task model_source"),
+        ({"task": tiny_task(lambda: nn.Linear(8, 3, bias=False))}, "the code of the model's builder has changed"),
         ({"seed": 5}, "recipe seed: 0 there, 5 now"),
         ({"groups": {"a": ["lr"]}}, "groups"),
     ]

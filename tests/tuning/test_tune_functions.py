@@ -105,7 +105,7 @@ def test_bad_ends_cost_their_trial_only_and_are_explained(tmp_path: Path) -> Non
     assert states == ["finished"] * 2 + ["failed"] * 4 + ["finished"] * 2
     reasons = [trial.reason for trial in study.trials]
     assert re.fullmatch(r"KeyError: 'missing column' \(line \d+ of test_tune_functions.py\)", reasons[2])
-    assert reasons[3] == "SystemExit: 3"
+    assert reasons[3].startswith("SystemExit: 3 (line ")
     assert reasons[4].startswith("the worker process exited with code 7")
     assert study.trials[4].crashes == 2
     assert reasons[5].startswith("silent for 1.5 s: its worker was killed")
@@ -346,6 +346,13 @@ def locked() -> Any:
         ({"task": locked()}, r"lock \(lock\), which the function uses, cannot be sent"),
         ({"recipe": Recipe()}, "takes no recipe"),
         ({"direction": "up"}, "the direction of value must be 'max' or 'min'"),
+        ({"metric": "val_loss"}, "say which way val_loss improves: direction='min', or 'max'"),
+        ({"metric": "state"}, "'state' is what a study calls something of its trials: give the metric another name"),
+        ({"space": uniform(0, 1)}, r"a space is ranges by name, such as .*, got 0\.\.1"),
+        ({"space": {1: uniform(0, 1)}}, "a space names its ranges by text, such as 'lr', got 1"),
+        ({"start": 0.5}, r"start must be values by name, such as \{'lr': 0.1\}, got 0.5"),
+        ({"groups": ["x"], "start": {"x": 0.5}}, r"groups are lists of fields by name, such as .*, got \['x'\]"),
+        ({"groups": {"a": None}, "start": {"x": 0.5}}, "groups are lists of fields by name"),
         ({"metric": "val acc"}, "needs a name such as 'accuracy'"),
         ({"steps": 0}, "steps must be"),
         ({"start": {"x": 1, "y": 2}}, "start names 'y'"),
@@ -524,6 +531,31 @@ def test_those_that_fail_late_do_not_keep_out_those_that_would_not(tmp_path: Pat
     assert study.best is not None
     best = max(trial.params["x"] for trial in study.trials if trial.params["x"] <= 0.3)
     assert study.best.params["x"] == best
+
+
+def test_retrainings_without_a_baseline_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def train(trial: Any) -> float:
+        return 1.5 if trial.seed else 0.5
+
+    call: Any = {"direction": "maximize", "space": {"x": uniform(0, 1)}, "trials": 2, "repeats": 2, "workers": 1}
+    study = tune(train, folder=tmp_path, **call)
+    assert study.direction == "max"
+    assert "Best validation value so far: 0.5, trial 0; with 2 seeds more 1.5 ± 0." in capsys.readouterr().out
+
+
+def test_a_console_of_few_characters_does_not_end_a_study(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import luthier\n"
+        "def train(trial):\n    assert trial.number != 1\n    return 1.0\n"
+        "print(luthier.tune(train, space={'x': luthier.uniform(0, 1)}, trials=4, workers=1).ended)\n"
+    )
+    for encoding in ("ascii", "latin-1"):
+        surroundings = {**os.environ, "PYTHONIOENCODING": encoding}
+        command = [sys.executable, str(script)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, env=surroundings, check=True)
+        assert b"failed" in done.stdout or encoding != "ascii"
+        assert done.stdout.endswith(b"finished\n")
 
 
 def test_a_budget_too_small_says_so(tmp_path: Path) -> None:

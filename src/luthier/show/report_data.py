@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from luthier.show.words import is_share, name_text, value_text
@@ -23,7 +23,7 @@ def study_data(study: Study) -> dict[str, Any]:
     winner = winner_number(study)
     return {
         "kind": "study",
-        "metric": _metric(study.metric, study.direction),
+        "metric": _metric(study.metric, study.direction, [finite(trial.value) for trial in study.trials]),
         "costs": [_metric(name, way) for name, way in study.objectives.items() if name != study.metric],
         "front": [trial.number for trial in study.front],
         "trials": [_trial(study, trial, winner, longest) for trial in search],
@@ -108,8 +108,8 @@ def _results(trials: Sequence[Trial]) -> list[tuple[float, float]]:
     return results
 
 
-def _metric(name: str, direction: str) -> dict[str, Any]:
-    return {"name": name, "label": name_text(name), "share": is_share(name), "direction": direction}
+def _metric(name: str, direction: str, values: Iterable[float | None] = ()) -> dict[str, Any]:
+    return {"name": name, "label": name_text(name), "share": is_share(name, values), "direction": direction}
 
 
 def _trial(study: Study, trial: Trial, winner: int | None, longest: int) -> dict[str, Any]:

@@ -64,12 +64,12 @@ def _figures(study: Study, comparison: Comparison | None) -> str:
     if comparison is None:
         best = study.best
         return tiles(tile(f"Best {name}", metric_text(metric, best.value), f"trial {best.number}")) if best else ""
-    n = len(comparison.winner)
+    n, values = len(comparison.winner), [*comparison.baseline, *comparison.winner]
     seeds = f"{name}, {n} seeds" if n > 1 else name
     each = [
         tile("Baseline", spread_text(metric, comparison.baseline), seeds, "baseline"),
         tile(f"Winner, trial {comparison.winner_number}", spread_text(metric, comparison.winner), seeds, "winner"),
-        tile("Gain", gain_text(metric, comparison.difference), comparison_text(comparison).partition(", ")[2]),
+        tile("Gain", gain_text(metric, comparison.difference, values), comparison_text(comparison).partition(", ")[2]),
     ]
     if comparison.test is not None:
         before, after = (metric_text(metric, comparison.test[side].get(metric)) for side in ("baseline", "winner"))
@@ -95,18 +95,24 @@ def _seeds(comparison: Comparison) -> str:
     """Both sides, seed by seed."""
     metric, sign = comparison.metric, 1 if comparison.direction == "max" else -1
     pairs = list(zip(comparison.baseline, comparison.winner, strict=True))
+    values = comparison.baseline + comparison.winner
     rows = [
         [
             cell(f"seed {index + 1}"),
             *_values(metric, pair),
-            _gain(metric, sign * (pair[1] - pair[0])),
+            _gain(metric, sign * (pair[1] - pair[0]), values),
         ]
         for index, pair in enumerate(pairs)
     ]
     if len(pairs) > 1:
         means = [fmean(side) for side in (comparison.baseline, comparison.winner)]
-        rows.append([cell("mean"), *_values(metric, means), _gain(metric, comparison.difference)])
-    head = [f"validation {name_text(metric)}", ">baseline", ">winner", ">points" if is_share(metric) else ">gain"]
+        rows.append([cell("mean"), *_values(metric, means), _gain(metric, comparison.difference, values)])
+    head = [
+        f"validation {name_text(metric)}",
+        ">baseline",
+        ">winner",
+        ">points" if is_share(metric, values) else ">gain",
+    ]
     css = [""] * len(pairs) + ["total"]
     rows += [
         [cell(f"mean {name_text(other)}"), *_values(other, pair), cell("")] for other, pair in comparison.others.items()
@@ -124,8 +130,8 @@ def _values(metric: str, values: Any) -> list[str]:
     return [cell(metric_text(metric, value), "number") for value in values]
 
 
-def _gain(metric: str, gain: float) -> str:
-    return cell(gain_text(metric, gain).removesuffix(" points"), "number")
+def _gain(metric: str, gain: float, values: list[float]) -> str:
+    return cell(gain_text(metric, gain, values).removesuffix(" points"), "number")
 
 
 def _front(study: Study) -> str:

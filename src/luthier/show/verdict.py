@@ -6,7 +6,7 @@ The one place where an interval becomes a word; terminal and report both read it
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Literal
@@ -69,25 +69,26 @@ def _level(difference: float, low: float, high: float) -> Level:
     return "certain" if (high - low) / 2 <= _SHARP * difference else "rough"
 
 
-def gain_text(metric: str, gain: float) -> str:
-    """A gain with its sign; points (hundredths) for shares such as accuracy.
+def gain_text(metric: str, gain: float, values: Iterable[float] = ()) -> str:
+    """A gain with its sign; points (hundredths) for shares such as accuracy, unless these values are no shares.
 
     >>> gain_text("accuracy", 0.0912), gain_text("loss", -0.0123)
     ('+9.12 points', '-0.0123')
     """
     if not math.isfinite(gain):
         return number_text(gain)
-    return f"{100 * gain:+.2f} points" if is_share(metric) else f"{gain:+.4g}"
+    return f"{100 * gain:+.2f} points" if is_share(metric, values) else f"{gain:+.4g}"
 
 
 def comparison_text(comparison: Comparison) -> str:
     """The gain of the winner, its interval, the number of seeds and how sure that is."""
     n = len(comparison.winner)
-    gain = gain_text(comparison.metric, comparison.difference)
+    values = [*comparison.baseline, *comparison.winner]
+    gain = gain_text(comparison.metric, comparison.difference, values)
     judged = verdict(comparison.difference, comparison.low, comparison.high)
     if judged.level == "unknown":
         return f"{gain} over {seeds_text(n)}: {judged.words}"
-    low, high = (_bare(comparison.metric, end) for end in (comparison.low, comparison.high))
+    low, high = (_bare(comparison.metric, end, values) for end in (comparison.low, comparison.high))
     return f"{gain}, 95% interval {low} to {high} over {seeds_text(n)}: {judged.words}"
 
 
@@ -101,7 +102,7 @@ def spread_text(metric: str, values: Sequence[float]) -> str:
         return "–"
     mean = metric_text(metric, fmean(values))
     finite = len(values) > 1 and all(math.isfinite(value) for value in values)
-    return f"{mean} ± {_bare(metric, stdev(values))}" if finite else mean
+    return f"{mean} ± {_bare(metric, stdev(values), values)}" if finite else mean
 
 
 def recipe_changes(baseline: Recipe, winner: Recipe) -> dict[str, tuple[Any, Any]]:
@@ -131,7 +132,11 @@ def headline(study: Study) -> str:
         best = study.best
         if best is None:
             return f"No trial of {study.name} has finished yet."
-        return f"Best {metric} so far: {metric_text(study.metric, best.value)}, trial {best.number}."
+        told = f"Best {metric} so far: {metric_text(study.metric, best.value)}, trial {best.number}"
+        repeats = [trial for trial in study.trials if trial.of == best.number and trial.state == "finished"]
+        if again := [trial.value for trial in repeats if trial.value is not None]:
+            return f"{told}; with {seeds_text(len(again))} more {spread_text(study.metric, again)}."
+        return f"{told}."
     changed = _enumerated(list(winner_changes(study, comparison.winner_number)))
     before, after = (metric_text(study.metric, fmean(side)) for side in (comparison.baseline, comparison.winner))
     told = f"took {metric} from {before} to {after} ({comparison_text(comparison)})"
@@ -151,5 +156,5 @@ def _enumerated(names: Sequence[str], limit: int = 5) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names) or "nothing"
 
 
-def _bare(metric: str, value: float) -> str:
-    return f"{100 * value:.2f}" if is_share(metric) else f"{value:.4g}"
+def _bare(metric: str, value: float, values: Iterable[float]) -> str:
+    return f"{100 * value:.2f}" if is_share(metric, values) else f"{value:.4g}"

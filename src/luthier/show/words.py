@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from luthier.parts import Function, Part
@@ -11,9 +11,13 @@ from luthier.parts import Function, Part
 _SHARES = {"accuracy", "binary_accuracy", "f1", "multilabel_f1", "auroc", "average_precision"}
 
 
-def is_share(metric: str) -> bool:
-    """Whether a metric runs from 0 to 1 and is read as a percentage."""
-    return metric in _SHARES
+def is_share(metric: str, values: Iterable[float | None] = ()) -> bool:
+    """Whether a metric runs from 0 to 1 and is read as a percentage; a function may report it from 0 to 100.
+
+    >>> is_share("accuracy"), is_share("accuracy", [0.9, None]), is_share("accuracy", [90.5]), is_share("loss")
+    (True, True, False, False)
+    """
+    return metric in _SHARES and not any(value is not None and abs(value) > 1 for value in values)
 
 
 def metric_text(metric: str, value: float | None) -> str:
@@ -26,7 +30,7 @@ def metric_text(metric: str, value: float | None) -> str:
         return "–"
     if not math.isfinite(value):
         return number_text(value)
-    return f"{100 * value:.2f}%" if is_share(metric) else number_text(value)
+    return f"{100 * value:.2f}%" if is_share(metric, [value]) else number_text(value)
 
 
 def named_values(values: Mapping[str, float]) -> str:
@@ -58,15 +62,17 @@ def number_text(value: float | None) -> str:
 def value_text(value: Any) -> str:
     """A recipe's value in words.
 
-    >>> value_text(None), value_text(True), value_text(3e-4), value_text((0.9, 0.999)), value_text(())
-    ('none', 'yes', '0.0003', '0.9, 0.999', 'none')
+    >>> value_text(None), value_text(True), value_text((0.9, 0.99999)), value_text(())
+    ('none', 'yes', '0.9, 0.99999', 'none')
+    >>> value_text(3e-4), value_text(16384.0), value_text(0.12345)
+    ('0.0003', '16384', '0.1235')
     """
     if value is None or value in ((), [], {}):
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return _setting_text(value)
     if isinstance(value, (tuple, list)):
         return ", ".join(value_text(item) for item in value)
     if isinstance(value, Function):
@@ -77,6 +83,15 @@ def value_text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {value_text(item)}" for name, item in value.items())
     return str(value)
+
+
+def _setting_text(value: float) -> str:
+    """Four significant digits; near 1, where a decay or a beta lies, of what is missing from it."""
+    if value.is_integer() and abs(value) < 1e6:
+        return f"{value:.0f}"
+    if 0.99 < value < 1:
+        return f"{value:.{3 - math.floor(math.log10(1 - value))}f}".rstrip("0")
+    return f"{value:.4g}"
 
 
 def duration_text(seconds: float | None) -> str:

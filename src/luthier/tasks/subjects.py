@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -132,6 +133,7 @@ def _subject(made: Any, reference: str) -> Subject:
 
 def _made_by_file(reference: str) -> Any:
     function = _function_of_file(reference)
+    _check_callable_alone(function, reference)
     try:
         return function()
     except LuthierError:
@@ -140,6 +142,24 @@ def _made_by_file(reference: str) -> Any:
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"line {last.lineno} of {Path(last.filename).name}"
         raise LuthierError(f"{reference} failed: {type(error).__name__}: {error} ({where})") from error
+
+
+def _check_callable_alone(function: Callable[..., Any], reference: str) -> None:
+    """Whether it can be called without arguments.
+
+    Raises:
+        LuthierError: it wants some, as a training function does.
+    """
+    try:
+        inspect.signature(function).bind()
+    except TypeError:
+        name = reference.rpartition(":")[2]
+        raise LuthierError(
+            f"{reference} takes arguments, where a function without any should return a Task; a training function "
+            f"of one's own is tuned in Python: luthier.tune({name}, space=...)"
+        ) from None
+    except ValueError:  # built in
+        return
 
 
 def _function_of_file(reference: str) -> Callable[[], Any]:

@@ -138,13 +138,15 @@ def function_search(
         )
     ranges = as_space(space)
     check_ranges(ranges)
+    if start is not None and not isinstance(start, Mapping):
+        raise LuthierError(f"start must be values by name, such as {{'lr': 0.1}}, got {start!r}")
     values = None if start is None else {name: unwrapped(value) for name, value in start.items()}
     search = FunctionSearch(function, ranges, function_objectives(objectives, metric, direction), steps, values, groups)
     _check_signature(search)
     _check_steps(steps)
     if values is not None:
-        _check_start(values, ranges, groups or {})
-    elif groups and any(set(fields) < set(ranges) for fields in groups.values()):
+        _check_start(values, ranges, groups if isinstance(groups, Mapping) else {})
+    elif isinstance(groups, Mapping) and any(set(fields) < set(ranges) for fields in groups.values()):
         raise LuthierError(
             "groups tune some parameters and keep the others where the search starts: add start={...} with a value for "
             "each parameter of the space"

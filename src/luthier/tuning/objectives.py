@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -98,6 +99,12 @@ def task_objectives(asked: Objectives | None, metric: str, direction: str) -> tu
     return tuple(Objective(name, known[name]) for name in named)
 
 
+_SHORT = {"maximize": "max", "minimize": "min"}  # as Optuna says
+_LOSSES = re.compile(r"(^|_)(loss|error|err|rmse|mse|mae|nll|perplexity|ppl|wer|cer|latency|time)(_|$)")
+COLUMNS = ("number", "kind", "arm", "state", "reason", "source", "seed", "step", "total_steps", "time_s")
+"""What a study's table tells of each trial besides its values and objectives."""
+
+
 def function_objectives(asked: Objectives | None, metric: str | None, direction: str | None) -> tuple[Objective, ...]:
     """The objectives of a study of a training function: what it reports, and the time that it takes.
 
@@ -105,14 +112,19 @@ def function_objectives(asked: Objectives | None, metric: str | None, direction:
         LuthierError: no name, one twice, a direction that is missing or none; one and the same thing said twice.
     """
     if asked is None:
+        if direction is None and metric is not None and _LOSSES.search(metric.lower()):
+            raise LuthierError(f"say which way {metric} improves: direction='min', or 'max'")
         named: dict[str, str | None] = {metric or "value": direction or "max"}
     elif metric is not None or direction is not None:
         raise LuthierError("objectives name metric and direction already: leave those out")
     else:
         named = _named(asked)
+    named = {name: _SHORT.get(str(way), way) for name, way in named.items()}
     for name, way in named.items():
         if not isinstance(name, str) or not name.isidentifier():
             raise LuthierError(f"what a function reports needs a name such as 'accuracy', got {name!r}")
+        if name in COLUMNS:
+            raise LuthierError(f"{name!r} is what a study calls something of its trials: give the metric another name")
         if name != TRAIN_TIME and way is None:
             raise LuthierError(f"say which way {name} improves: objectives={{{name!r}: 'max', ...}}, or 'min'")
         if way not in (None, "max", "min"):

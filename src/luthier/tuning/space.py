@@ -79,7 +79,12 @@ def as_space(ranges: Space | Iterable[tuple[str, Range]]) -> dict[str, Range]:
         LuthierError: a path comes twice.
     """
     space: dict[str, Range] = {}
-    for path, range_ in ranges.items() if isinstance(ranges, Mapping) else ranges:
+    pairs = [*ranges.items()] if isinstance(ranges, Mapping) else ranges
+    if isinstance(pairs, (Uniform, Integers, Choice, str)) or not isinstance(pairs, Iterable):
+        raise LuthierError(f"a space is ranges by name, such as {{'lr': luthier.loguniform(1e-4, 1e-1)}}, got {ranges}")
+    for path, range_ in pairs:
+        if not isinstance(path, str):
+            raise LuthierError(f"a space names its ranges by text, such as 'lr', got {path!r}")
         if path in space:
             raise LuthierError(f"the space names {path!r} twice: give each field one range")
         space[path] = range_

@@ -94,6 +94,10 @@ class Trial:
     level: float | None = None
     params: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        value = "none" if self.value is None else f"{self.value:.6g}"
+        return f"Trial({self.number}, {self.state}, value={value}, step={self.step}, values={self.values})"
+
     @property
     def ended(self) -> bool:
         """Whether it is trained no further, at least in this call."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,14 @@ from luthier.tuning.folding import fold
 from luthier.tuning.function_search import Values
 from luthier.tuning.jobs import BASELINE
 from luthier.tuning.ledger import StudyError, read_events
+from luthier.tuning.objectives import COLUMNS
 from luthier.tuning.pareto import by_front
 from luthier.tuning.saves import read_state
 from luthier.tuning.space import Range, space_from_json
 from luthier.tuning.state import State, Trial
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from luthier.recipe import Recipe
     from luthier.record import Record
@@ -170,9 +172,8 @@ class Study:
         Each has number, kind, arm, state, reason, source, seed, step, total_steps and time_s; the best reading of each
         objective by its name; and `full_values`, each as "params.<path>".
         """
-        names = ("number", "kind", "arm", "state", "reason", "source", "seed", "step", "total_steps", "time_s")
         return [
-            {name: getattr(trial, name) for name in names}
+            {name: getattr(trial, name) for name in COLUMNS}
             | {name: trial.scores.get(name) for name in self.objectives}
             | {f"params.{path}": value for path, value in self.full_values(trial).items()}
             for trial in self.trials
@@ -250,6 +251,8 @@ def arms(groups: Mapping[str, Any] | None, space: Mapping[str, Range]) -> dict[s
     """
     if groups is None:
         return {"all": list(space)}
+    if not isinstance(groups, Mapping) or not all(isinstance(each, (list, tuple)) for each in groups.values()):
+        raise StudyError(f"groups are lists of fields by name, such as {{'rate': ['lr', 'schedule']}}, got {groups!r}")
     if not groups:
         raise StudyError("groups is empty: name at least one group of fields, or leave groups out")
     for name, fields in groups.items():

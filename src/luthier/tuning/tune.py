@@ -121,7 +121,9 @@ def tune(
             number of at most 0, where they may be trained. Checked before a trial begins.
         deterministic: the same trials and decisions with the same seed, on any number of workers of any speed and
             after any interruption: they follow a virtual clock, and faster workers wait for their turn. A budget of
-            time only cuts the study off; one of steps or epochs decides the same each time.
+            steps or epochs decides the same each time; one of time cuts the study off wherever it stands then, and what
+            a later call makes of that need not be what would have come without the cut. A function's random numbers
+            (Python, NumPy, torch) are seeded with `trial.seed` at each call.
         on: "ray" or "ray://host:10001": workers are actors on a Ray cluster, as many as it holds when `workers` is
             None; all its nodes must see the folder, unless `checkpoints` is given. None: processes on this machine.
         resources: of each worker on Ray: num_cpus (1 unless told), num_gpus, memory, resources.
