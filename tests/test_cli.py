@@ -152,6 +152,12 @@ def test_wrong_input_is_one_line_and_exit_2(capsys, task_file, tmp_path, tokens,
     assert "Traceback" not in out + errors
 
 
+def test_a_count_is_not_rounded(capsys, task_file):
+    code, out, errors = run(capsys, "tune", task_file, "--trials", "2.9")
+    assert code != 0
+    assert "Invalid value for --trials: expected a whole number, got '2.9'" in out + errors
+
+
 def test_an_unknown_option_names_a_close_one(capsys, task_file):
     code, out, errors = run(capsys, "fit", task_file, "--lrr", "3")
     assert code != 0

@@ -7,7 +7,9 @@ from types import ModuleType
 from typing import Any
 
 import cloudpickle
+import numpy as np
 import pytest
+import torch
 
 from luthier.hashing import bound, source_hash
 
@@ -86,6 +88,14 @@ class Goal:
         return self.goal
 
 
+class Called:
+    def __init__(self) -> None:
+        self.goal, self.data, self.mapped, self.one = 0.25, np.zeros((2, 3)), torch.zeros(2, 3), torch.tensor(1.0)
+
+    def __call__(self, trial: Any) -> float:
+        return self.goal
+
+
 def test_what_a_function_is_given_is_told() -> None:
     def made(goal: float, act: Callable[..., Any]) -> Any:
         def run(trial: Any, scale: int) -> Any:
@@ -103,3 +113,4 @@ def test_what_a_function_is_given_is_told() -> None:
     }
     assert bound(functools.partial(print, [1] * 1000, Path())) == {"0": "builtins.list", "1": "pathlib.PosixPath"}
     assert bound(print) == bound(Net) == {}
+    assert bound(Called()) == {"goal": 0.25, "data": "array 2x3", "mapped": "array 2x3", "one": "array of one number"}

@@ -10,7 +10,17 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from luthier.errors import LuthierError
-from luthier.options import UNSET, Folder, RecipeFile, RecipeOptions, Settings, assignment, assignments, subject_of
+from luthier.options import (
+    UNSET,
+    Folder,
+    RecipeFile,
+    RecipeOptions,
+    Settings,
+    assignment,
+    assignments,
+    subject_of,
+    whole,
+)
 from luthier.parts import Part
 from luthier.show.console import open_console
 from luthier.tasks import TASKS
@@ -46,7 +56,8 @@ def tune(
     /,
     *,
     trials: Annotated[
-        int | None, Parameter(help="trials in all, resumed ones counted; default: until the budget ends, else 30")
+        int | None,
+        Parameter(converter=whole, help="trials in all, resumed ones counted; default: until the budget ends, else 30"),
     ] = None,
     budget: Annotated[
         str | None, Parameter(help="time, steps or epochs of all trials together: 5min, 20000steps, 300epochs")
@@ -73,7 +84,7 @@ def tune(
         ),
     ] = [],  # noqa: B006 - cyclopts never mutates it
     strategy: Annotated[str, Parameter(help="auto, full, halving, hyperband or one-epoch-top-k")] = "auto",
-    workers: Annotated[int | None, Parameter(help="worker processes; default: one per core")] = None,
+    workers: Annotated[int | None, Parameter(converter=whole, help="worker processes; default: one per core")] = None,
     on: Annotated[str | None, Parameter(help="ray or ray://host:10001: workers on a Ray cluster")] = None,
     resources: Annotated[
         list[str], Parameter(negative=(), help="of each worker on Ray, repeatable: num_gpus=1, num_cpus=2")
@@ -82,7 +93,9 @@ def tune(
         str | None,
         Parameter(help="with --on, for nodes that do not share the folder: s3://bucket/path, or any fsspec address"),
     ] = None,
-    repeats: Annotated[int, Parameter(help="further seeds that winner and baseline are trained with")] = 3,
+    repeats: Annotated[
+        int, Parameter(converter=whole, help="further seeds that winner and baseline are trained with")
+    ] = 3,
     recipe_file: RecipeFile = None,
     folder: Folder = None,
     storage: Annotated[
@@ -137,9 +150,11 @@ def mend(
     task: str,
     /,
     *,
-    trials: Annotated[int, Parameter(help="budget in optimizer steps, as trainings of the starting recipe")] = 40,
+    trials: Annotated[
+        int, Parameter(converter=whole, help="budget in optimizer steps, as trainings of the starting recipe")
+    ] = 40,
     budget: Annotated[str | None, Parameter(help="time in all as well, such as 90s, 5min, 1h")] = None,
-    seeds: Annotated[int, Parameter(help="trainings that a kept patch rests on")] = 2,
+    seeds: Annotated[int, Parameter(converter=whole, help="trainings that a kept patch rests on")] = 2,
     until_healthy: Annotated[bool, Parameter(negative=(), help="stop at the first healthy diagnosis")] = False,
     recipe_file: RecipeFile = None,
     folder: Folder = None,

@@ -41,6 +41,8 @@ def bound(call: Any) -> dict[str, Any]:
     if inspect.ismethod(call):
         found |= getattr(call.__self__, "__dict__", {})
         call = call.__func__
+    elif not inspect.isroutine(call) and not inspect.isclass(call):
+        found |= getattr(call, "__dict__", {})
     code = getattr(call, "__code__", None)
     for name, cell in zip(code.co_freevars, call.__closure__ or (), strict=True) if code is not None else ():
         try:
@@ -57,6 +59,8 @@ def _shown(value: Any) -> Any:
         return [_shown(item) for item in value]
     if isinstance(value, Mapping) and len(value) <= _MOST_ITEMS:
         return {str(name): _shown(item) for name, item in value.items()}
+    if isinstance(getattr(value, "shape", None), tuple):  # in a worker it may be mapped, and of another class
+        return f"array {'x'.join(map(str, value.shape)) or 'of one number'}"
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{named.__module__}.{named.__qualname__}"
 

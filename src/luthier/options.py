@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import field, make_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -49,6 +50,18 @@ RecipeFile = Annotated[
     Path | None, Parameter(name="--recipe", help="start from the recipe in this file, not from the task's own")
 ]
 Folder = Annotated[Path | None, Parameter(help="where the result goes; default: a new one under runs/ or studies/")]
+
+
+def whole(_: Any, tokens: Sequence[Any]) -> int:
+    """A whole number from the command line; the parser itself would round.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return int(tokens[0].value.replace("_", ""))
+    except ValueError:
+        raise ValueError(f"expected a whole number, got {tokens[0].value!r}") from None
 
 
 def subject_of(task: str, settings: list[str], options: Any, recipe_file: Path | None = None) -> Subject:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
@@ -343,6 +344,7 @@ def locked() -> Any:
         ({"task": lambda: 1.0}, "takes one argument, the trial"),
         ({"task": lambda trial, more: 1.0}, "takes one argument, the trial"),
         ({"task": Thing}, "a function of one argument"),
+        ({"task": torch.nn.Linear(1, 1)}, "a function of one argument"),
         ({"task": locked()}, r"lock \(lock\), which the function uses, cannot be sent"),
         ({"recipe": Recipe()}, "takes no recipe"),
         ({"direction": "up"}, "the direction of value must be 'max' or 'min'"),
@@ -505,6 +507,21 @@ def test_a_study_gives_back_what_its_trials_saved_and_a_table_of_them(tmp_path: 
     ]
     assert rows[number[0.4]]["reason"].startswith("ValueError: no (line ")
     assert len({tuple(row) for row in rows}) == 1
+
+
+def test_an_object_that_can_be_called_is_a_function(tmp_path: Path) -> None:
+    study = tune(Called(2.0), space={"x": uniform(0, 1)}, trials=2, workers=1, folder=tmp_path)
+    assert (study.name, [trial.state for trial in study.trials]) == ("Called", ["finished"] * 2)
+    with pytest.raises(StudyError, match=r"task arguments: 2.0 there, 3.0 now"):
+        tune(Called(3.0), space={"x": uniform(0, 1)}, trials=2, workers=1, folder=tmp_path)
+
+
+class Called:
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, trial: Any) -> float:
+        return self.factor * float(trial.params["x"])
 
 
 def test_other_arguments_are_another_study(tmp_path: Path) -> None:

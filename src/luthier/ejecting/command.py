@@ -9,6 +9,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from luthier.options import whole
+
 
 def eject(
     run: Path,
@@ -17,7 +19,9 @@ def eject(
     task: Annotated[
         str | None, Parameter(help="what was trained: path/to/file.py:function; built-in tasks are found by themselves")
     ] = None,
-    trial: Annotated[int | None, Parameter(help="this trial of the study; default: the best one")] = None,
+    trial: Annotated[
+        int | None, Parameter(converter=whole, help="this trial of the study; default: the best one")
+    ] = None,
     data: Annotated[
         Path | None,
         Parameter(help="write the data to this .npz file, which the script reads; default: the cache's files"),

@@ -193,7 +193,7 @@ def _importances(study: Study) -> str:
     ]
     note = (
         "How far the values of the best tenth of the trials (at least five) differ from those of all. Within chance: "
-        "random orders of the trials give as much in more than 5% of cases."
+        "random orders of the trials give as much in more than 5% of cases. What was hardly varied cannot show here."
     )
     return section("What matters", table(["field", "", ">importance", ""], rows), note=note) if found else ""
 

@@ -47,7 +47,7 @@ class FunctionSearch:
 
     def __post_init__(self) -> None:
         plain = self.function.func if isinstance(self.function, functools.partial) else self.function
-        self.name = re.sub(r"\W", "", getattr(plain, "__name__", "")) or "function"
+        self.name = re.sub(r"\W", "", getattr(plain, "__name__", type(plain).__name__)) or "function"
         self.start = Values(self.start_values or {})
         self.epochs = self.steps or _LIKELY_EPOCHS
         reported = {each.name: each.column for each in self.objectives if each.name != TRAIN_TIME}
@@ -113,8 +113,8 @@ class Values:
 
 
 def is_function(thing: object) -> bool:
-    """Whether it can be tuned as a training function."""
-    return inspect.isroutine(thing) or isinstance(thing, functools.partial)
+    """Whether it can be tuned as a training function: a function, method or partial, or an object to be called."""
+    return callable(thing) and not inspect.isclass(thing) and not hasattr(thing, "named_parameters")  # no network
 
 
 def function_search(
