@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+import luthier
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
 from luthier.show.terminal import TuneConsole
@@ -507,6 +508,34 @@ def test_a_study_gives_back_what_its_trials_saved_and_a_table_of_them(tmp_path: 
     ]
     assert rows[number[0.4]]["reason"].startswith("ValueError: no (line ")
     assert len({tuple(row) for row in rows}) == 1
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_trials_that_stop_themselves_have_ended(tmp_path: Path, deterministic: bool) -> None:
+    def train(trial: Any) -> None:
+        for step in range(trial.restore() or 0, 6):
+            trial.save(step + 1)
+            trial.report(trial.params["x"] * (step + 1), step=step)
+            if trial.params["x"] < 0.5 and step == 2:
+                raise luthier.TrialPaused("no gain")
+
+    call: Any = {"space": {"x": uniform(0, 1)}, "steps": 6, "deterministic": deterministic, "strategy": "full"}
+    study = tune(train, trials=12, workers=2, folder=tmp_path, **call)
+    states = {(trial.params["x"] < 0.5, trial.state, trial.step, trial.reason) for trial in study.trials}
+    assert states == {
+        (True, "stopped", 3, "by the function: no gain"),
+        (False, "finished", 6, "trained to its end, step 6"),
+    }
+    assert Study.open(tmp_path).trials == study.trials
+
+
+def test_a_study_whose_trials_all_stop_themselves_says_so(tmp_path: Path) -> None:
+    def train(trial: Any) -> None:
+        trial.report(1.0, step=1)
+        raise luthier.TrialPaused
+
+    with pytest.raises(StudyError, match="no trial was trained to its end, each one stopped before"):
+        tune(train, space={"x": uniform(0, 1)}, trials=3, workers=1, folder=tmp_path)
 
 
 def test_an_object_that_can_be_called_is_a_function(tmp_path: Path) -> None:

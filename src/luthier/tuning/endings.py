@@ -42,6 +42,10 @@ def check_result(state: State, plan: Plan) -> None:
     if failed and all(trial.state == "failed" for trial in state.search):
         raise StudyError(f"all {len(failed)} trials failed; {_last(state, failed)}")
     read = any(trial.rows for trial in state.search)
+    if plan.budget is None and any(trial.value is not None for trial in state.search):
+        raise StudyError(
+            f"no trial was trained to its end, each one stopped before: see study.table() of {state.folder}"
+        )
     if plan.budget is None or (read and all(trial.value is None for trial in state.search)):
         told = f": {_last(state, failed)}" if failed else f": see {state.folder}"
         raise StudyError(f"no trial gave a finite validation value of {state.metric}{told}")

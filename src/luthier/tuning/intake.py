@@ -14,7 +14,7 @@ from luthier.tuning.steering import widened
 from luthier.tuning.unpausable import at_rung
 from luthier.tuning.workers import Workers
 
-_ENDS = ("paused", "finished", "failed", "crashed")  # who is stopped was told so: that is written already
+_ENDS = ("paused", "finished", "stopped", "failed", "crashed")
 _DETAILS = ("reason", "step", "total_steps", "time_s")
 
 
@@ -41,7 +41,7 @@ class Intake:
             self.journal.record("row", number=number, row=message["row"])
         elif event == "asked":
             self._decide(number, details)
-        elif event in _ENDS:
+        elif event in _ENDS and not self.journal.state.trials[number].ended:  # who was told to stop has ended already
             self.journal.record(event, number=number, **details)
             self._steer(number, message.get("changes", []))
             check_failures(self.journal.state, number, self.plan.workers)

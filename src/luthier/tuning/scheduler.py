@@ -194,14 +194,8 @@ def search_over(state: State, plan: Plan, clock: float) -> bool:
 
 
 def reached(state: State, plan: Plan) -> bool:
-    """Whether the best trial that trained to its end, or the baseline, has the value that is searched for."""
-    if plan.target is None:
-        return False
-    best, baseline = standings(state).finished.first, state.baseline
-    trials = [state.trials[best]] if best is not None else []
-    if baseline is not None and baseline.state == "finished":
-        trials.append(baseline)
-    return any(trial.value is not None and state.sign * (trial.value - plan.target) <= 0 for trial in trials)
+    """Whether a trial that trained to its end has read the value that is searched for."""
+    return plan.target is not None and standings(state).best <= state.sign * plan.target
 
 
 def _unfinished(state: State, plan: Plan, kind: str, left: float | None) -> Continue | None:

@@ -5,6 +5,7 @@ Everything here follows from the state alone; after a restart it is built anew f
 
 from __future__ import annotations
 
+import math
 import statistics
 from abc import ABC, abstractmethod
 from bisect import bisect_left, insort
@@ -88,6 +89,8 @@ class Standings(Follower):
         cut_off: by kind, trainings that have not come to where they were told to go or not told their end, by number.
         finished: search trials but the baseline over their full budget, best first.
         paused: search trials with a value that wait at a rung, best first.
+        best: the best reading of the first objective among the finished search trials, smaller is better; infinite
+            before there is one.
     """
 
     def __init__(self) -> None:
@@ -98,6 +101,7 @@ class Standings(Follower):
         self.cut_off = {"search": Ranking(), "repeat": Ranking()}
         self.finished = Ranking()
         self.paused = Ranking()
+        self.best = math.inf
         self._known: dict[int, bool] = {}
         self._expected: dict[int, float] = {}
 
@@ -136,6 +140,8 @@ class Standings(Follower):
             self.paused.put(trial.number, *state.losses(trial))
         else:
             self.paused.drop(trial.number)
+        if trial.value is not None and trial.state == "finished":
+            self.best = min(self.best, state.sign * trial.value)
         if trial.value is not None and trial.state == "finished" and trial.arm != BASELINE:
             self.finished.put(trial.number, *state.losses(trial))
 

@@ -133,8 +133,8 @@ def tune(
         first: configurations to try before any other, whatever the sampler, such as [{"lr": 0.1}]: values of the space
             by path or name. What they leave out is as in the baseline (for a function: in `start`, else in the middle
             of its range). They count as trials; those that the study has are not tried again.
-        target: a value of the metric (of several objectives the first) that is good enough: the search ends when the
-            best trial over its full budget has read it. A later call with another target goes on.
+        target: a value of the metric (of several objectives the first) that is good enough: the search ends when a
+            trial that trained to its end has read it. A later call with another target goes on.
 
     Returns:
         The study. After Ctrl-C it holds what was found so far, and the same call goes on.
