@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from luthier.hashing import bound, source_hash
+from luthier.hashing import bound, bound_values, source_hash
 
 
 def loaded(folder: Path, name: str, text: str) -> Any:
@@ -104,13 +104,43 @@ def test_what_a_function_is_given_is_told() -> None:
         return run
 
     name = f"{__name__}.Net"
-    assert bound(Goal(0.5).run) == {"goal": 0.5, "net": name}
-    assert bound(made(0.5, Net)) == {"act": name, "goal": 0.5}
-    assert bound(functools.partial(made(0.5, Net), scale=(1, {"a": None}))) == {
+    assert bound_values(Goal(0.5).run) == {"goal": 0.5, "net": name}
+    assert bound_values(made(0.5, Net)) == {"act": name, "goal": 0.5}
+    assert bound_values(functools.partial(made(0.5, Net), scale=(1, {"a": None}))) == {
         "act": name,
         "goal": 0.5,
         "scale": [1, {"a": None}],
     }
-    assert bound(functools.partial(print, [1] * 1000, Path())) == {"0": "builtins.list", "1": "pathlib.PosixPath"}
-    assert bound(print) == bound(Net) == {}
-    assert bound(Called()) == {"goal": 0.25, "data": "array 2x3", "mapped": "array 2x3", "one": "array of one number"}
+    assert bound_values(functools.partial(print, [1] * 1000, Path())) == {
+        "0": "builtins.list",
+        "1": "pathlib.PosixPath",
+    }
+    assert bound_values(print) == bound_values(Net) == {}
+    assert bound_values(Called()) == {
+        "goal": 0.25,
+        "data": "array 2x3",
+        "mapped": "array 2x3",
+        "one": "array of one number",
+    }
+    assert (
+        bound(functools.partial(print, 1)) == bound(functools.partial(print, 1)) != bound(functools.partial(print, 2))
+    )
+    assert "secret" not in str(bound(functools.partial(print, "secret")))
+
+
+def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    return wrapper
+
+
+def test_a_decorated_function_is_told_by_what_it_wraps() -> None:
+    def one() -> Any:
+        return Block
+
+    def other() -> Any:
+        return Net
+
+    assert source_hash(decorated(one)) == source_hash(one) != source_hash(decorated(other))

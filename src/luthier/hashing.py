@@ -23,15 +23,20 @@ def source_hash(call: object) -> str:
     """
     told: dict[str, bytes] = {}
     _tell(call, told)
-    return hashlib.sha256(b"\n".join(told.values())).hexdigest()[:16]
+    return _digest(b"\n".join(told.values()))[:16]
 
 
-def bound(call: Any) -> dict[str, Any]:
+def bound(call: Any) -> dict[str, str]:
+    """Eight hex digits over each value of `bound_values`, by name: a file need not hold them, one may be a password."""
+    return {name: _digest(repr(value).encode())[:8] for name, value in bound_values(call).items()}
+
+
+def bound_values(call: Any) -> dict[str, Any]:
     """What a function has besides its source, by name: a partial's arguments, a closure's values, a method's object.
 
     Plain values as they are; of others what they are.
 
-    >>> bound(functools.partial(print, 1, sep="; "))
+    >>> bound_values(functools.partial(print, 1, sep="; "))
     {'0': 1, 'sep': '; '}
     """
     found: dict[str, Any] = {}
@@ -52,6 +57,10 @@ def bound(call: Any) -> dict[str, Any]:
     return {name: _shown(value) for name, value in found.items()}
 
 
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def _shown(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -67,7 +76,7 @@ def _shown(value: Any) -> Any:
 
 def _tell(call: object, told: dict[str, bytes]) -> None:
     """Add what a callable does, and those of its module that it names."""
-    target: Any = call if inspect.isroutine(call) or inspect.isclass(call) else type(call)
+    target: Any = inspect.unwrap(call) if inspect.isroutine(call) else call if inspect.isclass(call) else type(call)
     name = f"{target.__module__}.{target.__qualname__}"
     if name in told:
         return

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 _CODE = {"function": "the function", "model_source": "the model's builder"}
-_ARGUMENTS = ("arguments", "model_arguments")  # which older studies do not have
+_ARGUMENTS = {"arguments": "the function", "model_arguments": "the model's builder"}
 
 
 def open_ledger(folder: Path, description: dict[str, Any], resume: bool, storage: str | None = None) -> Ledger:
@@ -78,7 +78,12 @@ def differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             before, after = known[part].get(name), now[part].get(name)
             if before != after and before and after and part == "task" and name in _CODE:
                 changes.append(f"the code of {_CODE[name]} has changed")
-            elif before != after and not (before is None and name in _ARGUMENTS):
+            elif before != after and name in _ARGUMENTS:
+                others = [
+                    each for each in {**after, **(before or after)} if (before or after).get(each) != after.get(each)
+                ]
+                changes += [f"the argument {each} of {_ARGUMENTS[name]} has changed" for each in others]
+            elif before != after:
                 changes.append(f"{part} {name}: {_short(before)} there, {_short(after)} now")
     for part in ("groups", "seed", "start", "virtual", "objectives"):
         if known.get(part) != now.get(part) and not any(change.startswith(f"recipe {part}") for change in changes):
