@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 import torch
 
@@ -23,6 +24,7 @@ from luthier.recipe import Recipe
 from luthier.show.terminal import TuneConsole
 from luthier.show.verdict import winner_changes
 from luthier.tuning.ledger import StudyError, read_events
+from luthier.tuning.optuna_store import url
 from luthier.tuning.space import choice, fixed, integers, loguniform, uniform
 from luthier.tuning.starts import NAMED
 from luthier.tuning.store_sqlite import SqliteStore
@@ -551,6 +553,38 @@ class Called:
 
     def __call__(self, trial: Any) -> float:
         return self.factor * float(trial.params["x"])
+
+
+def test_a_study_that_never_read_anything_begins_anew_when_the_mistake_is_mended(tmp_path: Path) -> None:
+    call: Any = {"space": {"x": uniform(0, 1)}, "start": {"x": 0.5}, "workers": 1, "folder": tmp_path, "repeats": 1}
+
+    def train(trial: Any) -> None:
+        trial.report(trial.parms["x"], step=1)
+
+    told = r"first 3 trials all failed.* AttributeError.* \(line \d+ of test_tune_functions.py\)\. What the trainings"
+    with pytest.raises(StudyError, match=told):
+        tune(train, trials=9, **call)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    optuna.create_study(study_name="train", storage=url(tmp_path), direction="maximize")  # as a longer call would have
+
+    def train(trial: Any) -> None:  # type: ignore[no-redef]
+        trial.report(trial.params["x"], step=1)
+
+    study = tune(train, trials=3, direction="min", **call)
+    assert [trial.state for trial in study.trials] == ["finished"] * 5
+    assert study.comparison is not None
+    assert Study.open(tmp_path).trials == study.trials
+    stored = optuna.load_study(study_name="train", storage=url(tmp_path))
+    assert stored.direction.name == "MINIMIZE"
+    assert [trial.state.name for trial in stored.trials] == ["COMPLETE"] * 3
+
+    def train(trial: Any) -> None:  # type: ignore[no-redef]
+        trial.report(trial.params["x"] + 1, step=1)
+
+    with pytest.raises(
+        StudyError, match=r"\(the code of the function has changed\): choose another folder, remove this"
+    ):
+        tune(train, trials=4, direction="min", **call)
 
 
 def test_other_arguments_are_another_study(tmp_path: Path) -> None:

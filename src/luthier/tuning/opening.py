@@ -50,6 +50,9 @@ def open_ledger(folder: Path, description: dict[str, Any], resume: bool, storage
                     f"{folder} holds a study of something else ({'; '.join(changes)}): "
                     "choose another folder, remove this one, or go back to what it was begun with"
                 )
+            from luthier.tuning.optuna_store import forget
+
+            forget(ledger.store, known["name"])
             shutil.rmtree(folder / "trials", ignore_errors=True)
             ledger.append("created", state.clock, asked)
     except BaseException:

@@ -141,6 +141,14 @@ class OptunaStore:
         return batch
 
 
+def forget(store: Store, name: str) -> None:
+    """Remove a study from Optuna's tables, if it is there; arguments as for `OptunaStore`."""
+    import optuna
+
+    with contextlib.suppress(KeyError), quiet():
+        optuna.delete_study(study_name=store.study or name, storage=store.optuna_url)
+
+
 class Opened:
     """Optuna's study in a database, made when missing.
 
