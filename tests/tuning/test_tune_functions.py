@@ -390,6 +390,8 @@ def locked() -> Any:
         ),
         ({"target": "0.9"}, "target must be a number that ends the search when it is reached, got '0.9'"),
         ({"target": float("nan")}, "target must be a number"),
+        ({"target": True}, "target must be a number"),
+        ({"console": "loud"}, r"console must be True, False or a listener; 'loud' has no started, trial, progress"),
         ({"trial_timeout": 0}, "time above zero"),
         ({"groups": {"a": ["z"]}}, "names z"),
         (
@@ -498,6 +500,8 @@ def test_a_study_gives_back_what_its_trials_saved_and_a_table_of_them(tmp_path: 
         study.saved(number[0.1])
     with pytest.raises(StudyError, match="has trials 0 to 5, got 9"):
         study.saved(9)
+    with pytest.raises(StudyError, match="has trials 0 to 5, got '9'"):
+        study.saved("9")  # type: ignore[arg-type]
     with pytest.raises(StudyError, match=r"which leaves no record: call study\.saved\(\)"):
         study.record()
     assert sorted((row["params.x"], row["params.m"] or 0, row["score"], row["state"]) for row in rows) == [

@@ -212,8 +212,8 @@ class Study:
             if self.best is None:
                 raise StudyError(f"no trial of the study {self.folder} has finished: name one by its number")
             return self.best
-        if not 0 <= number < len(self.trials):
-            raise StudyError(f"the study {self.folder} has trials 0 to {len(self.trials) - 1}, got {number}")
+        if not isinstance(number, int) or not 0 <= number < len(self.trials):
+            raise StudyError(f"the study {self.folder} has trials 0 to {len(self.trials) - 1}, got {number!r}")
         return self.trials[number]
 
     def best_by_arm(self) -> dict[str, Trial]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.errors import LuthierError
 from luthier.tuning.asking import Asked, searched_for
 from luthier.tuning.calls import Call
 from luthier.tuning.function_search import is_function
@@ -172,6 +173,9 @@ def tune(
 
 def _listener(console: bool | Console) -> Console | None:
     if console is not True:
+        told = ("started", "trial", "progress", "widened", "finished")
+        if console and (missing := [name for name in told if not callable(getattr(console, name, None))]):
+            raise LuthierError(f"console must be True, False or a listener; {console!r} has no {', '.join(missing)}")
         return console or None
     from luthier.show.tune_terminal import TuneConsole
 
