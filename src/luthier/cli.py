@@ -62,7 +62,11 @@ def command_line() -> App:
     from cyclopts import App
 
     app = App(
-        name="luthier", version=__version__, help=ABOUT, help_format="plaintext", suppress_keyboard_interrupt=False
+        name="luthier",
+        version=__version__,
+        help=ABOUT,
+        help_format="plaintext",  # Markdown imports for 50 ms
+        suppress_keyboard_interrupt=False,
     )
     for name, (home, text) in COMMANDS.items():
         app.command(home, name=name, help=text)

@@ -114,9 +114,8 @@ def tune(
     from luthier.tuning.space import as_space, parse_range
     from luthier.tuning.tune import tune as search
 
-    with called_early(
-        0 if on is not None else min(workers or n_cores(), n_cores())
-    ):  # they import torch while the task is loaded here
+    early = 0 if on is not None else min(workers or n_cores(), n_cores())
+    with called_early(early):  # they import torch while the task is loaded here
         subject = subject_of(task, settings, options, recipe_file)
         ranges = as_space((name, parse_range(text)) for name, text in map(assignment, space))
         study = search(

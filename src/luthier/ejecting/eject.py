@@ -165,9 +165,9 @@ def write(facts: Facts, origin: Origin, data: Path | None) -> str:
     blocks += [*augment, *write_scale(facts), *mixers, *write_functions(facts), evaluating, training, _MAIN]
     body = "\n\n\n".join(dict.fromkeys(blocks))
     constants = _constants(facts, path, origin.environment["threads"], body)
-    imports = _imports("\n".join([constants, body]), {*network.imports, *facts.sources.imports})
-    script = "\n\n".join([_header(facts, origin, what), imports, constants]) + f"\n\n\n{body}\n"
     try:
+        imports = _imports("\n".join([constants, body]), {*network.imports, *facts.sources.imports})
+        script = "\n\n".join([_header(facts, origin, what), imports, constants]) + f"\n\n\n{body}\n"
         refuse_twice(script)
     except SyntaxError as error:
         raise EjectError(f"the script cannot be read ({error}); please report this") from error

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 from luthier.files import from_json, to_json
 from luthier.show.html import bar, cell, chart, code, facts, section, table, text, tile, tiles
 from luthier.show.report_data import best_over_time, finite, role, steps_name, winner_number
-from luthier.show.verdict import comparison_text, gain_text, headline, spread_text, verdict, winner_changes
+from luthier.show.verdict import (
+    challenger_text,
+    comparison_text,
+    gain_text,
+    headline,
+    spread_text,
+    verdict,
+    winner_changes,
+)
 from luthier.show.words import budget_text, duration_text, is_share, metric_text, name_text, target_text, value_text
 
 if TYPE_CHECKING:
@@ -86,7 +94,7 @@ def _changes(study: Study) -> str:
         [cell(path, "field"), cell(value_text(old), "before"), cell(value_text(new), "after")]
         for path, (old, new) in changes.items()
     ]
-    who = "winner" if comparison.difference > 0 else "best other trial"
+    who = challenger_text(comparison)
     changed = section(f"What the {who} changes", table(["field", "baseline", who], rows))
     return f'<div class="columns">{changed}{_seeds(comparison)}</div>'
 

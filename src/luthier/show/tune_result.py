@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from luthier.show.verdict import comparison_text, headline, spread_text, verdict, winner_changes
+from luthier.show.verdict import challenger_text, comparison_text, headline, spread_text, verdict, winner_changes
 from luthier.show.words import duration_text, metric_text, name_text, seeds_text, value_text
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _comparison(study: Study, comparison: Comparison) -> list[RenderableType]:
         table = _table("field", "baseline", "winner")
         for path, pair in changes.items():
             table.add_row(path, *(Text(value_text(value)) for value in pair))
-        who = "winner" if comparison.difference > 0 else "best other trial"
+        who = challenger_text(comparison)
         blocks.append(_titled(f"What the {who} (#{comparison.winner_number}) changes", table))
     blocks.append(_scores(study.metric, comparison))
     level = verdict(comparison.difference, comparison.low, comparison.high).level

@@ -125,6 +125,11 @@ def winner_changes(study: Study, number: int) -> dict[str, tuple[Any, Any]]:
     return {name: pair for name, pair in pairs.items() if plain(pair[0]) != plain(pair[1])}
 
 
+def challenger_text(comparison: Comparison) -> str:
+    """What to call the trial that is compared with the baseline: no winner where it is behind."""
+    return "winner" if comparison.difference > 0 else "best other trial"
+
+
 def headline(study: Study) -> str:
     """One sentence: what changed, by how much it helped, how sure that is."""
     comparison, metric = study.comparison, f"validation {name_text(study.metric)}"

@@ -21,10 +21,13 @@ def check_failures(state: State, number: int, workers: int) -> None:
     Raises:
         StudyError: with the last reason, and where more is to be read.
     """
-    failed = [t for t in state.search if t.state == "failed" and not t.reason.startswith(OUT_OF_MEMORY)]
+    early = state.trials[: 3 * workers + _SAME_FAILURES]  # no more have begun when so many of them have failed
+    if number >= len(early):
+        return
+    failed = [trial for trial in early if trial.state == "failed" and not trial.reason.startswith(OUT_OF_MEMORY)]
     first = sum(trial.number < _SAME_FAILURES for trial in failed)
-    alone = len(failed) > 2 * workers and len(failed) == sum(trial.ended for trial in state.search)
-    if number < first == _SAME_FAILURES or (alone and not any(trial.rows for trial in state.search)):
+    alone = len(failed) > 2 * workers and len(failed) == sum(trial.ended for trial in early)
+    if number < first == _SAME_FAILURES or (alone and not any(trial.rows for trial in early)):
         raise StudyError(
             f"the first {max(first, alone * len(failed))} trials all failed, so the study stops; {_last(state, failed)}"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from luthier.tuning.budgets import Budget
 from luthier.tuning.folding import apply, fold
@@ -17,6 +17,7 @@ from luthier.tuning.study import Study
 _READINGS_S = 0.5
 
 
+@runtime_checkable
 class Console(Protocol):
     """What may be told of a study's course; `luthier.show.terminal.TuneConsole` is one."""
 

@@ -20,8 +20,13 @@ if TYPE_CHECKING:
     from luthier.tuning.state import State
 
 
-_CODE = {"function": "the function", "model_source": "the model's builder"}
-_ARGUMENTS = {"arguments": "the function", "model_arguments": "the model's builder"}
+_CODE = {
+    "function": "the code of the function has changed",
+    "arguments": "the arguments of the function, or what it closes over, have changed",
+    "model_source": "the code of the model's builder has changed",
+    "model_arguments": "the arguments of the model's builder, or what it closes over, have changed",
+}
+"""What is said of hashes in a study's description."""
 
 
 def open_ledger(folder: Path, description: dict[str, Any], resume: bool, storage: str | None = None) -> Ledger:
@@ -79,15 +84,9 @@ def differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     for part in ("task", "space"):
         for name in dict.fromkeys([*known[part], *now[part]]):
             before, after = known[part].get(name), now[part].get(name)
-            if before != after and before and after and part == "task" and name in _CODE:
-                changes.append(f"the code of {_CODE[name]} has changed")
-            elif before != after and name in _ARGUMENTS:
-                others = [
-                    each for each in {**after, **(before or after)} if (before or after).get(each) != after.get(each)
-                ]
-                changes += [f"the argument {each} of {_ARGUMENTS[name]} has changed" for each in others]
-            elif before != after:
-                changes.append(f"{part} {name}: {_short(before)} there, {_short(after)} now")
+            if before != after:
+                told = f"{part} {name}: {_short(before)} there, {_short(after)} now"
+                changes.append(_CODE.get(name, told) if part == "task" and None not in (before, after) else told)
     for part in ("groups", "seed", "start", "virtual", "objectives"):
         if known.get(part) != now.get(part) and not any(change.startswith(f"recipe {part}") for change in changes):
             changes.append(f"{part}: {known.get(part)!r} there, {now.get(part)!r} now")

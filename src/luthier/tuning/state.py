@@ -46,7 +46,7 @@ class Trial:
         arm: name of the group of fields that it varies; "baseline" for trial 0.
         values: sampled values by dotted path.
         seed: of weights, data order and dropout.
-        state: "waiting", "running", "paused", "finished", "stopped" (outranked) or "failed".
+        state: "waiting", "running", "paused", "finished", "stopped" (outranked, or by itself) or "failed".
         reason: why it stands so.
         value: best validation value of the metric so far, the first objective: one reading, as it was told.
         level: what its curve is worth (see `levels`), by which trials of one objective are ranked; None while it trains

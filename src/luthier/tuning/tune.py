@@ -172,11 +172,12 @@ def tune(
 
 
 def _listener(console: bool | Console) -> Console | None:
+    if not console:
+        return None
     if console is not True:
-        told = ("started", "trial", "progress", "widened", "finished")
-        if console and (missing := [name for name in told if not callable(getattr(console, name, None))]):
-            raise LuthierError(f"console must be True, False or a listener; {console!r} has no {', '.join(missing)}")
-        return console or None
+        if not isinstance(console, Console):
+            raise LuthierError(f"console must be True, False or a listener as `journal.Console` is, got {console!r}")
+        return console
     from luthier.show.tune_terminal import TuneConsole
 
     return TuneConsole()
