@@ -1,6 +1,8 @@
 """Decisions on recorded curves with a fake clock: the scheduler that runs here is the one that runs studies."""
 
+import math
 import random
+import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from luthier.tuning.ladders import ladders_of, rung_step
 from luthier.tuning.scheduler import next_job, next_repeat, outranked, reserve, search_left
 from luthier.tuning.simulate import Curve, Simulator
 from luthier.tuning.state import State
-from luthier.tuning.strategies import STRATEGIES, Halving, strategy_for
+from luthier.tuning.strategies import STRATEGIES, Auto, Halving, strategy_for
 
 TOTAL = 90
 
@@ -205,39 +207,65 @@ def test_an_empty_study_is_a_state() -> None:
     assert fold([], Path("study")) == State(Path("study"))
 
 
-def naive_promotion(state: State, halving: Halving) -> set[int]:
+def naive_promotion(state: State, halving: Halving, outlook: Outlook) -> set[int]:
     """Who may go on at each rung, by a walk over all trials: the definition that the ladders keep up to date."""
-    found = set()
-    for index, fraction in enumerate(halving.brackets[0]):
-        there, failed = [], 0
-        for trial in state.search[1:]:
-            step = rung_step(fraction, trial.total_steps)
-            scores = trial.scores_until(step, state.objectives) if trial.step >= step else None
-            if scores is not None:
-                there.append((-scores[0], trial.number))
-            elif trial.state == "failed":
-                failed += 1
-        quota = (len(there) + (failed if index == 0 else 0)) // halving.eta
-        above = [rung_step(each, TOTAL) for each in (*halving.brackets[0][index + 1 :], 1.0)]
-        waiting = [n for _, n in sorted(there)[: int(quota)] if state.trials[n].state == "paused"]
-        found |= {n for n in waiting if state.trials[n].step < above[0]}
+    found, lower = set(), dict[int, float]()
+    rungs = [*halving.brackets[0], 1.0]
+    readings = [losses_at(state, rung_step(fraction, TOTAL)) for fraction in rungs]
+    for index in range(len(rungs) - 1):
+        lower, upper = readings[index : index + 2]
+        failed = [trial for trial in state.search[1:] if trial.state == "failed" and trial.number not in lower]
+        came = len(lower) + len(failed) * (index == 0)
+        quota, ranked = int(came / halving.eta_at(index, outlook)), sorted(lower, key=lambda n: (lower[n], n))
+        gains = [lower[n] - upper[n] for n in upper] if index < len(rungs) - 2 else []
+        close = halving.patience_at(index, outlook) * (statistics.stdev(gains) if len(gains) > 3 else 0.0)
+        behind = [lower[n] - lower[ranked[quota - 1]] if 0 < quota <= len(ranked) else math.inf for n in ranked]
+        allowed = [n for place, n in enumerate(ranked) if place < quota or behind[place] < close]
+        if came >= halving.needs(index, outlook):
+            found |= {n for n in allowed if state.trials[n].state == "paused" and n not in upper}
     return found
 
 
+def losses_at(state: State, step: int) -> dict[int, float]:
+    """Search trials but the first that have come to a step with a reading: what they read there, smaller is better."""
+    there = [trial for trial in state.search[1:] if trial.step >= step]
+    scores = {trial.number: trial.scores_until(step, state.objectives) for trial in there}
+    return {number: -score[0] for number, score in scores.items() if score is not None}
+
+
+@pytest.mark.parametrize(
+    ("halving", "outlook"), [(Halving(), Outlook(0.0, None)), (Auto(), Outlook(0.0, None, trainings=16))]
+)
 @pytest.mark.parametrize("seed", range(8))
-def test_ladders_agree_with_a_walk_over_all_trials(seed: int) -> None:
+def test_ladders_agree_with_a_walk_over_all_trials(seed: int, halving: Halving, outlook: Outlook) -> None:
     draw = random.Random(seed)
     levels = [draw.choice([None, *[draw.random() for _ in range(6)]]) for _ in range(60)]
     levels[0] = 0.5
     curve = lambda n, share: None if levels[n] is None else round(levels[n] * share**0.3, 2)  # noqa: E731
-    halving = Halving()
-    made = simulator(plan(trials=60, workers=5), curve)
+    made = simulator(plan(trials=60, workers=5, strategy="auto" if isinstance(halving, Auto) else "halving"), curve)
     for cut in range(1, 140, 3):
         made.run(decisions=cut)
-        promoted = halving.promote(made.state, "all", Outlook(0.0, None))
-        allowed = naive_promotion(made.state, halving)
+        promoted = halving.promote(made.state, "all", outlook)
+        allowed = naive_promotion(made.state, halving, outlook)
         assert (promoted is None) == (not allowed)
         assert promoted is None or promoted.number in allowed
+
+
+@pytest.mark.parametrize("differ", [False, True])
+def test_a_rung_is_patient_where_trials_gain_differently(differ: bool) -> None:
+    """Trial 9 reads a little less than the others at first, and most at last: it begins to learn late."""
+
+    def curve(number: int, share: float) -> float:
+        late = number == 9
+        gain = (2.0 if late else 0.01 * (number % 7) if differ else 0.03) if share > 0.15 else 0.0
+        return 0.5 + 0.001 * (number * 7 % 16) - 0.006 * late + gain
+
+    made = simulator(plan(trials=16, strategy="auto", baseline=False, budget=Time(14 * TOTAL * 0.1)), curve).run()
+    trial = made.state.trials[9]
+    quarter = sorted((curve(n, 0.1) for n in range(16)), reverse=True)[3]
+    assert curve(9, 0.1) < quarter
+    assert (made.state.winner is trial) == differ
+    assert differ or trial.step == rung_step(0.1, TOTAL)
 
 
 def test_hyperband_judges_some_trials_late_and_some_never() -> None:

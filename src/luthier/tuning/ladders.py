@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from statistics import stdev
 from typing import Any
 
 from luthier.files import to_json
@@ -10,6 +11,8 @@ from luthier.tuning.fronts import Fronts
 from luthier.tuning.objectives import losses
 from luthier.tuning.standings import Follower, Ranking, follow, waits
 from luthier.tuning.state import State, Trial
+
+_TELLING = 4  # gains that tell how differently trials gain
 
 
 class Rung:
@@ -53,7 +56,7 @@ class Ladder:
     """
 
     def __init__(self, rungs: tuple[float, ...], several: bool = False) -> None:
-        self.fractions = rungs
+        self.fractions, self.several = rungs, several
         self.rungs = [FrontRung() if several else Rung() for _ in rungs]
         self._failed: set[int] = set()
 
@@ -79,9 +82,34 @@ class Ladder:
         if self.rungs and trial.state == "failed" and trial.number not in self.rungs[0].reached:
             self._failed.add(trial.number)
 
-    def promotable(self, index: int, eta: float) -> int | None:
-        """The trial that a rung sends on; failed trials count as the worst of the lowest rung."""
-        return self.rungs[index].promotable(eta, len(self._failed) if index == 0 else 0)
+    def promotable(self, index: int, eta: float, patience: float = 0.0) -> int | None:
+        """The trial that a rung sends on; failed trials count as the worst of the lowest rung.
+
+        Args:
+            index: of the rung.
+            eta: the best `1 / eta` of all that came go on.
+            patience: and so does who is behind the last of these by less than so many standard deviations of what
+                trials gain on the way to the next rung: there the order may be another.
+        """
+        among = self.rungs[index].promotable(eta, len(self._failed) if index == 0 else 0)
+        return among if among is not None or not patience else self._close(index, int(self.came(index) / eta), patience)
+
+    def _close(self, index: int, most: int, patience: float) -> int | None:
+        """The best trial that waits at a rung, when it is close behind the first `most`."""
+        reached, best = self.rungs[index].reached, self.rungs[index].best_waiting
+        if best is None or self.several or not 0 < most <= len(reached):
+            return None
+        behind = reached.key(best)[0] - reached.key(reached.at(most - 1))[0]
+        return best if behind < patience * self._scatter(index) else None
+
+    def _scatter(self, index: int) -> float:
+        """How differently trials gain from a rung to the next; 0 while few have, and at the highest rung."""
+        if index + 1 == len(self.rungs):
+            return 0.0
+        here, above = (rung.reached for rung in self.rungs[index : index + 2])
+        pairs = ((here.key(number)[0], above.key(number)[0]) for number in above if number in here)
+        gains = [before - after for before, after in pairs if after != sys.float_info.max]
+        return stdev(gains) if len(gains) >= _TELLING else 0.0
 
     def came(self, index: int) -> int:
         """How many trials have come to a rung, the failed ones to the lowest."""

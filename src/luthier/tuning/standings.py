@@ -47,6 +47,10 @@ class Ranking:
         """How many trials come before this one."""
         return bisect_left(self._sorted, self._keys[number])
 
+    def at(self, place: int) -> int:
+        """The trial at a place, 0 for the first."""
+        return int(self._sorted[place][-1])
+
     @property
     def first(self) -> int | None:
         """The first trial; None when there is none."""

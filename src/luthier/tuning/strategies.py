@@ -108,13 +108,18 @@ class Halving(Strategy):
             for (bracket, _), ladder in ladders.items():
                 if index >= len(self.brackets[bracket]) or ladder.came(index) < needs:
                     continue
-                if (number := ladder.promotable(index, self.eta_at(index, outlook))) is not None:
+                eta, patience = self.eta_at(index, outlook), self.patience_at(index, outlook)
+                if (number := ladder.promotable(index, eta, patience)) is not None:
                     return Continue(number, self.next_stop(state.trials[number]))
         return None
 
     def eta_at(self, index: int, outlook: Outlook) -> float:
         """The same at each rung."""
         return self.eta
+
+    def patience_at(self, index: int, outlook: Outlook) -> float:
+        """How close behind them others go on, too; see `Ladder.promotable`."""
+        return 0
 
     def needs(self, index: int, outlook: Outlook) -> float:
         """How many trials must have come to a rung before one of them goes on."""
@@ -181,9 +186,11 @@ class Auto(Halving):
     no trial is to begin any more, those that are there suffice.
 
     And unless the budget is a very large one, a quarter only goes on from the lowest rung: else most of it goes to
-    trials that are outranked soon after, and too few configurations are looked at.
+    trials that are outranked soon after, and too few configurations are looked at. With them goes who is close behind,
+    measured by how differently trials gain up to the next rung: where readings that early say little (a network that
+    begins to learn in its second epoch) most go on, where they say much hardly anybody else.
 
-    The rungs, both etas and the wait were chosen on recorded curves (see LOG.md).
+    The rungs, both etas, the wait and the patience were chosen on recorded curves (see LOG.md).
 
     Attributes:
         whole: how many trials, from the first on, train to their end at once: a study that starts from something known
@@ -191,6 +198,7 @@ class Auto(Halving):
         ample: trainings that make a budget a large one.
         lowest_eta: `eta` at the lowest rung where the budget holds fewer trainings than `roomy`.
         roomy: trainings from which on half go on there, too, as in a study without a budget.
+        patience: with a quarter, how many standard deviations of the gains are close.
     """
 
     brackets: tuple[tuple[float, ...], ...] = ((0.1, 0.2, 0.4, 0.7),)
@@ -199,6 +207,7 @@ class Auto(Halving):
     ample: float = 8
     lowest_eta: float = 4
     roomy: float = 32
+    patience: float = 1
 
     def first_stop(self, number: int, total_steps: int) -> int:
         """The lowest rung, but for the first trials."""
@@ -206,7 +215,14 @@ class Auto(Halving):
 
     def eta_at(self, index: int, outlook: Outlook) -> float:
         """A larger one at the lowest rung, unless the budget is a very large one."""
-        return self.lowest_eta if index == 0 and outlook.trainings < self.roomy else self.eta
+        return self.lowest_eta if self._is_narrow(index, outlook) else self.eta
+
+    def patience_at(self, index: int, outlook: Outlook) -> float:
+        """None but where few go on."""
+        return self.patience if self._is_narrow(index, outlook) else 0
+
+    def _is_narrow(self, index: int, outlook: Outlook) -> bool:
+        return index == 0 and outlook.trainings < self.roomy
 
     def needs(self, index: int, outlook: Outlook) -> float:
         """As many as leave one of them at the end, or half of that, while trials begin."""
