@@ -147,28 +147,31 @@ class Exploring(Auto):
     """`Auto` with another wait at its lowest rung.
 
     Attributes:
-        patient: the rung waits for as many trials as leave one at the end by its own `eta`.
+        all_wait: the rung waits for as many trials as leave one at the end by its own `eta`.
         explore: nobody leaves it before this share of the budget is spent, unless no trial is to begin any more.
     """
 
-    patient: bool = False
+    all_wait: bool = False
     explore: float = 0.0
 
     def needs(self, index: int, outlook: Outlook) -> float:
-        """As many as leave one at the end by halves, or half of that; for the patient by its own `eta`."""
+        """As many as leave one at the end by halves, or half of that; or by its own `eta`."""
         if not index and outlook.more and outlook.share < self.explore:
             return math.inf
-        return super().needs(index, outlook) * (self.eta_at(index, outlook) / self.eta if self.patient else 1)
+        return super().needs(index, outlook) * (self.eta_at(index, outlook) / self.eta if self.all_wait else 1)
 
 
 VARIANTS: dict[str, Callable[[Plan], Auto]] = {
-    "halves": lambda _: Auto(lowest_eta=2),
-    "thirds": lambda _: Auto(lowest_eta=3, roomy=math.inf),
-    "quarters": lambda _: Auto(lowest_eta=4, roomy=math.inf),
-    "quarters to 16": lambda _: Auto(lowest_eta=4, roomy=16),
-    "quarters, patient": lambda _: Exploring(lowest_eta=4, roomy=math.inf, patient=True),
-    "quarters, 0.5 first": lambda _: Exploring(lowest_eta=4, roomy=math.inf, patient=True, explore=0.5),
-    "halves, 0.4 first": lambda _: Exploring(lowest_eta=2, explore=0.4),
+    "halves": lambda _: Auto(lowest_eta=2, patience=0),
+    "thirds": lambda _: Auto(lowest_eta=3, roomy=math.inf, patience=0),
+    "quarters": lambda _: Auto(lowest_eta=4, roomy=math.inf, patience=0),
+    "quarters to 16": lambda _: Auto(lowest_eta=4, roomy=16, patience=0),
+    "quarters of 0.2": lambda _: Auto(brackets=((0.2, 0.4, 0.7),), roomy=math.inf, patience=0),
+    "quarters, all wait": lambda _: Exploring(lowest_eta=4, roomy=math.inf, patience=0, all_wait=True),
+    "quarters, 0.5 first": lambda _: Exploring(lowest_eta=4, roomy=math.inf, patience=0, all_wait=True, explore=0.5),
+    "halves, 0.4 first": lambda _: Exploring(lowest_eta=2, patience=0, explore=0.4),
+    "patience 0.5": lambda _: Auto(patience=0.5),
+    "patience 2": lambda _: Auto(patience=2),
 }
 """What was tried beside the library's own: how many go on from the lowest rung, and when."""
 

@@ -44,13 +44,43 @@ def test_starts_lie_within_the_derived_space(recipe: Recipe) -> None:
 def test_what_no_start_knows_stays_as_it_is() -> None:
     assert list(known_good({"dropout": loguniform(0.01, 0.5)}, Recipe(dropout=0.2))) == []
     (first, *_) = known_good({"lr": loguniform(1e-4, 1e-1), "clip_norm": choice(None, 1.0)}, Recipe())
-    assert first == {"lr": 3e-3, "clip_norm": None}
+    assert first == {"lr": 1e-2, "clip_norm": None}
 
 
 def test_a_value_that_is_no_option_becomes_the_middle_one() -> None:
     space = {"lr": loguniform(1e-4, 1e-1), "batch_size": choice(8, 16, 24), "model.width": choice(128, 256, 512)}
     (first, *_) = known_good(space, Recipe(batch_size=512, model={"width": 64}))
-    assert first == {"lr": 3e-3, "batch_size": 16, "model.width": 256}
+    assert first == {"lr": 1e-2, "batch_size": 16, "model.width": 256}
+
+
+@pytest.mark.parametrize(
+    ("width", "frozen", "recipe", "dropouts"),
+    [
+        (800, False, Recipe(), [0.3, 0.0, 0.0]),  # 10 parameters for each unit, 128 examples: 62.5
+        (500, False, Recipe(), [0.0, 0.0, 0.0]),
+        (800, True, Recipe(), [0.0, 0.0, 0.0]),
+        (800, False, Recipe(dropout=0.5), [0.5, 0.5, 0.5]),
+        (800, False, Recipe(optimizer="sgd", lr=0.1), [0.0, 0.0]),
+    ],
+)
+def test_a_network_with_many_parameters_for_each_example_begins_with_dropout(
+    width: int, frozen: bool, recipe: Recipe, dropouts: list[float]
+) -> None:
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Linear(7, width).requires_grad_(not frozen), nn.ReLU(), nn.Linear(width, 2))
+
+    data = torch.randn(128, 7), torch.zeros(128, dtype=torch.long)
+    search = recipe_search(Task(build, data, val=data, name="t"), recipe, None, None, 0)
+    assert [values["dropout"] for _, values in search.starts(search.space)] == dropouts
+
+
+def test_a_builder_that_fails_is_left_to_the_workers() -> None:
+    def build() -> nn.Module:
+        raise ValueError("no weights here")
+
+    data = torch.randn(128, 7), torch.zeros(128, dtype=torch.long)
+    search = recipe_search(Task(build, data, val=data, name="t"), Recipe(), None, None, 0)
+    assert len(search.starts(search.space)) == 3
 
 
 def test_a_range_that_the_recipe_does_not_have_gives_none() -> None:

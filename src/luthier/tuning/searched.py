@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from luthier.errors import LuthierError, close_matches
 from luthier.files import to_json
 from luthier.tasks import Subject, as_subject
+from luthier.training.known_good import PARAMETERS_PER_EXAMPLE
 from luthier.tuning.conditions import Baseline
 from luthier.tuning.derived import derive_space
 from luthier.tuning.edges import KNOWN_GOOD
@@ -154,7 +155,8 @@ class RecipeSearch:
 
     def starts(self, ranges: Mapping[str, Range]) -> list[tuple[str, dict[str, Any]]]:
         """Settings that work for most networks."""
-        return [(KNOWN_GOOD, values) for values in known_good(ranges, self.start)]
+        few = has_few_examples(self.subject.task, self.start)
+        return [(KNOWN_GOOD, values) for values in known_good(ranges, self.start, few)]
 
     def filled(self, ranges: Mapping[str, Range], values: dict[str, Any]) -> dict[str, Any]:
         """The others as in the baseline, or at the edge of their range that is nearest to it."""
@@ -232,12 +234,27 @@ def derived_for(task: Task, baseline: Recipe) -> dict[str, Any]:
     return space
 
 
-def n_parameters(builder: Callable[..., Any], settings: Mapping[str, Any]) -> int:
-    """Parameters of a network; building it leaves the random generator as it was."""
+def has_few_examples(task: Task, recipe: Recipe) -> bool:
+    """Whether the network is so large for its training examples that it is likely to learn them by heart.
+
+    Not where the number of examples is unknown, or where the recipe makes no network: the workers will say so.
+    """
+    examples = n_examples(task)
+    try:
+        return (
+            examples is not None
+            and n_parameters(task.model, recipe.model, trained=True) > PARAMETERS_PER_EXAMPLE * examples
+        )
+    except Exception:  # whatever a builder raises
+        return False
+
+
+def n_parameters(builder: Callable[..., Any], settings: Mapping[str, Any], trained: bool = False) -> int:
+    """Parameters of a network, or the trained ones of them; building it leaves the random generator as it was."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
-        return sum(parameter.numel() for parameter in builder(**settings).parameters())
+        return sum(each.numel() for each in builder(**settings).parameters() if each.requires_grad or not trained)
 
 
 def n_examples(task: Task) -> int | None:

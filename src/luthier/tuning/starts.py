@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError, close_matches
-from luthier.training.known_good import ADAPTIVE, FOR_ADAPTIVE, FOR_SGD
+from luthier.training.known_good import ADAPTIVE, FOR_ADAPTIVE, FOR_FEW_EXAMPLES, FOR_SGD
 from luthier.tuning.conditions import active, ordered, present, resolved
 from luthier.tuning.ranges import Choice, Uniform
 from luthier.tuning.values import unwrapped
@@ -66,14 +66,20 @@ def _named(
     return arm, whole
 
 
-def known_good(ranges: Mapping[str, Range], baseline: Recipe) -> Iterator[dict[str, Any]]:
+def known_good(ranges: Mapping[str, Range], baseline: Recipe, few_examples: bool = False) -> Iterator[dict[str, Any]]:
     """Values for the first trials: known-good ones where the ranges hold them, the baseline's own elsewhere.
+
+    With few examples for so large a network (see `known_good.PARAMETERS_PER_EXAMPLE`) the first has dropout, unless the
+    baseline has some.
 
     A value of the baseline outside its range (no weight decay, where the range begins at 1e-6) is moved to its edge. A
     range whose condition does not hold has no value.
     """
     space = resolved(ranges, baseline)
-    for start in FOR_ADAPTIVE if getattr(baseline.optimizer, "name", "") in ADAPTIVE else FOR_SGD:
+    starts = FOR_ADAPTIVE if getattr(baseline.optimizer, "name", "") in ADAPTIVE else FOR_SGD
+    if few_examples and starts is FOR_ADAPTIVE and not baseline.dropout:
+        starts = ({**starts[0], **FOR_FEW_EXAMPLES}, *starts[1:])
+    for start in starts:
         fitting = {path: value for path, value in start.items() if path in space and space[path].contains(value)}
         values = filled(fitting, space, baseline)
         if fitting.keys() & values.keys() and all(space[path].contains(value) for path, value in values.items()):

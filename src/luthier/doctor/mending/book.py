@@ -137,7 +137,7 @@ def known_good(case: Case) -> Iterator[Patch]:
     With normalised hidden layers, which bear a higher learning rate, and without. What regularises stays where the
     training fits its data and not others.
     """
-    plain, higher = FOR_ADAPTIVE[:2]
+    higher, plain = FOR_ADAPTIVE[:2]
     common = STEPS | SIGNALS | ({} if case.gap else UNREGULARISED) | _fair_batch(case)
     for settings, norm, told in ((higher, "batch", "batch normalisation, "), (plain, None, "")):
         values = {**common, "lr": settings["lr"], "schedule": settings["schedule"], "norm": norm}
