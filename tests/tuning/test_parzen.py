@@ -69,9 +69,11 @@ def test_the_good_are_the_best_part_and_failed_or_running_ones_never() -> None:
     assert several[0].scores == (1.0, 0.0)
 
 
-def test_trials_trained_further_rank_first() -> None:
+def test_trials_trained_further_rank_first_only_where_they_differ_in_their_schedules() -> None:
+    """A whole training that was begun with, and is a bad one, is not to be looked for again."""
     seen = (trial(0.1, score=0.9)._replace(state="paused", share=0.1), trial(0.1, score=0.5), trial(0.1, score=0.6))
-    assert view(*seen).ranked() == [2, 1, 0]
+    assert view(*seen).ranked() == [0, 2, 1]
+    assert view(*seen, space={**SPACE, "schedule": choice("cosine", "constant")}).ranked() == [2, 1, 0]
 
 
 def test_where_trials_fail_the_estimator_does_not_go() -> None:

@@ -11,6 +11,7 @@ from luthier.tuning.fronts import Fronts
 from luthier.tuning.objectives import losses
 from luthier.tuning.standings import Follower, Ranking, follow, waits
 from luthier.tuning.state import State, Trial
+from luthier.tuning.views import SCHEDULE
 
 _TELLING = 4  # gains that tell how differently trials gain
 
@@ -138,7 +139,7 @@ class Ladders(Follower):
         """The ladder of a trial."""
         bracket = self.strategy.bracket(trial.number)
         ladders = self.by_arm.setdefault(trial.arm, {})
-        key = bracket, to_json(trial.values.get("schedule"))
+        key = bracket, to_json(trial.values.get(SCHEDULE))
         if key not in ladders:
             ladders[key] = Ladder(self.strategy.brackets[bracket], self.several)
         return ladders[key]

@@ -44,10 +44,9 @@ Floats = NDArray[np.float64]
 def tpe(view: View) -> dict[str, Any]:
     """The candidate, drawn from the density of the good trials, where that most exceeds the density of the others.
 
-    Good are the best 15%, at most 25. Trials rank by how far they were trained and then by their value (paused and
-    outranked ones behind finished ones); with several objectives by front and crowding. Running trials count as
-    others (constant liar), failed ones too (a constraint that they violate). A tenth of the answers is drawn at
-    random: without them the estimator can settle on the first options of the choices that did well.
+    Good are the best 15%, at most 25; how trials rank says `View.ranked`. Running trials count as others (constant
+    liar), failed ones too (a constraint that they violate). A tenth of the answers is drawn at random: without them the
+    estimator can settle on the first options of the choices that did well.
 
     Source: Bergstra et al. 2011, Algorithms for Hyper-Parameter Optimization; Watanabe 2023, Tree-Structured Parzen
     Estimator: Understanding Its Algorithm Components; the random share: Falkner et al. 2018, BOHB (there a third).

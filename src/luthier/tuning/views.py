@@ -11,6 +11,9 @@ from typing import Any, NamedTuple, TypeAlias
 from luthier.tuning.pareto import by_front
 from luthier.tuning.ranges import Range, Space
 
+SCHEDULE = "schedule"
+"""The field whose values tell how the learning rate goes over a training."""
+
 
 class Seen(NamedTuple):
     """What one trial taught.
@@ -76,8 +79,9 @@ class View:
     def ranked(self, most: int | None = None) -> list[int]:
         """Indices of the trials that do not run, best first; failed and unread ones last, in their order.
 
-        Those trained further first (a scheduler gave the better ones more), then by value; with several objectives by
-        front, then by crowding.
+        By value: one that reads better after less training is better. But where schedules are tuned, those trained
+        further first (a scheduler gave the better ones more), since readings on the way mislead there. With several
+        objectives those trained further first, too, then by front and crowding.
 
         Args:
             most: of the best; None: all.
@@ -87,8 +91,8 @@ class View:
         rest = [index for index, each in read if each.scores is None or each.violated]
         if len(self.directions) > 1:
             return list(islice(chain(self._by_front(good), rest), most))
-        sign = self.signs[0]
-        keys = [(-each.share, sign * each.scores[0], index) for index, each in good if each.scores is not None]
+        sign, far = self.signs[0], -1.0 if SCHEDULE in self.space else 0.0
+        keys = [(far * each.share, sign * each.scores[0], index) for index, each in good if each.scores is not None]
         return ([index for _, _, index in sorted(keys)] + rest)[:most]
 
     def _by_front(self, good: list[tuple[int, Seen]]) -> Iterator[int]:
