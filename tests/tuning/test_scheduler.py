@@ -218,7 +218,9 @@ def naive_promotion(state: State, halving: Halving, outlook: Outlook) -> set[int
         came = len(lower) + len(failed) * (index == 0)
         quota, ranked = int(came / halving.eta_at(index, outlook)), sorted(lower, key=lambda n: (lower[n], n))
         gains = [lower[n] - upper[n] for n in upper] if index < len(rungs) - 2 else []
-        close = halving.patience_at(index, outlook) * (statistics.stdev(gains) if len(gains) > 3 else 0.0)
+        middle = statistics.median(gains or [0.0])
+        scatter = 1.4826 * statistics.median([abs(gain - middle) for gain in gains]) if len(gains) > 3 else 0.0
+        close = halving.patience_at(index, outlook) * scatter
         behind = [lower[n] - lower[ranked[quota - 1]] if 0 < quota <= len(ranked) else math.inf for n in ranked]
         allowed = [n for place, n in enumerate(ranked) if place < quota or behind[place] < close]
         if came >= halving.needs(index, outlook):
@@ -266,6 +268,15 @@ def test_a_rung_is_patient_where_trials_gain_differently(differ: bool) -> None:
     assert curve(9, 0.1) < quarter
     assert (made.state.winner is trial) == differ
     assert differ or trial.step == rung_step(0.1, TOTAL)
+
+
+def test_readings_beyond_measure_make_a_rung_neither_fail_nor_endlessly_patient() -> None:
+    def curve(number: int, share: float) -> float:
+        return -(1e308 if share < 0.15 else -1e308) if number == 1 else 0.5 + 0.001 * (number * 7 % 32) + 0.1 * share
+
+    made = simulator(plan(trials=32, strategy="auto", budget=Time(14 * TOTAL * 0.1)), curve).run()
+    went_on = [trial.number for trial in made.state.search if trial.step > rung_step(0.1, TOTAL)]
+    assert 3 <= len(went_on) <= 2 + len(made.state.search) // 4 + 1
 
 
 def test_hyperband_judges_some_trials_late_and_some_never() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from statistics import stdev
+from math import isfinite
+from statistics import median
 from typing import Any
 
 from luthier.files import to_json
@@ -104,13 +105,21 @@ class Ladder:
         return best if behind < patience * self._scatter(index) else None
 
     def _scatter(self, index: int) -> float:
-        """How differently trials gain from a rung to the next; 0 while few have, and at the highest rung."""
+        """How differently trials gain from a rung to the next: as a standard deviation, from the median one.
+
+        One that learns at once what others have learnt before does not change it. 0 while few have gone on, and at the
+        highest rung.
+        """
         if index + 1 == len(self.rungs):
             return 0.0
         here, above = (rung.reached for rung in self.rungs[index : index + 2])
         pairs = ((here.key(number)[0], above.key(number)[0]) for number in above if number in here)
         gains = [before - after for before, after in pairs if after != sys.float_info.max]
-        return stdev(gains) if len(gains) >= _TELLING else 0.0
+        finite = [gain for gain in gains if isfinite(gain)]
+        if len(finite) < _TELLING:
+            return 0.0
+        middle = median(finite)
+        return 1.4826 * median(abs(gain - middle) for gain in finite)
 
     def came(self, index: int) -> int:
         """How many trials have come to a rung, the failed ones to the lowest."""
