@@ -146,7 +146,7 @@ def begun_before_a_promotion(found: Simulator) -> int:
 def test_a_sharper_rung_waits_for_as_many_as_leave_one_at_the_end_or_not() -> None:
     made = pool(400)
     draw = drawn(made, 0, 1.0)
-    names = ("halves", "quarters", "quarters, patient")
+    names = ("halves", "quarters", "quarters, all wait")
     counts = [begun_before_a_promotion(search(made, draw, name, 16)) for name in names]
     assert counts[0] == counts[1]
     assert counts[2] >= 2 * counts[0] - 1

@@ -159,7 +159,7 @@ def told_next(state: State, number: int, budget_s: float | None, strategy: str =
     return proposal
 
 
-STARTS = [{"lr": lr, "batch_size": size, "dropout": 0.0} for lr, size in ((3e-3, 64), (1e-2, 128), (1e-3, 32))]
+STARTS = [{"lr": lr, "batch_size": size, "dropout": 0.0} for lr, size in ((1e-2, 128), (3e-3, 64), (1e-3, 32))]
 
 
 @pytest.mark.parametrize(
