@@ -209,7 +209,7 @@ def test_an_empty_study_is_a_state() -> None:
 
 def naive_promotion(state: State, halving: Halving, outlook: Outlook) -> set[int]:
     """Who may go on at each rung, by a walk over all trials: the definition that the ladders keep up to date."""
-    found, lower = set(), dict[int, float]()
+    found = set()
     rungs = [*halving.brackets[0], 1.0]
     readings = [losses_at(state, rung_step(fraction, TOTAL)) for fraction in rungs]
     for index in range(len(rungs) - 1):

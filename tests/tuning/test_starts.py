@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from luthier.recipe import Recipe
 from luthier.task import Task
@@ -13,7 +14,7 @@ from luthier.tuning.derived import derive_space
 from luthier.tuning.function_search import function_search
 from luthier.tuning.jobs import Plan, Proposal
 from luthier.tuning.proposing import Proposer
-from luthier.tuning.searched import recipe_search
+from luthier.tuning.searched import n_examples, recipe_search
 from luthier.tuning.simulate import Curve, Simulator
 from luthier.tuning.space import choice, integers, loguniform, uniform
 from luthier.tuning.starts import centres, known_good, named
@@ -72,6 +73,14 @@ def test_a_network_with_many_parameters_for_each_example_begins_with_dropout(
     data = torch.randn(128, 7), torch.zeros(128, dtype=torch.long)
     search = recipe_search(Task(build, data, val=data, name="t"), recipe, None, None, 0)
     assert [values["dropout"] for _, values in search.starts(search.space)] == dropouts
+
+
+def test_the_examples_of_a_loader_count_and_not_its_batches() -> None:
+    data = torch.randn(128, 7), torch.zeros(128, dtype=torch.long)
+    loader = DataLoader(TensorDataset(*data), batch_size=64)  # two of them, for 142 parameters
+    search = recipe_search(Task(lambda: nn.Linear(70, 2), loader, val=data, name="t"), Recipe(), None, None, 0)
+    assert n_examples(search.subject.task) == 128
+    assert [values["dropout"] for _, values in search.starts(search.space)] == [0.0, 0.0, 0.0]
 
 
 def test_a_builder_that_fails_is_left_to_the_workers() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -259,5 +259,11 @@ def n_parameters(builder: Callable[..., Any], settings: Mapping[str, Any], train
 
 def n_examples(task: Task) -> int | None:
     """Training examples, where the data know it."""
-    source = task.batches(1, 0)
-    return None if task.steps_per_epoch is not None else int(source.steps(1))
+    from torch.utils.data import DataLoader
+
+    if task.steps_per_epoch is not None:
+        return None
+    if isinstance(task.train, DataLoader):  # which counts batches
+        dataset = task.train.dataset
+        return len(dataset) if isinstance(dataset, Sized) else None
+    return int(task.batches(1, 0).steps(1))
