@@ -11,6 +11,7 @@ from typing import Any
 from luthier.tuning.levels import level
 from luthier.tuning.objectives import TRAIN_TIME, best_scores, losses
 from luthier.tuning.state import Event, State, Trial, trial_folder
+from luthier.tuning.values import from_stored
 
 _TOTALS = ("trials", "budget", "strategy", "target")
 
@@ -60,8 +61,10 @@ def apply(state: State, event: Event) -> None:
 
 
 def _proposed(state: State, payload: Mapping[str, Any]) -> Trial:
+    values = from_stored(payload["values"])
     return Trial(
-        **{name: payload[name] for name in ("number", "kind", "arm", "values", "seed", "of", "total_steps", "until")},
+        **{name: payload[name] for name in ("number", "kind", "arm", "seed", "of", "total_steps", "until")},
+        values=values,
         state="waiting",
         reason="",
         value=None,
@@ -71,7 +74,7 @@ def _proposed(state: State, payload: Mapping[str, Any]) -> Trial:
         ended_s=None,
         rows=[],
         folder=trial_folder(state.folder, payload["number"]),
-        params=state.completed(payload["values"]),
+        params=state.completed(values),
         source=payload.get("source", ""),
     )
 

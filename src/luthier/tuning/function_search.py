@@ -17,7 +17,7 @@ from luthier.tuning.ranges import Range, Space
 from luthier.tuning.space import as_space, check_ranges
 from luthier.tuning.starts import centre, centres
 from luthier.tuning.state import State, Trial
-from luthier.tuning.values import unwrapped
+from luthier.tuning.values import to_stored, unwrapped
 
 _LIKELY_EPOCHS = 10  # while nobody knows better
 
@@ -58,7 +58,7 @@ class FunctionSearch:
         self.description: dict[str, Any] = {
             "task": task,
             "recipe": None,
-            "start": self.start_values,
+            "start": to_stored(self.start_values),
             "objectives": described(self.objectives),
         }
 
@@ -140,7 +140,7 @@ def function_search(
     check_ranges(ranges)
     if start is not None and not isinstance(start, Mapping):
         raise LuthierError(f"start must be values by name, such as {{'lr': 0.1}}, got {start!r}")
-    values = None if start is None else {name: unwrapped(value) for name, value in start.items()}
+    values = None if start is None else {name: _own(ranges.get(name), value) for name, value in start.items()}
     search = FunctionSearch(function, ranges, function_objectives(objectives, metric, direction), steps, values, groups)
     _check_signature(search)
     _check_steps(steps)
@@ -152,6 +152,11 @@ def function_search(
             "each parameter of the space"
         )
     return search
+
+
+def _own(range_: Range | None, value: Any) -> Any:
+    """A value as the range has it, where it does."""
+    return range_.own(value) if range_ is not None and range_.contains(value) else unwrapped(value)
 
 
 def _check_signature(search: FunctionSearch) -> None:

@@ -18,6 +18,7 @@ from luthier.errors import LuthierError
 from luthier.files import from_json, to_json, write_atomic
 from luthier.tuning.objectives import as_readings, as_step
 from luthier.tuning.saves import Saves
+from luthier.tuning.values import from_stored
 
 if TYPE_CHECKING:
     from luthier.doctor.findings import Finding
@@ -50,7 +51,7 @@ class LiveTrial:
     """
 
     def __init__(self, order: dict[str, Any], channel: Channel) -> None:
-        self.params: dict[str, Any] = order["values"]
+        self.params: dict[str, Any] = from_stored(order["values"])
         self.number: int = order["number"]
         self.seed: int = order["seed"]
         self.ending: tuple[str, str] | None = None

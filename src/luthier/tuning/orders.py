@@ -12,6 +12,7 @@ from luthier.tuning.places import Worker
 from luthier.tuning.searched import Searched
 from luthier.tuning.state import Trial
 from luthier.tuning.strategies import strategy_for
+from luthier.tuning.values import to_stored
 from luthier.tuning.workers import Workers
 
 _LONG = 2000
@@ -39,8 +40,9 @@ class Orders:
             return job
         if self.searched.total_steps(job.values, self.journal.state) is None:
             job = replace(job, until_step=UNTIL_IT_ENDS)
-        names = ("number", "kind", "arm", "values", "seed", "of", "total_steps", "source")
-        self.journal.record("proposed", until=job.until_step, **{name: getattr(job, name) for name in names})
+        names = ("number", "kind", "arm", "seed", "of", "total_steps", "source")
+        told = {name: getattr(job, name) for name in names}
+        self.journal.record("proposed", until=job.until_step, values=to_stored(job.values), **told)
         return job
 
     def assign(self, job: Start | Continue, **turn: Any) -> None:

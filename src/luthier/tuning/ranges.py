@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeAlias
 
 from luthier.errors import LuthierError
-from luthier.tuning.values import GRAIN, is_number, is_same, plain, unwrapped, word
+from luthier.tuning.values import GRAIN, checked, is_number, is_same, plain, unwrapped, word
 
 
 @dataclass(frozen=True)
@@ -208,18 +208,25 @@ class Integers(_Conditional):
 
 @dataclass(frozen=True)
 class Choice(_Conditional):
-    """One of several values without order: names, numbers, booleans, None, or lists of these."""
+    """One of several values without order: names, numbers, booleans, None, or lists or tuples of these.
 
-    options: tuple[Any, ...]
+    They come back as they were given; a list and a tuple of the same values count as one.
+    """
+
+    options: tuple[Any, ...] = field(hash=False)
+    _compared: tuple[Any, ...] = field(init=False, repr=False, compare=False, hash=True)
 
     def __post_init__(self) -> None:
-        options = tuple(plain(option) for option in self.options)
-        object.__setattr__(self, "options", options)
-        if not options:
+        object.__setattr__(self, "options", tuple(checked(option) for option in self.options))
+        compared = tuple(plain(option) for option in self.options)
+        object.__setattr__(self, "_compared", compared)
+        if not compared:
             raise LuthierError("a choice needs at least one option, got none")
-        for index, option in enumerate(options):
-            if option in options[:index]:
-                raise LuthierError(f"the options of a choice must differ, got {option!r} twice in {list(options)}")
+        for index, option in enumerate(compared):
+            if option in compared[:index]:
+                raise LuthierError(
+                    f"the options of a choice must differ, got {self.options[index]!r} twice in {list(self.options)}"
+                )
 
     @property
     def size(self) -> int:
@@ -229,7 +236,7 @@ class Choice(_Conditional):
     def contains(self, value: Any) -> bool:
         """Whether a value is one of the options."""
         try:
-            return plain(value) in self.options
+            return plain(value) in self._compared
         except LuthierError:  # what no option can be
             return False
 
@@ -239,7 +246,7 @@ class Choice(_Conditional):
 
     def own(self, value: Any) -> Any:
         """A value that it contains, as it stands among the options."""
-        return self.options[self.options.index(plain(value))]
+        return self.options[self._compared.index(plain(value))]
 
     def every(self) -> Iterable[Any]:
         """All options."""
@@ -251,7 +258,7 @@ class Choice(_Conditional):
 
     def position(self, value: Any) -> float:
         """The inverse of `at`: the middle of the option's part."""
-        return (self.options.index(plain(value)) + 0.5) / self.size
+        return (self._compared.index(plain(value)) + 0.5) / self.size
 
     def ends(self) -> tuple[Any, ...]:
         """The values that a recipe must accept: all options."""

@@ -15,7 +15,7 @@ from luthier.tuning.drawing import grid, grid_levels, halton, sobol, uniform_ran
 from luthier.tuning.evolving import cmaes
 from luthier.tuning.modelling import from_optuna_object, gp, nsgaii, prior
 from luthier.tuning.parzen import tpe
-from luthier.tuning.ranges import Choice, Space
+from luthier.tuning.ranges import Space
 from luthier.tuning.state import BASELINE, State, Trial
 from luthier.tuning.values import plain, unwrapped
 from luthier.tuning.views import Sampler, Seen, View
@@ -139,7 +139,6 @@ def arm_seen(state: State, ranges: Space, baseline: Baseline, arm: str) -> tuple
 
     Trials that no sampler proposed (known-good settings, the doctor's changes) may lie outside.
     """
-    lists = [p for p, r in ranges.items() if isinstance(r, Choice) and any(isinstance(o, tuple) for o in r.options)]
     seen = []
     for trial in state.search:
         if trial.arm == BASELINE:
@@ -149,8 +148,7 @@ def arm_seen(state: State, ranges: Space, baseline: Baseline, arm: str) -> tuple
         else:
             continue
         if values is not None:
-            restored = {path: plain(values[path]) for path in lists if path in values}  # JSON has no tuples
-            seen.append(_seen(trial, {**values, **restored} if lists else values))
+            seen.append(_seen(trial, values))
     return tuple(seen)
 
 
@@ -306,4 +304,8 @@ def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def _key(values: Mapping[str, Any]) -> tuple[Any, ...]:
     """What tells configurations apart: which fields are present, and their values to nine digits."""
-    return (*values, *(f"{item:.9g}" if item.__class__ is float else item for item in values.values()))
+    return (*values, *map(_hashable, values.values()))
+
+
+def _hashable(item: Any) -> Any:
+    return f"{item:.9g}" if item.__class__ is float else plain(item) if item.__class__ in (list, tuple) else item

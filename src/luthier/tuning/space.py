@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError, close_matches
@@ -15,7 +16,7 @@ from luthier.tuning.conditions import check_conditions
 from luthier.tuning.ranges import Choice, Condition, Integers, Uniform
 from luthier.tuning.ranges import Range as Range
 from luthier.tuning.ranges import Space as Space
-from luthier.tuning.values import plain
+from luthier.tuning.values import from_stored, plain, to_stored
 
 if TYPE_CHECKING:
     from luthier.recipe import Recipe
@@ -154,7 +155,7 @@ def space_from_json(stored: Mapping[str, Any]) -> dict[str, Range]:
     """The inverse of `space_to_json`."""
     space: dict[str, Range] = {}
     for path, content in stored.items():
-        settings = {name: value for name, value in content.items() if name not in ("kind", "conditions")}
+        settings = {name: from_stored(value) for name, value in content.items() if name not in ("kind", "conditions")}
         conditions = tuple(Condition(field, plain(values)) for field, values in content.get("conditions", ()))
         space[path] = _KINDS[content["kind"]](**settings, conditions=conditions)
     return space
@@ -237,9 +238,10 @@ def powers_of_two(low: int, high: int) -> Choice:
 
 def _range_to_json(range_: Range) -> dict[str, Any]:
     kind = next(name for name, known in _KINDS.items() if isinstance(range_, known))
-    content = {name: getattr(range_, name) for name in range_.__dataclass_fields__ if name != "conditions"}
-    if kind == "choice":
-        content["options"] = [list(option) if isinstance(option, tuple) else option for option in content["options"]]
+    settings = [each.name for each in fields(range_) if each.init and each.name != "conditions"]
+    content = {name: getattr(range_, name) for name in settings}
+    if isinstance(range_, Choice):
+        content["options"] = [to_stored(option) for option in range_.options]
     if range_.conditions:
         content["conditions"] = [[condition.path, list(condition.values)] for condition in range_.conditions]
     return {"kind": kind, **content}

@@ -13,6 +13,7 @@ from luthier.tuning.conditions import completed
 from luthier.tuning.objectives import Objective, best_scores, losses
 from luthier.tuning.pareto import pareto_front
 from luthier.tuning.space import Range, space_from_json
+from luthier.tuning.values import from_stored
 
 BASELINE = "baseline"
 OPEN = ("waiting", "running", "paused")
@@ -165,9 +166,13 @@ class State:
 
     def completed(self, values: dict[str, Any]) -> dict[str, Any]:
         """What a trial with these values is called with: of a function whose parameters are tuned in groups, all."""
-        if not self.description.get("groups") or not self.description.get("start"):
-            return values
-        return completed(self._space, self.description["start"], values)
+        return completed(self._space, self.start, values) if self.description.get("groups") and self.start else values
+
+    @cached_property
+    def start(self) -> dict[str, Any]:
+        """The values that the search of a function started from; none where it started from nowhere."""
+        values: dict[str, Any] = from_stored(self.description.get("start") or {})
+        return values
 
     @cached_property
     def _space(self) -> dict[str, Range]:

@@ -65,7 +65,7 @@ class Study:
         self.task: dict[str, Any] = state.description["task"]
         recipe = state.description["recipe"]
         self.baseline = None if recipe is None else _recipe(recipe, callables)
-        self.start: Baseline = self.baseline or Values(state.description.get("start") or {})
+        self.start: Baseline = self.baseline or Values(state.start)
         self.space: dict[str, Range] = space_from_json(state.description["space"])
         self.widened: dict[str, Range] = space_from_json(state.ranges)
         self.groups: dict[str, list[str]] | None = state.description["groups"]

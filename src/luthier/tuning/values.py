@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from luthier.errors import LuthierError
@@ -13,15 +14,28 @@ GRAIN = 1e-9
 _NUMBERS = ("NaN", "Infinity", "-Infinity")
 
 
+_TUPLE = "tuple"
+
+
 def plain(option: Any) -> Any:
-    """An option as it is kept: lists become tuples, so that it can be compared after a JSON round trip.
+    """An option as it is compared: lists as tuples.
 
     Raises:
-        LuthierError: something that JSON cannot hold.
+        LuthierError: as `checked`.
+    """
+    option = checked(option)
+    return tuple(plain(item) for item in option) if isinstance(option, (list, tuple)) else option
+
+
+def checked(option: Any) -> Any:
+    """An option as it was given, but for numbers of NumPy or torch.
+
+    Raises:
+        LuthierError: something that files cannot hold.
     """
     option = unwrapped(option)
     if isinstance(option, (list, tuple)):
-        return tuple(plain(item) for item in option)
+        return (list if isinstance(option, list) else tuple)(checked(item) for item in option)
     if isinstance(option, str) and option in _NUMBERS:
         raise LuthierError(f"an option cannot be the text {option!r}, which files keep for a number: call it otherwise")
     if isinstance(option, float) and not math.isfinite(option):
@@ -34,6 +48,32 @@ def plain(option: Any) -> Any:
 def unwrapped(value: Any) -> Any:
     """A single number of NumPy or torch as one of Python; anything else as it is."""
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+
+
+def to_stored(value: Any) -> Any:
+    """A value, or values by name, as JSON can hold them: tuples told from lists.
+
+    >>> to_stored({"layers": (64, 64), "sizes": [3, 5]})
+    {'layers': {'tuple': [64, 64]}, 'sizes': [3, 5]}
+    """
+    if isinstance(value, tuple):
+        return {_TUPLE: [to_stored(item) for item in value]}
+    if isinstance(value, list):
+        return [to_stored(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: to_stored(item) for name, item in value.items()}
+    return value
+
+
+def from_stored(value: Any) -> Any:
+    """The inverse of `to_stored`."""
+    if isinstance(value, list):
+        return [from_stored(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {_TUPLE} and isinstance(value[_TUPLE], list):
+        return tuple(from_stored(item) for item in value[_TUPLE])
+    return {name: from_stored(item) for name, item in value.items()}
 
 
 def is_same(one: Any, other: Any) -> bool:

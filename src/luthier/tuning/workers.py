@@ -21,6 +21,7 @@ from luthier.tuning.messages import LEAVE_S
 from luthier.tuning.places import Worker
 from luthier.tuning.recruits import Recruit
 from luthier.tuning.state import trial_folder
+from luthier.tuning.values import to_stored
 
 if TYPE_CHECKING:
     from luthier.tuning.depot import Depot
@@ -76,10 +77,10 @@ class Workers:
         """Order a training; `more` is for what is trained to know."""
         worker.take(job.number)
         folder = str(trial_folder(self.folder, job.number).absolute())
-        order = {"number": job.number, "folder": folder, "values": values, "seed": seed, "until": job.until_step}
+        order = {"number": job.number, "folder": folder, "seed": seed, "until": job.until_step}
         if self.depot is not None:
             order["turn"] = next(self.depot.turns)
-        worker.order(order="train", **order, **more)
+        worker.order(order="train", values=to_stored(values), **order, **more)
 
     def answer(self, number: int, **answer: Any) -> None:
         """Answer the worker that asked about a trial."""
