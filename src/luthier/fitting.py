@@ -84,7 +84,7 @@ def fit(
     recipe = Recipe() if recipe is None else recipe
     if test and task.test is None:
         raise LuthierError("test=True needs a task with test data: pass Task(test=...) or leave test out")
-    path = Path(folder) if folder is not None else new_folder(task.name)
+    path = Path(folder).expanduser() if folder is not None else new_folder(task.name)
     resumed = resume and Record.exists(path)
     with torch.random.fork_rng(enabled=True), deterministic(recipe.deterministic):
         record = reopen(path, task, recipe) if resumed else None

@@ -772,9 +772,22 @@ def test_a_start_may_hold_numbers_of_numpy(tmp_path: Path) -> None:
     assert study.trials[0].value == 3.0
 
 
-def test_a_folder_whose_name_means_something_to_databases_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=r"cannot have a question mark in its path, got .*what"):
-        tune(lambda trial: 1.0, space=SPACE, trials=1, workers=1, folder=tmp_path / "what?")
+@pytest.mark.parametrize("name", ["what?", "a%20b", "sweep{lr=0.1}", "a{0}", "x#y", "50%", "ü b"])
+def test_a_folder_may_be_called_what_means_something_to_databases(tmp_path: Path, name: str) -> None:
+    call: Any = {"space": SPACE, "workers": 1}
+    tune(lambda trial: 0.5, trials=1, folder=tmp_path / "a b", **call)
+    tune(lambda trial: 1.0, trials=2, folder=tmp_path / name, **call)
+    assert Study.open(tmp_path / name).best is not None
+    read = optuna.load_study(study_name="lambda", storage=url(tmp_path / name))
+    assert read.best_value == 1.0
+    assert sorted(os.listdir(tmp_path)) == sorted({"a b", name})
+
+
+def test_a_folder_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    study = tune(lambda trial: 1.0, space=SPACE, trials=1, workers=1, folder="~/study")
+    assert study.folder == tmp_path / "study"
+    assert Study.open("~/study").best is not None
 
 
 def test_a_start_that_no_log_scale_holds_is_stored_too(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def _check(**settings: tuple[int, int]) -> None:
 def _new_folder(folder: str | Path | None, task: Task) -> Path:
     from luthier.fitting import new_folder
 
-    path = Path(folder) if folder is not None else new_folder(f"mend-{task.name}")
+    path = Path(folder).expanduser() if folder is not None else new_folder(f"mend-{task.name}")
     if (path / "mend.json").exists() or (path / "trials").exists():
         raise LuthierError(f"{path} already holds a mending: choose another folder")
     return path

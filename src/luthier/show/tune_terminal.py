@@ -93,7 +93,7 @@ class TuneConsole:
     def _note(self, trial: Trial) -> bool:
         """Remember a trial; whether it is the best of the search so far."""
         self.trials[trial.number] = trial
-        if trial.state == "failed" and self.best is not None and self.best.number == trial.number:
+        if self.best is not None and self.best.number == trial.number and self._fell(trial, self.best):
             self.best = None
             for other in self.trials.values():
                 self._note(other)
@@ -104,6 +104,12 @@ class TuneConsole:
         if better:
             self.best = trial
         return better or (self.best is not None and self.best.number == trial.number)
+
+    def _fell(self, trial: Trial, before: Trial) -> bool:
+        """Whether the trial is worth less than before: it failed, or returned less than it had reported."""
+        if trial.state == "failed" or trial.value is None or before.value is None:
+            return trial.state == "failed"
+        return trial.value > before.value if self.minimise else trial.value < before.value
 
     def _line(self, trial: Trial, improved: bool) -> Text:
         """An ended trial in one line."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.tuning.levels import level
-from luthier.tuning.objectives import TRAIN_TIME, best_scores, losses
+from luthier.tuning.objectives import RESULT, TRAIN_TIME, best_scores, losses
 from luthier.tuning.state import Event, State, Trial, trial_folder
 from luthier.tuning.values import from_stored
 
@@ -101,8 +101,14 @@ def _row(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
         return replace(
             trial, rows=[*trial.rows, row], **_better(state, trial, _scored(state, [row], total)), **position
         )
-    rows = [old for old in trial.rows if old["step"] < row["step"]] + [row]  # a resumed training reads anew
+    rows = [*_before(trial.rows, row), row]
     return replace(trial, rows=rows, **_scored(state, rows, total), **position)
+
+
+def _before(rows: list[dict[str, Any]], row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The readings that come before one: a resumed training reads anew; a result stands beside the last reading."""
+    most = row["step"] if row["kind"] == RESULT else row["step"] - 1
+    return [old for old in rows if old["step"] <= most and old["kind"] != RESULT]
 
 
 def _follows(trial: Trial, row: Mapping[str, Any]) -> bool:
@@ -143,8 +149,8 @@ def _levelled(state: State, trial: Trial) -> Trial:
 
 
 def _curve(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The readings that count: those after epochs, where there are any."""
-    return [row for row in rows if row["kind"] == "epoch"] or rows
+    """The readings that count: what a function returned, else those after epochs, where there are any."""
+    return next(filter(None, ([row for row in rows if row["kind"] == kind] for kind in (RESULT, "epoch"))), rows)
 
 
 def _finished(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:

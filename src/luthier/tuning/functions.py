@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError
 from luthier.files import from_json, to_json, write_atomic
-from luthier.tuning.objectives import as_readings, as_step
+from luthier.tuning.objectives import RESULT, as_readings, as_step
 from luthier.tuning.saves import Saves
 from luthier.tuning.values import from_stored
 
@@ -203,10 +203,11 @@ class LiveTrial:
         return self._watching
 
     def finish(self, result: Any) -> None:
-        """Take what the function returned: nothing, or what it might report, which is the reading of the last step."""
+        """Take what the function returned: nothing, or what it might report, which then counts in place of reports."""
         if result is not None:
             readings = as_readings(result, list(self._columns), "the function should return None or")
-            self._tell(readings, self._step or self._steps or 1)
+            kind = RESULT if self._step else "epoch"  # a function that only returns has one reading
+            self._tell(readings, self._step or self._steps or 1, kind)
         if not self._step:
             raise LuthierError(
                 "the function returned without a report: call trial.report(value, step), or return the value"
@@ -231,14 +232,14 @@ class LiveTrial:
         if (reason := diverged(vitals) or dead(vitals)) is not None:
             self._end("failed", reason)
 
-    def _tell(self, readings: dict[str, float], step: int) -> None:
+    def _tell(self, readings: dict[str, float], step: int, kind: str = "epoch") -> None:
         self._step = step
         for name, value in readings.items():
             if not math.isfinite(value):
                 whose = f" for {name}" if len(readings) > 1 else ""
                 self._end("failed", f"reported {str(value).replace('nan', 'NaN')}{whose} at step {step}")
         columns = {self._columns[name]: value for name, value in readings.items()}
-        self._say({"kind": "epoch", "step": step, "time_s": round(self._time_s(), 4), **columns})
+        self._say({"kind": kind, "step": step, "time_s": round(self._time_s(), 4), **columns})
 
     def _say(self, row: dict[str, Any]) -> None:
         self._rows.append(row)

@@ -21,6 +21,9 @@ MEASURED = ("parameters", "latency_ms")
 TRAIN_TIME = "train_time_s"
 """Seconds of a whole training, at the pace so far while it is not over: the study knows them of every trial."""
 
+RESULT = "result"
+"""Kind of a row with what a function returned after its reports, which counts in their place."""
+
 _COSTS = dict.fromkeys((*MEASURED, TRAIN_TIME), "min")
 _OF_THE_CLOCK = ("latency_ms", TRAIN_TIME)
 

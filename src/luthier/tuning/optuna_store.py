@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from luthier.files import to_json
+from luthier.tuning import store_postgres, store_sqlite
 from luthier.tuning.ledger import StudyError, address, database
 from luthier.tuning.objectives import Objective
 from luthier.tuning.optuna_view import DIRECTIONS, frozen_trial, quiet
@@ -27,7 +28,7 @@ from luthier.tuning.ranges import Choice, Range
 from luthier.tuning.space import Space
 from luthier.tuning.state import Trial
 from luthier.tuning.store import Store
-from luthier.tuning.store_postgres import optuna_url, setting_up
+from luthier.tuning.store_postgres import setting_up
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -276,7 +277,7 @@ def rows_of(trial: FrozenTrial) -> Iterator[tuple[Any, dict[str, Any]]]:
 def url(folder: Path, storage: str | None = None) -> str:
     """The storage address for `optuna.load_study(study_name=..., storage=...)`; arguments as for `Ledger`."""
     shared = address(folder, storage)
-    return f"sqlite:///{database(folder).absolute()}" if shared is None else optuna_url(shared)
+    return store_sqlite.optuna_url(database(folder)) if shared is None else store_postgres.optuna_url(shared)
 
 
 def as_optuna(trial: Trial, space: Space, objectives: Sequence[Objective], ended: datetime) -> Any:

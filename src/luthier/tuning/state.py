@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.tuning.conditions import completed
-from luthier.tuning.objectives import Objective, best_scores, losses
+from luthier.tuning.objectives import RESULT, Objective, best_scores, losses
 from luthier.tuning.pareto import pareto_front
 from luthier.tuning.space import Range, space_from_json
 from luthier.tuning.values import from_stored
@@ -55,7 +55,8 @@ class Trial:
         step, total_steps: optimizer steps taken, and those of the whole recipe.
         time_s: seconds of training.
         started_s, ended_s: when, in seconds since the study began.
-        rows: rows of metrics as in `Record.rows`.
+        rows: rows of metrics as in `Record.rows`; of a function that reports and returns a number the last row, of the
+            kind "result", is that number, and `value` with it.
         folder: its record.
         of: for a repeat, the search trial that is retrained (0: the baseline).
         until: the step that it was last told to train to.
@@ -110,8 +111,12 @@ class Trial:
         return self.time_s / self.step * self.total_steps if self.step and self.time_s else None
 
     def scores_until(self, step: int, objectives: Sequence[Objective]) -> tuple[float, ...] | None:
-        """Readings of all objectives up to a step, where the first of them was best; None when there are none."""
-        return best_scores((row for row in self.rows if row["step"] <= step), objectives, self.total_steps)
+        """Readings of all objectives up to a step, where the first of them was best; None when there are none.
+
+        What a function returns at last is none of them: on the way others have nothing like it.
+        """
+        rows = (row for row in self.rows if row["step"] <= step and row["kind"] != RESULT)
+        return best_scores(rows, objectives, self.total_steps)
 
 
 @dataclass

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from luthier.tuning.store import WAIT_S, Row, Store, StudyError
 
+_SPECIAL = set("%?#{}")
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
     id INTEGER PRIMARY KEY AUTOINCREMENT, clock REAL NOT NULL, kind TEXT NOT NULL, payload TEXT NOT NULL);
@@ -35,9 +37,7 @@ class SqliteStore(Store):
 
     def __init__(self, path: Path) -> None:
         self.path, self.where = path, str(path.parent)
-        if "?" in str(path.absolute()):
-            raise StudyError(f"a study's folder cannot have a question mark in its path, got {path.parent}: rename it")
-        self.optuna_url = f"sqlite:///{path.absolute()}"
+        self.optuna_url = optuna_url(path)
         with clear_errors(path):
             self._connection = sqlite3.connect(path, timeout=WAIT_S, isolation_level=None)
             self._connection.execute("PRAGMA journal_mode=WAL")
@@ -97,6 +97,23 @@ class SqliteStore(Store):
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
+
+
+def optuna_url(path: Path) -> str:
+    """The address of a study's file as Optuna takes it: SQLAlchemy decodes it, and Optuna fills in what is in braces.
+
+    Raises:
+        StudyError: the path has a character that this SQLAlchemy cannot be told of.
+    """
+    plain = str(path.absolute())
+    if not _SPECIAL & set(plain):
+        return f"sqlite:///{plain}"
+    from sqlalchemy import URL, make_url  # a third of a second
+
+    url = URL.create("sqlite", database=plain).render_as_string().replace("{", "{{").replace("}", "}}")
+    if make_url(url.format()).database != plain:
+        raise StudyError(f"a study's folder cannot have one of % ? # in its path, got {path.parent}: rename it")
+    return url
 
 
 def read_file(path: Path, after: int) -> list[Row]:

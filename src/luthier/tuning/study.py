@@ -91,7 +91,7 @@ class Study:
         Raises:
             StudyError: there is no study in the folder, or its database is damaged.
         """
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         return cls(fold(read_events(folder, storage=storage), folder), callables)
 
     @property

@@ -167,7 +167,7 @@ def tune(
     )
     with recruited(asked.processes, recipes=not is_function(task)) as recruits:
         searched = searched_for(task, recipe, space, groups, seed, steps, metric, direction, start, objectives)
-        path = Path(folder) if folder is not None else Path("studies") / searched.name
+        path = Path(folder).expanduser() if folder is not None else Path("studies") / searched.name
         return Call(asked, searched, path, storage, resume, _listener(console), test, origin, recruits).run()
 
 

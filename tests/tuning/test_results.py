@@ -1,0 +1,74 @@
+"""What counts as the value of a trial of a function: its best report, or what it returns."""
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from luthier.errors import LuthierError
+from luthier.show.terminal import TuneConsole
+from luthier.tuning.optuna_store import url
+from luthier.tuning.space import choice, uniform
+from luthier.tuning.study import Study
+from luthier.tuning.tune import tune
+
+
+def returning() -> Any:
+    def train(trial: Any) -> float:
+        start = trial.restore() or 0
+        for epoch in range(start, 4):
+            trial.save(epoch + 1)
+            trial.report(0.9 - 0.1 * trial.params["x"] if epoch == 1 else 0.2, step=epoch + 1)
+        return 0.5 + 0.1 * float(trial.params["x"])
+
+    return train
+
+
+@pytest.mark.parametrize("strategy", ["full", "halving"])
+def test_what_a_function_returns_counts_in_place_of_its_reports(tmp_path: Path, strategy: str) -> None:
+    call: Any = {"space": {"x": choice(0, 1, 2)}, "steps": 4, "workers": 1, "folder": tmp_path, "strategy": strategy}
+    study = tune(returning(), trials=3, sampler="grid", console=TuneConsole(), **call)
+    best = study.best
+    assert best is not None
+    if strategy == "full":  # by its reports 0 is best, by its results 2
+        assert best.params == {"x": 2}
+    for each in (best, Study.open(tmp_path).best):
+        assert each is not None
+        assert each.value == each.level == pytest.approx(0.5 + 0.1 * best.params["x"])
+        assert [row["val_value"] for row in each.rows][1] == pytest.approx(0.9 - 0.1 * best.params["x"])
+        assert [row["step"] for row in each.rows] == [1, 2, 3, 4, 4]
+    assert optuna.load_study(study_name="train", storage=url(tmp_path)).best_value == best.value
+
+
+def test_the_terminal_forgets_a_report_that_the_result_takes_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(trial: Any) -> float:
+        trial.report(0.9, step=1)
+        return float(0.5 if trial.number == 0 else 0.6)
+
+    tune(train, space={"x": uniform(0, 1)}, trials=2, workers=1, folder=tmp_path, sampler="random")
+    ended = [line for line in capsys.readouterr().out.splitlines() if "finished" in line and line.lstrip()[0] == "#"]
+    assert "0.5" in ended[0]
+    assert "0.6" in ended[1]
+    assert "best so far" in ended[1]
+
+
+def test_several_objectives_may_be_returned(tmp_path: Path) -> None:
+    def train(trial: Any) -> Any:
+        trial.report({"accuracy": 0.9, "size": 1.0}, step=1)
+        return {"accuracy": 0.5, "size": 2.0}
+
+    objectives = {"accuracy": "max", "size": "min"}
+    study = tune(train, space={"x": uniform(0, 1)}, trials=1, workers=1, folder=tmp_path, objectives=objectives)
+    assert study.front[0].scores == {"accuracy": 0.5, "size": 2.0}
+
+
+def test_a_result_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    def train(trial: Any) -> Any:
+        trial.report(0.9, step=1)
+        return [0.9]
+
+    with pytest.raises(LuthierError, match="should return None or a number, got"):
+        tune(train, space={"x": uniform(0, 1)}, trials=1, workers=1, folder=tmp_path)
