@@ -288,6 +288,27 @@ def test_what_was_outranked_is_counted_and_not_listed() -> None:
     assert "\ninterrupted, the same call goes on · 4 trials in 42.0 s" in output.getvalue()
 
 
+def test_an_interrupt_is_answered_at_once_and_once() -> None:
+    output = io.StringIO()
+    console = TuneConsole(Console(file=output, width=200))
+    for doing in ("search", "stopping", "stopping"):
+        console.progress({"doing": doing})
+    assert re.findall(r"^stopping: .* Ctrl-C again leaves at once$", output.getvalue(), re.M) == [
+        output.getvalue().strip()
+    ]
+
+
+@pytest.mark.parametrize(("elapsed_s", "shown"), [(20.0, True), (58.0, False)])
+def test_a_study_that_ends_before_its_time_says_why(elapsed_s: float, shown: bool) -> None:
+    study: Any = FakeStudy([trial(0, 0.6)])
+    study.ended, study.elapsed_s = "budget", elapsed_s
+    study.settings = {**study.settings, "budget_s": 60.0, "repeats": 3}
+    output = io.StringIO()
+    TuneConsole(Console(file=output, width=200)).finished(study)
+    words = "no further trial fits into the budget beside the retraining of winner and baseline"
+    assert (words in output.getvalue()) is shown
+
+
 def test_a_single_seed_is_one_seed() -> None:
     compared = Comparison("accuracy", "max", [0.85], [0.9], 0.05, math.nan, math.nan, 1, None)
     output = io.StringIO()

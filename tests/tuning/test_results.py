@@ -72,3 +72,20 @@ def test_a_result_that_is_no_number_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(LuthierError, match="should return None or a number, got"):
         tune(train, space={"x": uniform(0, 1)}, trials=1, workers=1, folder=tmp_path)
+
+
+@pytest.mark.parametrize(("budget", "ended"), [("9 steps", "budget"), ("8 steps", "budget"), ("40 steps", "finished")])
+def test_a_study_knows_that_its_budget_holds_no_further_trial(tmp_path: Path, budget: str, ended: str) -> None:
+    def train(trial: Any) -> None:
+        for step in (1, 2, 3, 4):
+            trial.report(float(step), step=step)
+
+    call: Any = {"space": {"x": choice(*range(5))}, "steps": 4, "workers": 1, "folder": tmp_path, "strategy": "full"}
+    study = tune(train, budget=budget, trials=5, **call)
+    assert study.ended == ended
+    assert len(study.trials) == (5 if ended == "finished" else 2)
+
+
+def test_a_study_of_a_small_space_has_not_run_out_of_budget(tmp_path: Path) -> None:
+    study = tune(lambda trial: 1.0, space={"x": choice(1, 2)}, budget="1min", workers=1, folder=tmp_path)
+    assert (len(study.trials), study.ended) == (2, "finished")

@@ -216,11 +216,14 @@ def test_ctrl_c_leaves_a_study_that_goes_on(tmp_path: Path) -> None:
                 pressed.append(trial.number)
                 os.kill(os.getpid(), signal.SIGINT)
 
-        def progress(self, info: Any) -> None: ...
+        def progress(self, info: Any) -> None:
+            doing.append(info["doing"])
 
         def widened(self, ranges: Any) -> None: ...
 
         def finished(self, study: Study) -> None: ...
+
+    doing: list[str] = []
 
     def slow(trial: Any) -> None:
         state = trial.restore()
@@ -232,6 +235,7 @@ def test_ctrl_c_leaves_a_study_that_goes_on(tmp_path: Path) -> None:
     call: Any = {"space": SPACE, "steps": 9, "trials": 1, "workers": 1, "folder": tmp_path, "strategy": "full"}
     study = tune(slow, console=Press(), **call)
     assert study.ended == "interrupted"
+    assert list(dict.fromkeys(doing)) == ["search", "stopping"]
     assert study.trials[0].state == "paused"
     assert 3 <= study.trials[0].step < 9
     study = tune(slow, **call)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from luthier.tuning.study import Comparison, Study, Trial
 
 _MOST_SHOWN = 12
+_WELL_SHORT = 0.9
 
 LEVEL_STYLES = {
     "certain": "bold green",
@@ -45,10 +46,19 @@ def result(study: Study) -> list[RenderableType]:
         if outranked > 1:
             words = "were outranked: a call with larger totals may go on with the best of them"
         blocks.append(Text(f"{outranked} of {len(study.trials)} trials {words}"))
-    ended = {"target": "the target is reached · ", "interrupted": "interrupted, the same call goes on · "}
     told = f"{len(study.trials)} trials in {duration_text(study.elapsed_s)} · {study.folder}"
-    blocks.append(Text(ended.get(study.ended, "") + told))
+    blocks.append(Text(_ended(study) + told))
     return blocks
+
+
+def _ended(study: Study) -> str:
+    """Why the call ended, where that is not plain."""
+    if study.ended == "budget" and (study.settings.get("budget_s") or 0.0) * _WELL_SHORT > study.elapsed_s:
+        kept = study.settings.get("repeats") and study.comparison is None
+        kept_for = " beside the retraining of winner and baseline" if kept else ""
+        return f"no further trial fits into the budget{kept_for} · "
+    ended = {"target": "the target is reached · ", "interrupted": "interrupted, the same call goes on · "}
+    return ended.get(study.ended, "")
 
 
 def leading(study: Study, n: int = 5) -> list[Trial]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from luthier.tuning.ranges import Range
     from luthier.tuning.study import Study, Trial
 
+_STOPPING = "stopping: what is under way is saved first (a function at its next report); Ctrl-C again leaves at once"
 _ENDED = {"finished", "stopped", "failed"}
 _STATE_STYLES = {"finished": "green", "stopped": "yellow", "failed": "red", "paused": "dim", "running": "cyan"}
 
@@ -74,9 +75,11 @@ class TuneConsole:
         """Redraw the live view when it is due.
 
         Args:
-            info: what is known besides the trials, all optional: `elapsed_s`, `doing` ("search" or "repeats"), `spent`
-                (of a budget in steps or epochs, in words).
+            info: what is known besides the trials, all optional: `elapsed_s`, `doing` ("search", "repeats" or
+                "stopping", which is told once), `spent` (of a budget in steps or epochs, in words).
         """
+        if info.get("doing") == "stopping" != self.info.get("doing"):
+            self.console.print(Text(_STOPPING, "bold"), soft_wrap=True)
         self.info.update(info)
         if self.live is not None and self.throttle.due():
             self.live.update(self._view(), refresh=True)

@@ -92,6 +92,7 @@ class Engine:
         self.doing = "search"
         journal, budget = self.journal, self.plan.budget
         self.drive(lambda: scheduler.next_job(self.state, self.decided, self.propose, journal.clock), self.search_over)
+        narrow = scheduler.narrow(self.state, self.plan, journal.clock)
         if not self.interrupts:
             for stop in scheduler.outranked(self.state, self.plan):
                 journal.record("stopped", number=stop.number, reason=stop.reason, may_return=stop.may_return)
@@ -103,7 +104,7 @@ class Engine:
         if scheduler.reached(self.state, self.plan):
             return "target"
         used = 0.0 if budget is None else budget.used(self.state, journal.clock) / budget.total
-        return "budget" if used > _SPENT else "finished"
+        return "budget" if used > _SPENT or narrow else "finished"
 
     def drive(self, next_job: NextJob, over: Callable[[], bool]) -> None:
         """Keep the workers busy until there is no job and no training; when the time is over, pause them."""
@@ -135,6 +136,8 @@ class Engine:
         if pausing or not (self.interrupts or over()):
             return pausing
         self.workers.pause_all()
+        if self.interrupts:
+            self.doing = "stopping"
         return True
 
     def search_over(self) -> bool:

@@ -193,6 +193,12 @@ def search_over(state: State, plan: Plan, clock: float) -> bool:
     return budget_over(state, plan, clock) or (left is not None and left <= 0 and not baseline_open)
 
 
+def narrow(state: State, plan: Plan, clock: float) -> bool:
+    """Whether the search wants further trials for which the rest of the budget has no room."""
+    left = search_left(state, plan, clock)
+    return left is not None and _trials_left(state, plan) and (left <= 0 or left < _least(state, plan))
+
+
 def reached(state: State, plan: Plan) -> bool:
     """Whether a trial that trained to its end has read the value that is searched for."""
     return plan.target is not None and standings(state).best <= state.sign * plan.target
@@ -209,11 +215,17 @@ def _may_start(state: State, plan: Plan, left: float | None) -> bool:
     """Whether trials and budget allow a new one: near the end the budget belongs to those under way."""
     if not _trials_left(state, plan):
         return False
-    if left is None or plan.budget is None or (typical := plan.budget.typical(state)) is None:
-        return True
-    if plan.strategy == "full":
-        return plan.budget.exact or left >= typical  # whether the very trial fits is seen when its values are known
-    return left >= min(typical, 0.35 * plan.budget.total)
+    if left is None or plan.budget is None or (plan.strategy == "full" and plan.budget.exact):
+        return True  # whether the very trial fits is seen when its values are known
+    return left >= _least(state, plan)
+
+
+def _least(state: State, plan: Plan) -> float:
+    """What must be left of the budget for a new trial to be worth beginning; 0 while nobody knows."""
+    typical = None if plan.budget is None else plan.budget.typical(state)
+    if plan.budget is None or typical is None:
+        return 0.0
+    return typical if plan.strategy == "full" else min(typical, 0.35 * plan.budget.total)
 
 
 def _trials_left(state: State, plan: Plan) -> bool:

@@ -50,8 +50,8 @@ class Study:
         settings: sampler, strategy, trials, budget, workers, seed, repeats of the last call, and where it keeps what
             trials save, if not in its folder (checkpoints).
         elapsed_s: seconds at work, over all calls.
-        ended: why the last call ended: "finished", "budget", "target" (reached), "interrupted", "" while it runs (or
-            after a crash).
+        ended: why the last call ended: "finished", "budget" (used up, or no further trial fits into the rest),
+            "target" (reached), "interrupted", "" while it runs (or after a crash).
     """
 
     def __init__(self, state: State, callables: Mapping[str, Callable[..., Any]] | None = None) -> None:

@@ -165,10 +165,13 @@ def tune(
         first=first,
         target=target,
     )
-    with recruited(asked.processes, recipes=not is_function(task)) as recruits:
-        searched = searched_for(task, recipe, space, groups, seed, steps, metric, direction, start, objectives)
-        path = Path(folder).expanduser() if folder is not None else Path("studies") / searched.name
-        return Call(asked, searched, path, storage, resume, _listener(console), test, origin, recruits).run()
+    try:
+        with recruited(asked.processes, recipes=not is_function(task)) as recruits:
+            searched = searched_for(task, recipe, space, groups, seed, steps, metric, direction, start, objectives)
+            path = Path(folder).expanduser() if folder is not None else Path("studies") / searched.name
+            return Call(asked, searched, path, storage, resume, _listener(console), test, origin, recruits).run()
+    except KeyboardInterrupt as interrupt:
+        raise interrupt.with_traceback(None) from None  # where it struck in here tells nobody anything
 
 
 def _listener(console: bool | Console) -> Console | None:
