@@ -89,3 +89,40 @@ def test_a_study_knows_that_its_budget_holds_no_further_trial(tmp_path: Path, bu
 def test_a_study_of_a_small_space_has_not_run_out_of_budget(tmp_path: Path) -> None:
     study = tune(lambda trial: 1.0, space={"x": choice(1, 2)}, budget="1min", workers=1, folder=tmp_path)
     assert (len(study.trials), study.ended) == (2, "finished")
+
+
+@pytest.mark.parametrize(("with_fresh_seeds", "best", "who"), [(0.7, 1, "winner"), (0.3, 0, "best other trial")])
+def test_retraining_decides_between_baseline_and_winner(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], with_fresh_seeds: float, best: int, who: str
+) -> None:
+    def train(trial: Any) -> float:
+        lucky = 0.55 if with_fresh_seeds > 0.5 else 0.4  # the search's own seed says the opposite
+        other = with_fresh_seeds if trial.seed else 0.95 - lucky
+        return 0.5 if trial.params["x"] == 0 else other
+
+    call: Any = {"space": {"x": choice(0, 1)}, "start": {"x": 0}, "repeats": 2, "trials": 2, "workers": 1}
+    study = tune(train, folder=tmp_path, **call)
+    assert study.comparison is not None
+    assert study.comparison.retrained
+    assert [trial.value for trial in study.trials[:2]] == pytest.approx([0.5, 0.4 if best else 0.55])
+    for each in (study.best, Study.open(tmp_path).best):
+        assert each is not None
+        assert each.number == best
+    assert f"What the {who} (#1) changes" in capsys.readouterr().out
+    page = study.report(tmp_path / "report.html").read_text()
+    assert f"{who.capitalize()}, trial 1" in page
+    assert f"Parameters of trial {best}" in page
+    assert ("No trial is shown to beat the baseline" in page) is (best == 0)
+
+
+def test_a_lucky_reading_makes_no_winner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def train(trial: Any) -> None:
+        for step in range(1, 21):
+            lucky = trial.params["x"] == 1 and step == 7
+            trial.report(0.8 if lucky else 0.5 - 0.1 * trial.params["x"], step=step)
+
+    call: Any = {"space": {"x": choice(0, 1)}, "start": {"x": 0}, "trials": 2, "workers": 1, "steps": 20}
+    study = tune(train, folder=tmp_path, **call)
+    assert study.best is not None
+    assert (study.best.number, study.trials[1].value) == (0, 0.8)
+    assert "What the best other trial (#1) changes" in capsys.readouterr().out

@@ -14,8 +14,8 @@ from luthier.tuning.ranges import Range
 from luthier.tuning.samplers import SAMPLERS, arm_seen, as_sampler, fitting, propose, sampler_label
 from luthier.tuning.space import choice, fixed, integers, loguniform, uniform
 from luthier.tuning.state import Event, State
-from luthier.tuning.views import View
 from luthier.tuning.values import to_stored
+from luthier.tuning.views import View
 
 SPACE: dict[str, Range] = {
     "lr": loguniform(1e-4, 1.0),

@@ -784,7 +784,7 @@ def test_a_folder_may_be_called_what_means_something_to_databases(tmp_path: Path
     assert Study.open(tmp_path / name).best is not None
     read = optuna.load_study(study_name="lambda", storage=url(tmp_path / name))
     assert read.best_value == 1.0
-    assert sorted(os.listdir(tmp_path)) == sorted({"a b", name})
+    assert {each.name for each in tmp_path.iterdir()} == {"a b", name}
 
 
 def test_a_folder_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,12 @@ def _figures(study: Study, comparison: Comparison | None) -> str:
     seeds = f"{name}, {n} seeds" if n > 1 else name
     each = [
         tile("Baseline", spread_text(metric, comparison.baseline), seeds, "baseline"),
-        tile(f"Winner, trial {comparison.winner_number}", spread_text(metric, comparison.winner), seeds, "winner"),
+        tile(
+            f"{challenger_text(study).capitalize()}, trial {comparison.winner_number}",
+            spread_text(metric, comparison.winner),
+            seeds,
+            "winner",
+        ),
         tile("Gain", gain_text(metric, comparison.difference, values), comparison_text(comparison).partition(", ")[2]),
     ]
     if comparison.test is not None:
@@ -94,12 +99,12 @@ def _changes(study: Study) -> str:
         [cell(path, "field"), cell(value_text(old), "before"), cell(value_text(new), "after")]
         for path, (old, new) in changes.items()
     ]
-    who = challenger_text(comparison)
+    who = challenger_text(study)
     changed = section(f"What the {who} changes", table(["field", "baseline", who], rows))
-    return f'<div class="columns">{changed}{_seeds(comparison)}</div>'
+    return f'<div class="columns">{changed}{_seeds(comparison, who)}</div>'
 
 
-def _seeds(comparison: Comparison) -> str:
+def _seeds(comparison: Comparison, who: str) -> str:
     """Both sides, seed by seed."""
     metric, sign = comparison.metric, 1 if comparison.direction == "max" else -1
     pairs = list(zip(comparison.baseline, comparison.winner, strict=True))
@@ -118,7 +123,7 @@ def _seeds(comparison: Comparison) -> str:
     head = [
         f"validation {name_text(metric)}",
         ">baseline",
-        ">winner",
+        f">{who}",
         ">points" if is_share(metric, values) else ">gain",
     ]
     css = [""] * len(pairs) + ["total"]
@@ -293,11 +298,9 @@ def _value_cell(path: str, value: Any, trial: Trial) -> str:
 
 
 def _reproduce(study: Study) -> str:
-    number = winner_number(study)
-    if study.comparison is not None and study.comparison.difference <= 0 and study.best is not None:
-        number = study.best.number
-    if number is None:
+    if study.best is None:
         return ""
+    number = study.best.number
     if study.baseline is None:
         values = to_json(study.trials[number].params, indent=1)
         return section("Train it again", code(f"Parameters of trial {number}, for {study.name}", values))

@@ -74,21 +74,21 @@ def leading(study: Study, n: int = 5) -> list[Trial]:
 
 def _comparison(study: Study, comparison: Comparison) -> list[RenderableType]:
     blocks: list[RenderableType] = []
+    who = challenger_text(study)
     if changes := winner_changes(study, comparison.winner_number):
-        table = _table("field", "baseline", "winner")
+        table = _table("field", "baseline", who)
         for path, pair in changes.items():
             table.add_row(path, *(Text(value_text(value)) for value in pair))
-        who = challenger_text(comparison)
         blocks.append(_titled(f"What the {who} (#{comparison.winner_number}) changes", table))
-    blocks.append(_scores(study.metric, comparison))
+    blocks.append(_scores(study.metric, comparison, who))
     level = verdict(comparison.difference, comparison.low, comparison.high).level
     blocks += [Text(comparison_text(comparison), style=LEVEL_STYLES[level]), Text()]
     return blocks
 
 
-def _scores(metric: str, comparison: Comparison) -> Table:
+def _scores(metric: str, comparison: Comparison, who: str) -> Table:
     name = name_text(metric)
-    table = _table("", "baseline", "winner")
+    table = _table("", "baseline", who)
     sides = (comparison.baseline, comparison.winner)
     seeds = seeds_text(len(comparison.winner))
     table.add_row(f"validation {name}, {seeds}", *(spread_text(metric, side) for side in sides))

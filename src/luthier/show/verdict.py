@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.show.words import is_share, metric_text, name_text, number_text, seeds_text
 from luthier.tuning.conditions import value_or_none
+from luthier.tuning.state import BASELINE
 from luthier.tuning.values import plain
 
 if TYPE_CHECKING:
@@ -125,9 +126,14 @@ def winner_changes(study: Study, number: int) -> dict[str, tuple[Any, Any]]:
     return {name: pair for name, pair in pairs.items() if plain(pair[0]) != plain(pair[1])}
 
 
-def challenger_text(comparison: Comparison) -> str:
+def is_beaten(study: Study) -> bool:
+    """Whether the baseline is beaten: by the trial that is compared with it, which is then the best one."""
+    return study.comparison is not None and study.best is not None and study.best.arm != BASELINE
+
+
+def challenger_text(study: Study) -> str:
     """What to call the trial that is compared with the baseline: no winner where it is behind."""
-    return "winner" if comparison.difference > 0 else "best other trial"
+    return "winner" if is_beaten(study) else "best other trial"
 
 
 def headline(study: Study) -> str:
@@ -146,7 +152,7 @@ def headline(study: Study) -> str:
     before, after = (metric_text(study.metric, fmean(side)) for side in (comparison.baseline, comparison.winner))
     told = f"took {metric} from {before} to {after} ({comparison_text(comparison)})"
     level = verdict(comparison.difference, comparison.low, comparison.high).level
-    if level in ("noise", "worse") or comparison.difference <= 0:
+    if level in ("noise", "worse") or comparison.difference <= 0 or not is_beaten(study):
         return f"No trial is shown to beat the baseline: changing {changed}, the best of them, {told}."
     return f"Changing {changed} {told}."
 

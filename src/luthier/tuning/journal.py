@@ -28,7 +28,7 @@ class Console(Protocol):
         """A trial's state changed."""
 
     def progress(self, info: dict[str, Any]) -> None:
-        """Time passes: `elapsed_s`, `doing` ("search", "repeats", "stopping"), `spent` of a budget in steps or epochs in words."""
+        """Time passes: `elapsed_s`, `doing` ("search", "repeats", "stopping"), `spent` of a budget of work in words."""
 
     def widened(self, ranges: dict[str, Range]) -> None:
         """The search goes on over wider ranges, by path."""
