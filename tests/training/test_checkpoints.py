@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -177,7 +178,9 @@ def test_places_with_equal_names_do_not_clash() -> None:
 @pytest.mark.parametrize(
     ("tree", "place"),
     [
-        ({"model": {"x": [1, {2}]}}, "set at ['model']['x'][1]"),
+        ({"model": {"x": [1, {range(2)}]}}, "range at ['model']['x'][1][0]"),
+        ({"names": np.array(["a"])}, "an array of <U1 at ['names']"),
+        ([np.array([None])], "an array of object at [0]"),
         ({"a": {(1, 2): 3}}, "the key (1, 2) of type tuple at ['a']"),
         ({True: 1}, "the key True of type bool at its root"),
         ([torch.ones(2, device="meta")], "on meta at [0]"),
@@ -190,6 +193,44 @@ def test_what_cannot_be_stored_is_named_with_its_place(tree: Any, place: Any) ->
     with pytest.raises(CheckpointError) as caught:
         pack(tree)
     assert place in str(caught.value)
+
+
+NUMPY: list[Any] = [
+    np.arange(6, dtype=np.int32).reshape(2, 3),
+    np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    np.arange(10)[::-2],
+    np.arange(3, dtype=">f4"),
+    np.zeros((0, 4), np.float16),
+    np.array(5, np.uint32),
+    np.int64(7),
+    np.float64("nan"),
+    np.bool_(True),
+    np.random.default_rng(0).bit_generator.state,
+    np.random.RandomState(0).get_state(),
+]
+
+
+@pytest.mark.parametrize("value", NUMPY, ids=[f"{index}" for index in range(len(NUMPY))])
+def test_numpys_arrays_and_numbers_come_back(value: Any) -> None:
+    read = through_json({"a": value})["a"]
+    np.testing.assert_equal(read, value)
+    assert type(read) is type(value)
+    if isinstance(value, np.ndarray):
+        assert read.dtype == value.dtype.newbyteorder("=")
+
+
+@pytest.mark.parametrize("value", [b"", b"\x00weights", {1, "b", (2, 3)}, frozenset(), set()])
+def test_bytes_and_sets_come_back(value: Any) -> None:
+    read = through_json([value])[0]
+    assert read == value
+    assert type(read) is type(value)
+
+
+def test_a_state_kept_is_no_longer_the_callers_array(tmp_path: Any) -> None:
+    array = np.zeros(3)
+    tensors, structure = pack({"a": array})
+    array += 1
+    assert unpack(tensors, structure)["a"].tolist() == [0, 0, 0]
 
 
 def test_structure_without_its_tensors_is_refused() -> None:

@@ -412,8 +412,17 @@ def test_states_come_back_as_they_were(tmp_path: Path, state: Any) -> None:
 
 
 def test_a_state_that_cannot_be_stored_is_said(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"ndarray at \['w'\]"):
-        Saves(tmp_path).keep({"w": np.zeros(3)}, {})
+    with pytest.raises(CheckpointError, match=r"an array of <U1 at \['w'\]"):
+        Saves(tmp_path).keep({"w": np.array(["a"])}, {})
+
+
+def test_arrays_of_numpy_are_saved(tmp_path: Path) -> None:
+    saves, weight = Saves(tmp_path), np.arange(3)
+    saves.keep({"w": weight, "best": np.float32(0.5)}, {})
+    weight += 1
+    saves.write()
+    state, _ = saves.read() or ({}, {})
+    assert (state["w"].tolist(), state["best"]) == ([0, 1, 2], 0.5)
 
 
 def test_a_state_is_copied_when_it_is_saved_and_written_when_it_must_be(tmp_path: Path) -> None:

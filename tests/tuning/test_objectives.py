@@ -121,7 +121,17 @@ def test_wrong_objectives_of_a_function_are_explained(asked: Any, message: str) 
         function_objectives(BOTH, "accuracy", None)
 
 
-@pytest.mark.parametrize("report", [0.5, {"accuracy": 0.5}, {**BOTH, "x": 1}, {"accuracy": 0.5, "size": "big"}])
+@pytest.mark.parametrize(
+    "report",
+    [
+        0.5,
+        {"accuracy": 0.5},
+        {"accuracy": 0.5, "size": 1.0, "x": "y"},
+        {"accuracy": 0.5, "size": 1.0, "step": 3},
+        {"accuracy": 0.5, "size": 1, "val_size": 3},
+        {"accuracy": 0.5, "size": "big"},
+    ],
+)
 def test_wrong_reports_are_explained(report: Any) -> None:
     with pytest.raises(LuthierError, match=r"trial\.report expects"):
         as_readings(report, list(BOTH), "trial.report expects")

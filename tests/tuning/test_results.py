@@ -126,3 +126,18 @@ def test_a_lucky_reading_makes_no_winner(tmp_path: Path, capsys: pytest.CaptureF
     assert study.best is not None
     assert (study.best.number, study.trials[1].value) == (0, 0.8)
     assert "What the best other trial (#1) changes" in capsys.readouterr().out
+
+
+def test_other_readings_are_kept(tmp_path: Path) -> None:
+    def train(trial: Any) -> None:
+        trial.report({"accuracy": 0.4, "train_loss": 1.5, "lr": float("nan")}, step=1)
+        trial.report(0.5, step=2)
+
+    space: Any = {"x": uniform(0, 1)}
+    study = tune(train, space=space, metric="accuracy", steps=2, trials=1, workers=1, folder=tmp_path)
+    for best in (study.best, Study.open(tmp_path).best):
+        assert best is not None
+        assert (best.value, best.scores) == (0.5, {"accuracy": 0.5})
+        assert (best.rows[0]["train_loss"], best.rows[0]["val_accuracy"]) == (1.5, 0.4)
+        assert "train_loss" not in best.rows[1]
+    assert study.report(tmp_path / "report.html").exists()

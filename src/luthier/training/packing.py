@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,7 +48,8 @@ def pack(tree: Any) -> tuple[Tensors, Any]:
     The tensors are not copied. Tensors that are the same view of the same memory (tied weights) are named once.
 
     Args:
-        tree: any nesting of dicts (keys str or int), lists, tuples, None, bool, int, float, str and tensors.
+        tree: any nesting of dicts (keys str or int), lists, tuples, sets, None, bool, int, float, str, bytes (a
+            bytearray comes back as bytes), tensors and NumPy's numbers and arrays (in C order).
 
     Returns:
         Contiguous tensors by name, and the structure that `unpack` needs besides them.
@@ -101,10 +103,17 @@ class _Packing:
         if isinstance(value, (list, tuple)):
             items = [self.node(item, (*place, index)) for index, item in enumerate(value)]
             return items if isinstance(value, list) else {"tuple": items}
-        if isinstance(value, float) and not math.isfinite(value):
-            return {"float": json.loads(to_json(value))}
-        if value is None or isinstance(value, (bool, int, float, str)):
+        if value is None or isinstance(value, (bool, int, str)):
             return value
+        if isinstance(value, (np.ndarray, np.generic)):  # np.float64 is a float, too
+            return {"array": self._array(np.asarray(value), place), "scalar": isinstance(value, np.generic)}
+        if isinstance(value, float):
+            return value if math.isfinite(value) else {"float": json.loads(to_json(value))}
+        if isinstance(value, (set, frozenset)):
+            items = [self.node(item, (*place, index)) for index, item in enumerate(sorted(value, key=repr))]
+            return {"set": items, "frozen": isinstance(value, frozenset)}
+        if isinstance(value, (bytes, bytearray)):
+            return {"bytes": self._array(np.frombuffer(value, np.uint8), place)}
         raise _unsupported(f"{type(value).__name__}", place)
 
     def _tensor(self, tensor: Tensor, place: tuple[Any, ...]) -> dict[str, Any]:
@@ -121,6 +130,13 @@ class _Packing:
             self.tensors[name] = _contiguous(tensor)
         return {"tensor": self._names[view], "shape": list(shape), "stride": list(stride)}
 
+    def _array(self, array: np.ndarray[Any, Any], place: tuple[Any, ...]) -> dict[str, Any]:
+        try:
+            tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))  # a copy
+        except TypeError:
+            raise _unsupported(f"an array of {array.dtype}", place) from None
+        return self._tensor(tensor, place)
+
     def _free_name(self, place: tuple[Any, ...]) -> str:
         name = "/".join(str(key) for key in place).encode(errors="replace").decode() or "tensor"
         taken = {*self.tensors, "__metadata__"}
@@ -136,8 +152,9 @@ def _key(key: Any, place: tuple[Any, ...]) -> str | int:
 def _unsupported(what: str, place: tuple[Any, ...]) -> CheckpointError:
     where = "".join(f"[{key!r}]" for key in place) or "its root"
     return CheckpointError(
-        f"a checkpoint holds dicts with str or int keys, lists, tuples, None, bool, int, float, str and dense tensors; "
-        f"the state has {what} at {where}: turn it into these (as `state_dict` methods do) before saving"
+        "a checkpoint holds dicts with str or int keys, lists, tuples, sets, None, bool, int, float, str, bytes, dense "
+        f"tensors and NumPy's numbers and arrays; the state has {what} at {where}: turn it into these (as `state_dict` "
+        "methods do) before saving"
     )
 
 
@@ -189,6 +206,14 @@ def _restore(node: Any, tensors: Mapping[str, Tensor], restored: Tensors) -> Any
         return tuple(_restore(item, tensors, restored) for item in node["tuple"])
     if "float" in node:
         return float(node["float"])
+    if "array" in node:
+        array = _restore(node["array"], tensors, restored).numpy()
+        return array[()] if node["scalar"] else array
+    if "set" in node:
+        items = (_restore(item, tensors, restored) for item in node["set"])
+        return frozenset(items) if node["frozen"] else set(items)
+    if "bytes" in node:
+        return _restore(node["bytes"], tensors, restored).numpy().tobytes()
     name = node["tensor"]
     if name not in restored:
         restored[name] = _strided(tensors[name], tuple(node["shape"]), tuple(node["stride"]))

@@ -87,14 +87,15 @@ class LiveTrial:
 
         Args:
             value: number, or a tensor or array with a single one. NaN and infinity end the trial as failed. In a study
-                with several objectives a dict of them, such as {"accuracy": 0.9, "latency": 3.1}.
+                with several objectives a dict of them, such as {"accuracy": 0.9, "latency": 3.1}. A dict may hold other
+                numbers, too, such as {"accuracy": 0.9, "train_loss": 0.2}: they are kept in `Trial.rows`.
             step: how far the training has come, rising; usually the epochs trained. Whoever counts from 0 may: its
                 first step is taken for step 1, its last for step `steps`.
 
         Raises:
             TrialPaused: the trial pauses or ends here. Let it pass.
-            LuthierError: no number, an objective that is missing or unknown, or a step that does not rise or lies
-                beyond the last one.
+            LuthierError: no number, an objective that is missing, or a step that does not rise or lies beyond the last
+                one.
         """
         if os.getpid() != self._pid:
             raise LuthierError("report was called in a forked process: report from the one that runs the function")
@@ -129,8 +130,9 @@ class LiveTrial:
         every step, is fine too.
 
         Args:
-            state: nested dicts, lists, tuples, numbers, texts and tensors, such as state_dicts. Written whole or not at
-                all, as JSON or safetensors, when the trial pauses or ends, and once a second on the way.
+            state: nested dicts, lists, tuples, sets, numbers, texts, bytes, tensors and NumPy arrays, such as
+                state_dicts and states of random generators. Written whole or not at all, as JSON or safetensors, when
+                the trial pauses or ends, and once a second on the way.
 
         Raises:
             TrialPaused: the trial pauses here, after `report`. Let it pass.
@@ -235,10 +237,10 @@ class LiveTrial:
     def _tell(self, readings: dict[str, float], step: int, kind: str = "epoch") -> None:
         self._step = step
         for name, value in readings.items():
-            if not math.isfinite(value):
-                whose = f" for {name}" if len(readings) > 1 else ""
+            if name in self._columns and not math.isfinite(value):
+                whose = f" for {name}" if len(self._columns) > 1 else ""
                 self._end("failed", f"reported {str(value).replace('nan', 'NaN')}{whose} at step {step}")
-        columns = {self._columns[name]: value for name, value in readings.items()}
+        columns = {self._columns.get(name, name): value for name, value in readings.items()}
         self._say({"kind": kind, "step": step, "time_s": round(self._time_s(), 4), **columns})
 
     def _say(self, row: dict[str, Any]) -> None:

@@ -24,6 +24,9 @@ TRAIN_TIME = "train_time_s"
 RESULT = "result"
 """Kind of a row with what a function returned after its reports, which counts in their place."""
 
+_ROW = ("kind", "step", "time_s")
+"""What a row holds beside readings."""
+
 _COSTS = dict.fromkeys((*MEASURED, TRAIN_TIME), "min")
 _OF_THE_CLOCK = ("latency_ms", TRAIN_TIME)
 
@@ -156,23 +159,29 @@ def check_clock(objectives: Iterable[Objective]) -> None:
 
 
 def as_readings(value: Any, names: Sequence[str], expects: str) -> dict[str, float]:
-    """What a function told, as numbers by name.
+    """What a function told, as numbers by name: the objectives first, then what else it told.
 
     Args:
-        value: a number where there is one objective, else a dict of numbers.
-        names: of what it is to tell.
+        value: a number where there is one objective; or a dict of numbers, of the objectives and any others.
+        names: of the objectives.
         expects: how a complaint begins.
 
     Raises:
-        LuthierError: one is missing or unknown, or no number.
+        LuthierError: an objective is missing, something is no number, or has a name that rows have for something else.
     """
     if not isinstance(value, Mapping):
         if len(names) > 1:
             raise LuthierError(f"{expects} a dict with {', '.join(names)}, the objectives of the study, got {value!r}")
         return {names[0]: as_number(value, expects)}
-    if sorted(map(str, value)) != sorted(names):
-        raise LuthierError(f"{expects} a dict with {', '.join(names)}, no less and no more, got {dict(value)!r}")
-    return {name: as_number(value[name], f"{expects} for {name}") for name in names}
+    if missing := [name for name in names if name not in value]:
+        raise LuthierError(
+            f"{expects} a dict with {', '.join(names)}; {', '.join(missing)} is missing: {dict(value)!r}"
+        )
+    others = [name for name in value if name not in names]
+    taken = {*_ROW, *(f"val_{name}" for name in names)}
+    if bad := [name for name in others if not isinstance(name, str) or name in taken]:
+        raise LuthierError(f"{expects} other names for readings than {', '.join(sorted(taken))}, got {bad[0]!r}")
+    return {name: as_number(value[name], f"{expects} for {name}") for name in (*names, *others)}
 
 
 def as_number(value: Any, expects: str) -> float:

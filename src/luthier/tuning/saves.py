@@ -89,7 +89,7 @@ def write_state(folder: Path, state: Any, note: dict[str, Any]) -> None:
     """Write a state: as JSON when that gives it back as it is, else as a checkpoint with tensors.
 
     Raises:
-        CheckpointError: it holds something else than dicts, lists, tuples, numbers, texts and tensors; says where.
+        CheckpointError: it holds something else than `packing.pack` takes; says where.
     """
     if "torch" not in sys.modules and _is_plain(state):
         write_atomic(folder / "last.json", to_json({"state": state, "note": note}))
