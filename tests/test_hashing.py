@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from luthier.hashing import bound, bound_values, source_hash
+from luthier.hashing import bound, bound_values, constants, source_hash
 
 
 def loaded(folder: Path, name: str, text: str) -> Any:
@@ -144,3 +144,26 @@ def test_a_decorated_function_is_told_by_what_it_wraps() -> None:
         return Net
 
     assert source_hash(decorated(one)) == source_hash(one) != source_hash(decorated(other))
+
+
+CONSTANTS = """
+import math
+SCALE, NAMES, DATA, OTHER, lr = {scale}, ["a", {{"b": (1, 2)}}], list(range(1000)), 3, 5
+class Net:
+    def size(self):
+        return NAMES
+def g():
+    return Net().size()
+def f(trial):
+    def inner():
+        return SCALE * trial.lr
+    return inner() + g() + DATA[0] + math.pi
+"""
+
+
+def test_constants_are_what_the_code_and_its_helpers_read(tmp_path: Path) -> None:
+    found, changed = (constants(loaded(tmp_path, f"m{scale}", CONSTANTS.format(scale=scale))) for scale in (1, 100))
+    assert set(found) == {"SCALE", "NAMES"}
+    assert found["SCALE"] != changed["SCALE"]
+    assert found["NAMES"] == changed["NAMES"]
+    assert constants(print) == constants(functools.partial(print)) == {}

@@ -101,6 +101,9 @@ def tune(
     storage: Annotated[
         str | None, Parameter(help="postgresql://user@host/database; default: a SQLite file in the folder")
     ] = None,
+    edited: Annotated[
+        bool, Parameter(negative=(), help="go on with the study though the code of the model has changed since")
+    ] = False,
     report: Annotated[
         Path | None, Parameter(help="path of the HTML report; default: report.html in the folder")
     ] = None,
@@ -110,6 +113,7 @@ def tune(
 ) -> None:
     """Search for a better recipe. The baseline is the task's recipe with the options given here."""
     from luthier.tuning.asking import n_cores
+    from luthier.tuning.identity import EDITED
     from luthier.tuning.recruits import called_early
     from luthier.tuning.space import as_space, parse_range
     from luthier.tuning.tune import tune as search
@@ -136,6 +140,7 @@ def tune(
             repeats=repeats,
             folder=folder,
             storage=storage,
+            resume=EDITED if edited else True,
             seed=subject.recipe.seed,
             console=not quiet,
         )

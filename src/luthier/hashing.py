@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dis
 import functools
 import hashlib
 import inspect
@@ -21,9 +22,26 @@ def source_hash(call: object) -> str:
     The functions and classes of its own module that it names count too. Comments, docstrings and the layout do not; of
     a lambda nothing does but itself.
     """
-    told: dict[str, bytes] = {}
+    told: dict[str, tuple[Any, bytes]] = {}
     _tell(call, told)
-    return _digest(b"\n".join(told.values()))[:16]
+    return _digest(b"\n".join(said for _, said in told.values()))[:16]
+
+
+def constants(call: object) -> dict[str, str]:
+    """Eight hex digits over each plain value of its module that a callable names, or a helper of that module does.
+
+    Numbers, texts, None, and lists, tuples and dicts of these; names such as `__file__` do not count.
+    """
+    told: dict[str, tuple[Any, bytes]] = {}
+    _tell(call, told)
+    found: dict[str, str] = {}
+    for target, _ in told.values():
+        for function in _functions(target):
+            for name in sorted(_globals(function.__code__) & function.__globals__.keys()):
+                value = function.__globals__[name]
+                if not name.startswith("__") and _is_plain(value):
+                    found[name] = _digest(repr(value).encode())[:8]
+    return found
 
 
 def bound(call: Any) -> dict[str, str]:
@@ -74,29 +92,48 @@ def _shown(value: Any) -> Any:
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def _tell(call: object, told: dict[str, bytes]) -> None:
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return len(value) <= _MOST_ITEMS and all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return len(value) <= _MOST_ITEMS and all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _tell(call: object, told: dict[str, tuple[Any, bytes]]) -> None:
     """Add what a callable does, and those of its module that it names."""
     target: Any = inspect.unwrap(call) if inspect.isroutine(call) else call if inspect.isclass(call) else type(call)
     name = f"{target.__module__}.{target.__qualname__}"
     if name in told:
         return
     try:
-        told[name] = _said(target)
+        said = _said(target)
     except (OSError, TypeError, SyntaxError):
         code = getattr(call, "__code__", None)
-        told[name] = name.encode() if code is None else code.co_code + repr((code.co_names, _plain(code))).encode()
+        said = name.encode() if code is None else code.co_code + repr((code.co_names, _plain(code))).encode()
+    told[name] = target, said
     for helper in _helpers(target):
         _tell(helper, told)
 
 
 def _helpers(target: Any) -> Iterator[Any]:
     """The functions and classes of the target's module that its code names, the same in any process."""
-    functions = [target, *vars(target).values()] if inspect.isclass(target) else [target]
-    for function in filter(inspect.isfunction, functions):
+    for function in _functions(target):
         for name in sorted(_names(function.__code__)):
             found = function.__globals__.get(name)
             if (inspect.isfunction(found) or inspect.isclass(found)) and found.__module__ == target.__module__:
                 yield found
+
+
+def _functions(target: Any) -> Iterator[Any]:
+    """A function, or those of a class."""
+    return filter(inspect.isfunction, [target, *vars(target).values()] if inspect.isclass(target) else [target])
+
+
+def _globals(code: CodeType) -> set[str]:
+    """The globals that a function's code reads, that of inner functions included; attributes do not count."""
+    own = {each.argval for each in dis.get_instructions(code) if each.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return own.union(*(_globals(inner) for inner in code.co_consts if inspect.iscode(inner)))
 
 
 def _names(code: CodeType) -> set[str]:

@@ -47,7 +47,7 @@ class Call:
     searched: Searched
     folder: Path
     storage: str | None
-    resume: bool
+    resume: bool | str
     console: Console | None
     test: bool
     origin: float

@@ -27,13 +27,15 @@ def fold(events: Iterable[Event], folder: Path) -> State:
 def apply(state: State, event: Event) -> None:
     """Take one event into the state.
 
-    Kinds: created, opened, proposed, assigned, row, paused, finished, stopped, failed, crashed, recovered, prescribed,
-    widened, turn, tested, closed. An event about an ended trial changes nothing (a message that came late).
+    Kinds: created, edited, opened, proposed, assigned, row, paused, finished, stopped, failed, crashed, recovered,
+    prescribed, widened, turn, tested, closed. An event about an ended trial changes nothing (a message that came late).
     """
     state.clock = max(state.clock, event.clock)
     payload = event.payload
     if event.kind == "created":
         state.begin(payload)
+    elif event.kind == "edited":
+        state.description = {**state.description, "task": payload["task"]}
     elif event.kind == "opened":
         if any(payload.get(name) != state.settings.get(name) for name in _TOTALS):
             _take_up(state)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier.errors import LuthierError, close_matches
-from luthier.hashing import bound, source_hash
+from luthier.hashing import bound, constants, source_hash
 from luthier.tuning.conditions import active, completed, resolved
 from luthier.tuning.objectives import TRAIN_TIME, Objective, Objectives, described, function_objectives
 from luthier.tuning.ranges import Range, Space
@@ -55,6 +55,7 @@ class FunctionSearch:
         first = self.objectives[0]
         told = {"metric": first.name, "direction": first.direction, "steps": self.steps}
         task = {"name": self.name, "function": source_hash(plain), "arguments": bound(self.function), **told}
+        task["constants"] = constants(plain)
         self.description: dict[str, Any] = {
             "task": task,
             "recipe": None,

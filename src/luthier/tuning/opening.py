@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import shutil
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.files import from_json, to_json
 from luthier.tuning.folding import fold
+from luthier.tuning.identity import EDITED, differences, edits, new_constants
 from luthier.tuning.ledger import Ledger, StudyError
 from luthier.tuning.recruits import Recruit
 from luthier.tuning.workers import Workers
@@ -20,28 +22,32 @@ if TYPE_CHECKING:
     from luthier.tuning.state import State
 
 
-_CODE = {
-    "function": "the code of the function has changed",
-    "arguments": "the arguments of the function, or what it closes over, have changed",
-    "model_source": "the code of the model's builder has changed",
-    "model_arguments": "the arguments of the model's builder, or what it closes over, have changed",
-}
-"""What is said of hashes in a study's description."""
+class StudyWarning(UserWarning):
+    """A study goes on although something that it depends on has changed."""
 
 
-def open_ledger(folder: Path, description: dict[str, Any], resume: bool, storage: str | None = None) -> Ledger:
+def open_ledger(folder: Path, description: dict[str, Any], resume: bool | str, storage: str | None = None) -> Ledger:
     """The study's ledger, claimed, and checked to be of this very study.
 
     One of something else in which nothing was ever read, since all trials failed, begins anew as this one: whoever
     mends a mistake calls again.
 
+    Args:
+        folder: of the study.
+        description: of the study that is asked for.
+        resume: as for `tune`.
+        storage: as for `tune`.
+
     Raises:
         StudyError: the folder holds a study of something else (says what differs), or one that is not to be resumed.
+
+    Warns:
+        StudyWarning: values of the function's module that it reads have changed.
     """
     ledger = Ledger(folder, storage=storage)
     try:
         state = fold(ledger.events(), folder)
-        known = state.description
+        known, asked = state.description, from_json(to_json(description))
         if known and not resume:
             raise StudyError(f"{folder} already holds a study: choose another folder, or go on with it (resume=True)")
         if not known and any((folder / "trials").glob("*")):
@@ -49,54 +55,44 @@ def open_ledger(folder: Path, description: dict[str, Any], resume: bool, storage
                 f"{folder / 'trials'} holds trials whose study is gone: remove that folder, or choose another one for "
                 "the study"
             )
-        if known and (changes := differences(known, asked := from_json(to_json(description)))):
-            if not _is_worthless(state):
-                raise StudyError(
-                    f"{folder} holds a study of something else ({'; '.join(changes)}): "
-                    "choose another folder, remove this one, or go back to what it was begun with"
-                )
-            from luthier.tuning.optuna_store import forget
-
-            forget(ledger.store, known["name"])
-            shutil.rmtree(folder / "trials", ignore_errors=True)
-            ledger.append("created", state.clock, asked)
+        if known:
+            _check_same(ledger, state, asked, resume == EDITED)
     except BaseException:
         ledger.close()
         raise
     return ledger
 
 
+def _check_same(ledger: Ledger, state: State, asked: dict[str, Any], may_be_edited: bool) -> None:
+    """Refuse another study's ledger, begin a worthless one anew, and note what has changed in the same one."""
+    known, folder = state.description, state.folder
+    changes, code, constants = differences(known, asked), edits(known, asked), new_constants(known, asked)
+    if (changes or (code and not may_be_edited)) and not _is_worthless(state):
+        ways = "choose another folder, remove this one, or go back to what it was begun with"
+        if not changes:
+            ways += f"; or go on with resume={EDITED!r} (--edited), if trials before and after can be compared"
+        raise StudyError(f"{folder} holds a study of something else ({'; '.join([*changes, *code])}): {ways}")
+    if changes or (code and not may_be_edited):
+        from luthier.tuning.optuna_store import forget
+
+        forget(ledger.store, known["name"])
+        shutil.rmtree(folder / "trials", ignore_errors=True)
+        ledger.append("created", state.clock, asked)
+    elif code or known["task"].get("constants") != asked["task"].get("constants"):
+        ledger.append("edited", state.clock, {"task": asked["task"]})
+        if constants:
+            warnings.warn(
+                f"{', '.join(constants)}, which the function reads, changed since the study in {folder} began: compare "
+                "trials before and after with care",
+                StudyWarning,
+                stacklevel=2,
+            )
+
+
 def _is_worthless(state: State) -> bool:
     """Whether no trial has a reading, or anything saved that could go on."""
     saved = (path for trial in state.trials for path in (trial.folder / "checkpoints").glob("*"))
     return "checkpoints" not in state.settings and not any(trial.rows for trial in state.trials) and not any(saved)
-
-
-def differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two descriptions of studies, in words."""
-    changes = []
-    if known["recipe"] is not None and now["recipe"] is not None:
-        from luthier.recipe import Recipe
-
-        old, new = Recipe.from_json(known["recipe"]), Recipe.from_json(now["recipe"])
-        for path, (before, after) in old.differences(new).items():
-            changes.append(f"recipe {path}: {before!r} there, {after!r} now")
-    for part in ("task", "space"):
-        for name in dict.fromkeys([*known[part], *now[part]]):
-            before, after = known[part].get(name), now[part].get(name)
-            if before != after:
-                told = f"{part} {name}: {_short(before)} there, {_short(after)} now"
-                changes.append(_CODE.get(name, told) if part == "task" and None not in (before, after) else told)
-    for part in ("groups", "seed", "start", "virtual", "objectives"):
-        if known.get(part) != now.get(part) and not any(change.startswith(f"recipe {part}") for change in changes):
-            changes.append(f"{part}: {known.get(part)!r} there, {now.get(part)!r} now")
-    return changes
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, dict):
-        return " ".join(str(item) for item in value.values()) or "none"
-    return "absent" if value is None else repr(value)
 
 
 def hired(folder: Path, searched: Searched, count: int, recruits: list[Recruit], **more: Any) -> Workers:

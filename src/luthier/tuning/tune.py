@@ -11,6 +11,7 @@ from luthier.errors import LuthierError
 from luthier.tuning.asking import Asked, searched_for
 from luthier.tuning.calls import Call
 from luthier.tuning.function_search import is_function
+from luthier.tuning.identity import EDITED
 from luthier.tuning.journal import Console
 from luthier.tuning.recruits import recruited
 from luthier.tuning.study import Study
@@ -40,7 +41,7 @@ def tune(
     storage: str | None = None,
     seed: int = 0,
     repeats: int | None = None,
-    resume: bool = True,
+    resume: bool | str = True,
     groups: Mapping[str, Any] | None = None,
     console: bool | Console = True,
     test: bool = True,
@@ -101,7 +102,9 @@ def tune(
         repeats: further seeds that winner and baseline are trained with. The search's own seed does not count: the
             winner's reading with it is the best of many, and so too good. 3 for a task, none for a function, when
             None.
-        resume: False refuses a folder that holds a study.
+        resume: False refuses a folder that holds a study. "edited" goes on with one though the code of the function or
+            of the model's builder has changed since, which else is refused: trials before and after are compared. (Of
+            changed values of the function's module that it reads a warning tells.)
         groups: name -> fields that are tuned together, the others kept at the baseline; trials go to each in turn.
         console: show on the terminal how it goes; or a listener of your own, with the methods of `journal.Console`.
         test: read the test data at the end, if the task has any.
@@ -148,6 +151,8 @@ def tune(
         KeyboardInterrupt: on a second Ctrl-C; SystemExit(143) after SIGTERM. Both leave a study to go on with.
     """
     origin = time.monotonic()
+    if not isinstance(resume, bool) and resume != EDITED:
+        raise LuthierError(f"resume must be True, False or {EDITED!r}, got {resume!r}")
     asked = Asked(
         trials=trials,
         budget=budget,

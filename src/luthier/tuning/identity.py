@@ -1,0 +1,66 @@
+"""Whether a study is the one that a call asks for: what differs between two descriptions, and what of that is code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+EDITED = "edited"
+"""As `resume` of `tune`: go on though code has changed."""
+
+_CODE = {
+    "function": "the code of the function has changed",
+    "arguments": "the arguments of the function, or what it closes over, have changed",
+    "model_source": "the code of the model's builder has changed",
+    "model_arguments": "the arguments of the model's builder, or what it closes over, have changed",
+}
+"""What is said of hashes in a study's description."""
+
+_CONSTANTS = "constants"
+
+
+def edits(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What has changed in the code, in words; a part that only one of the two has is a difference."""
+    return [
+        told for name, told in _CODE.items() if _both(known, now, name) and known["task"][name] != now["task"][name]
+    ]
+
+
+def new_constants(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Names of the module's values that the function reads and that are others than before."""
+    before, after = (each["task"].get(_CONSTANTS) for each in (known, now))
+    if before is None or after is None:
+        return []
+    return [name for name in dict.fromkeys([*before, *after]) if before.get(name) != after.get(name)]
+
+
+def differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs otherwise, in words."""
+    changes = []
+    if known["recipe"] is not None and now["recipe"] is not None:
+        from luthier.recipe import Recipe
+
+        old, new = Recipe.from_json(known["recipe"]), Recipe.from_json(now["recipe"])
+        for path, (before, after) in old.differences(new).items():
+            changes.append(f"recipe {path}: {before!r} there, {after!r} now")
+    for part in ("task", "space"):
+        for name in dict.fromkeys([*known[part], *now[part]]):
+            if part == "task" and (name == _CONSTANTS or (name in _CODE and _both(known, now, name))):
+                continue
+            before, after = known[part].get(name), now[part].get(name)
+            if before != after:
+                changes.append(f"{part} {name}: {_short(before)} there, {_short(after)} now")
+    for part in ("groups", "seed", "start", "virtual", "objectives"):
+        if known.get(part) != now.get(part) and not any(change.startswith(f"recipe {part}") for change in changes):
+            changes.append(f"{part}: {known.get(part)!r} there, {now.get(part)!r} now")
+    return changes
+
+
+def _both(known: Mapping[str, Any], now: Mapping[str, Any], name: str) -> bool:
+    return None not in (known["task"].get(name), now["task"].get(name))
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(str(item) for item in value.values()) or "none"
+    return "absent" if value is None else repr(value)

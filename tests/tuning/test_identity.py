@@ -1,0 +1,110 @@
+"""A study goes on as itself only: what has changed is said, and code may change when the caller says so."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.errors import LuthierError
+from luthier.tuning.ledger import StudyError, read_events
+from luthier.tuning.opening import StudyWarning
+from luthier.tuning.space import uniform
+from luthier.tuning.study import Study
+from luthier.tuning.tune import tune
+
+SCALE = 1.0
+SPACE: Any = {"x": uniform(0, 1)}
+
+
+def first_version() -> Any:
+    def train(trial: Any) -> float:
+        return SCALE * float(trial.params["x"])
+
+    return train
+
+
+def second_version() -> Any:
+    def train(trial: Any) -> float:
+        print("mended")
+        return SCALE * float(trial.params["x"])
+
+    return train
+
+
+def test_an_edited_function_goes_on_when_that_is_said(tmp_path: Path) -> None:
+    call: Any = {"space": SPACE, "workers": 1, "folder": tmp_path, "sampler": "random"}
+    tune(first_version(), trials=2, **call)
+    hint = r"code of the function has changed\): .*or go on with resume='edited' \(--edited\)"
+    with pytest.raises(StudyError, match=hint):
+        tune(second_version(), trials=3, **call)
+    assert len(tune(second_version(), trials=3, resume="edited", **call).trials) == 3
+    study = tune(second_version(), trials=4, **call)  # now it is this one
+    assert len(study.trials) == 4
+    assert study.task == Study.open(tmp_path).task
+    with pytest.raises(StudyError, match=hint):
+        tune(first_version(), trials=5, **call)
+    assert [event.kind for event in read_events(tmp_path)].count("edited") == 1
+
+
+def test_another_space_is_another_study_whatever_is_said(tmp_path: Path) -> None:
+    call: Any = {"workers": 1, "folder": tmp_path, "trials": 2}
+    tune(first_version(), space=SPACE, **call)
+    with pytest.raises(StudyError, match=r"space x: .*; the code of the function has changed\): .*was begun with$"):
+        tune(second_version(), space={"x": uniform(0, 2)}, resume="edited", **call)
+
+
+def test_a_changed_constant_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    call: Any = {"space": SPACE, "workers": 1, "folder": tmp_path, "sampler": "random"}
+    tune(first_version(), trials=2, **call)
+    monkeypatch.setattr(sys.modules[__name__], "SCALE", 100.0)
+    with pytest.warns(StudyWarning, match=r"^SCALE, which the function reads, changed since the study in "):
+        study = tune(first_version(), trials=3, **call)
+    assert study.trials[2].value == 100 * study.trials[2].values["x"]
+    assert len(tune(first_version(), trials=4, **call).trials) == 4
+
+
+@pytest.mark.parametrize("resume", ["yes", None, 1])
+def test_a_wrong_resume_is_explained(tmp_path: Path, resume: Any) -> None:
+    with pytest.raises(LuthierError, match="resume must be True, False or 'edited', got"):
+        tune(first_version(), space=SPACE, trials=1, folder=tmp_path, resume=resume)
+
+
+TASK = """
+import luthier, torch
+X = torch.randn(80, 4, generator=torch.Generator().manual_seed(0))
+def task():
+    def model():
+        net = torch.nn.Linear(4, 2)
+        return net{more}
+    y = (X[:, 0] > 0).long()
+    return luthier.Task(model=model, train=(X[:40], y[:40]), val=(X[40:], y[40:]), name="t")
+"""
+
+
+def test_the_command_line_goes_on_with_an_edited_model(tmp_path: Path) -> None:
+    def call(*more: str) -> Any:
+        recipe = [
+            "--epochs",
+            "1",
+            "--batch-size",
+            "10",
+            "--workers",
+            "1",
+            "--repeats",
+            "1",
+            "--space",
+            "lr=0.001..0.1 log",
+        ]
+        words = [sys.executable, "-m", "luthier", "tune", "t.py:task", *recipe, *more]
+        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    (tmp_path / "t.py").write_text(TASK.format(more=""))
+    assert call("--trials", "1").returncode == 0
+    (tmp_path / "t.py").write_text(TASK.format(more=".float()"))
+    refused = call("--trials", "2")
+    assert refused.returncode != 0
+    assert "--edited" in refused.stderr
+    assert call("--trials", "2", "--edited").returncode == 0
+    assert [trial.kind for trial in Study.open(tmp_path / "studies" / "t").trials].count("search") == 2
