@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import luthier
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
+from luthier.show.terminal import TuneConsole
 from luthier.task import Task
 from luthier.tuning.budgets import seconds
 from luthier.tuning.ledger import StudyError, read_events
@@ -345,3 +346,23 @@ def test_a_derived_space_leaves_out_what_the_task_would_not_feel() -> None:
 @pytest.mark.parametrize(("text", "expected"), [("5min", 300), ("90s", 90), (2.5, 2.5), ("1 h", 3600), (".5m", 30)])
 def test_times_are_read(text: Any, expected: float) -> None:
     assert seconds(text) == expected
+
+
+def test_test_data_that_were_read_before_are_said_to_be_left_unread(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = tiny_task()
+    call: Any = {"trials": 2, "workers": 1, "repeats": 1}
+    first = tune(task, RECIPE, SPACE, folder=tmp_path / "first", **call)
+    assert first.state.unread == ""
+    words = "Test data not read: this task's were read before, for the final reading. Make the task anew"
+    assert words not in capsys.readouterr().out
+    second = tune(task, RECIPE, SPACE, folder=tmp_path / "second", console=TuneConsole(), **call)
+    assert second.comparison is not None
+    assert second.comparison.test is None
+    assert words in capsys.readouterr().out.replace("\n", " ")
+    assert words in second.report(tmp_path / "report.html").read_text().replace("&#x27;", "'")
+    again = tune(tiny_task(), RECIPE, SPACE, folder=tmp_path / "second", **{**call, "trials": 2})
+    assert again.state.unread == ""
+    assert again.comparison is not None
+    assert again.comparison.test is not None

@@ -15,10 +15,20 @@ from luthier.show.verdict import (
     gain_text,
     headline,
     spread_text,
+    unread_text,
     verdict,
     winner_changes,
 )
-from luthier.show.words import budget_text, duration_text, is_share, metric_text, name_text, target_text, value_text
+from luthier.show.words import (
+    budget_text,
+    duration_text,
+    is_share,
+    metric_text,
+    name_text,
+    read_text,
+    target_text,
+    value_text,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +58,8 @@ def _opening(study: Study) -> str:
     comparison = study.comparison
     level = verdict(comparison.difference, comparison.low, comparison.high).level if comparison else "unknown"
     words = f'<p class="headline {level}">{text(headline(study))}</p>'
+    if study.state.unread:
+        words += f'<p class="note">{text(unread_text(study))}</p>'
     return f"<header><p class='kind'>Tuning</p><h1>{text(study.name)}</h1>{_meta(study)}</header>" + (
         f'<section class="card hero">{words}{_figures(study, comparison)}</section>'
     )
@@ -86,7 +98,7 @@ def _figures(study: Study, comparison: Comparison | None) -> str:
     ]
     if comparison.test is not None:
         before, after = (metric_text(metric, comparison.test[side].get(metric)) for side in ("baseline", "winner"))
-        each.append(tile("Test, read once", after, f"baseline {before}"))
+        each.append(tile(f"Test, {read_text(study.state.test_readings)}", after, f"baseline {before}"))
     return tiles(*each)
 
 
@@ -135,7 +147,7 @@ def _seeds(comparison: Comparison, who: str) -> str:
         test = comparison.test
         names = list(dict.fromkeys([metric, *test["winner"]]))
         read = [[cell(name_text(name)), *_values(name, [test[side].get(name) for side in test])] for name in names]
-        blocks.append(table(["test, read once", *(f">{side}" for side in test)], read))
+        blocks.append(table(["test", *(f">{side}" for side in test)], read))
     return section("Retrained on the same seeds" if comparison.retrained else "As the search read them", *blocks)
 
 

@@ -9,8 +9,16 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from luthier.show.verdict import challenger_text, comparison_text, headline, spread_text, verdict, winner_changes
-from luthier.show.words import duration_text, metric_text, name_text, seeds_text, value_text
+from luthier.show.verdict import (
+    challenger_text,
+    comparison_text,
+    headline,
+    spread_text,
+    unread_text,
+    verdict,
+    winner_changes,
+)
+from luthier.show.words import duration_text, metric_text, name_text, read_text, seeds_text, value_text
 
 if TYPE_CHECKING:
     from luthier.tuning.study import Comparison, Study, Trial
@@ -40,6 +48,8 @@ def result(study: Study) -> list[RenderableType]:
         blocks.append(_front(study))
     elif ranked := leading(study):
         blocks.append(_trials(study, ranked))
+    if study.state.unread:
+        blocks.append(Text(unread_text(study), "bold yellow"))
     blocks += [Text(f"range too narrow? {edge}", "bold yellow") for edge in study.crowded]
     if outranked := sum(trial.may_return for trial in study.trials):
         words = "was outranked: a call with larger totals may go on with it"
@@ -80,13 +90,13 @@ def _comparison(study: Study, comparison: Comparison) -> list[RenderableType]:
         for path, pair in changes.items():
             table.add_row(path, *(Text(value_text(value)) for value in pair))
         blocks.append(_titled(f"What the {who} (#{comparison.winner_number}) changes", table))
-    blocks.append(_scores(study.metric, comparison, who))
+    blocks.append(_scores(study.metric, comparison, who, study.state.test_readings))
     level = verdict(comparison.difference, comparison.low, comparison.high).level
     blocks += [Text(comparison_text(comparison), style=LEVEL_STYLES[level]), Text()]
     return blocks
 
 
-def _scores(metric: str, comparison: Comparison, who: str) -> Table:
+def _scores(metric: str, comparison: Comparison, who: str, readings: int) -> Table:
     name = name_text(metric)
     table = _table("", "baseline", who)
     sides = (comparison.baseline, comparison.winner)
@@ -94,7 +104,10 @@ def _scores(metric: str, comparison: Comparison, who: str) -> Table:
     table.add_row(f"validation {name}, {seeds}", *(spread_text(metric, side) for side in sides))
     if comparison.test is not None:
         test = comparison.test
-        table.add_row(f"test {name}", *(metric_text(metric, test[side].get(metric)) for side in ("baseline", "winner")))
+        again = f", {read_text(readings)}" if readings > 1 else ""
+        table.add_row(
+            f"test {name}{again}", *(metric_text(metric, test[side].get(metric)) for side in ("baseline", "winner"))
+        )
     for other, pair in comparison.others.items():
         table.add_row(name_text(other), *(metric_text(other, value) for value in pair))
     return table

@@ -157,6 +157,11 @@ def headline(study: Study) -> str:
     return f"Changing {changed} {told}."
 
 
+def unread_text(study: Study) -> str:
+    """Why there is no reading of the test data, and what to do about it."""
+    return f"Test data not read: {study.state.unread}. Make the task anew for a study that reads them."
+
+
 def _enumerated(names: Sequence[str], limit: int = 5) -> str:
     """Names as a list in a sentence, the last ones counted.
 

@@ -151,6 +151,15 @@ def seeds_text(n: int) -> str:
     return "1 seed" if n == 1 else f"{n} seeds"
 
 
+def read_text(n: int) -> str:
+    """How often test data were read: more often than once only where a study went on and found another winner.
+
+    >>> read_text(1), read_text(3)
+    ('read once', 'read 3 times')
+    """
+    return "read once" if n <= 1 else f"read {n} times"
+
+
 def name_text(name: str) -> str:
     """A field's name for readers: `val_accuracy` is read as "val accuracy"."""
     return name.replace("_", " ")

@@ -69,6 +69,10 @@ def read_test(journal: Journal, searched: Searched) -> None:
     if winner is None or baseline is None or baseline.state != "finished":
         return
     untested = [trial for trial in (baseline, winner) if trial.number not in journal.state.tests]
-    if untested and (values := searched.read_test(untested)) is not None:
+    if not untested:
+        return
+    if (values := searched.read_test(untested)) is not None:
         numbers = [str(trial.number) for trial in untested]
         journal.record("tested", values=dict(zip(numbers, values, strict=True)))
+    elif searched.why_unread:
+        journal.record("unread", reason=searched.why_unread)

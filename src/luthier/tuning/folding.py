@@ -28,7 +28,8 @@ def apply(state: State, event: Event) -> None:
     """Take one event into the state.
 
     Kinds: created, edited, opened, proposed, assigned, row, paused, finished, stopped, failed, crashed, recovered,
-    prescribed, widened, turn, tested, closed. An event about an ended trial changes nothing (a message that came late).
+    prescribed, widened, turn, tested, unread, closed. An event about an ended trial changes nothing (a message that
+    came late).
     """
     state.clock = max(state.clock, event.clock)
     payload = event.payload
@@ -39,12 +40,14 @@ def apply(state: State, event: Event) -> None:
     elif event.kind == "opened":
         if any(payload.get(name) != state.settings.get(name) for name in _TOTALS):
             _take_up(state)
-        state.settings, state.ended = payload, ""
+        state.settings, state.ended, state.unread = payload, "", ""
     elif event.kind == "closed":
         state.ended = payload["reason"]
     elif event.kind == "tested":
         state.tests.update({int(number): values for number, values in payload["values"].items()})
         state.test_readings += 1
+    elif event.kind == "unread":
+        state.unread = payload["reason"]
     elif event.kind == "turn":
         state.virtual = payload["virtual"]
     elif event.kind == "prescribed":

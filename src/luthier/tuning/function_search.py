@@ -44,6 +44,7 @@ class FunctionSearch:
     closing_s: float = 0.0
     widens: bool = False
     reference: str | None = None
+    why_unread: str = ""
 
     def __post_init__(self) -> None:
         plain = self.function.func if isinstance(self.function, functools.partial) else self.function

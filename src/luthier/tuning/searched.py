@@ -78,6 +78,10 @@ class Searched(Protocol):
     def read_test(self, trials: list[Trial]) -> list[dict[str, float]] | None:
         """Readings of the test data for these trials; None when there is nothing to read."""
 
+    @property
+    def why_unread(self) -> str:
+        """Why there is nothing to read, where there are test data."""
+
     def starts(self, ranges: Mapping[str, Range]) -> list[tuple[str, dict[str, Any]]]:
         """What values of these ranges the search begins with, and why these."""
 
@@ -152,6 +156,12 @@ class RecipeSearch:
         if fresh := [record for record in records if record.test is None]:  # a crash left the others' in the records
             evaluate_test(task, fresh)
         return [record.test or {} for record in records]
+
+    @property
+    def why_unread(self) -> str:
+        """That somebody has read them in this process."""
+        test = self.subject.task.test
+        return "" if test is None or test.opened is None else f"this task's were read before, for {test.opened}"
 
     def starts(self, ranges: Mapping[str, Range]) -> list[tuple[str, dict[str, Any]]]:
         """Settings that work for most networks."""

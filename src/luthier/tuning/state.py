@@ -132,6 +132,7 @@ class State:
         clock: seconds at work up to the last event.
         tests: readings of the test data: trial number -> values.
         test_readings: how often test data was opened.
+        unread: why the last call did not read it, where that is not plain.
         ended: why the last call ended ("" while one is at work or after a crash).
         virtual: a deterministic study's virtual clock.
         changes: what the doctor would change in a finished trial: its number -> changes, best first.
@@ -148,6 +149,7 @@ class State:
     clock: float = 0.0
     tests: dict[int, dict[str, float]] = field(default_factory=dict)
     test_readings: int = 0
+    unread: str = ""
     ended: str = ""
     virtual: float = 0.0
     changes: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
