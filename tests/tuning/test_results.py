@@ -9,7 +9,7 @@ import pytest
 from luthier.errors import LuthierError
 from luthier.show.terminal import TuneConsole
 from luthier.tuning.optuna_store import url
-from luthier.tuning.space import choice, uniform
+from luthier.tuning.space import choice, fixed, uniform
 from luthier.tuning.study import Study
 from luthier.tuning.tune import tune
 
@@ -141,3 +141,29 @@ def test_other_readings_are_kept(tmp_path: Path) -> None:
         assert (best.rows[0]["train_loss"], best.rows[0]["val_accuracy"]) == (1.5, 0.4)
         assert "train_loss" not in best.rows[1]
     assert study.report(tmp_path / "report.html").exists()
+
+
+def test_a_start_need_not_name_what_is_fixed(tmp_path: Path) -> None:
+    def train(trial: Any) -> float:
+        return float(trial.params["lr"]) * float(trial.params["layers"])
+
+    space: Any = {"lr": uniform(0, 1), "layers": fixed(2)}
+    study = tune(train, space=space, start={"lr": 0.5}, trials=2, workers=1, folder=tmp_path)
+    assert study.trials[0].params == {"lr": 0.5, "layers": 2}
+    assert study.start.value("layers") == 2
+
+
+def test_a_metric_that_says_that_it_is_validations_says_it_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call: Any = {"space": {"x": uniform(0, 1)}, "metric": "val_loss", "direction": "min", "workers": 1}
+    study = tune(lambda trial: 0.5, trials=1, folder=tmp_path, **call)
+    assert "for the lowest validation loss:" in capsys.readouterr().out
+    assert "validation val" not in study.report(tmp_path / "report.html").read_text()
+
+
+def test_a_report_that_cannot_be_written_says_where(tmp_path: Path) -> None:
+    study = tune(lambda trial: 0.5, space={"x": uniform(0, 1)}, trials=1, workers=1, folder=tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(LuthierError, match=r"the report .*file.report\.html cannot be written \(.*\): choose another"):
+        study.report(tmp_path / "file" / "report.html")

@@ -16,7 +16,16 @@ from luthier.show.console import open_console, symbol
 from luthier.show.diagnosis_layout import named, patch_text
 from luthier.show.terminal import own_choices
 from luthier.show.verdict import gain_text, recipe_changes, spread_text
-from luthier.show.words import duration_text, is_share, metric_text, name_text, number_text, seeds_text, value_text
+from luthier.show.words import (
+    duration_text,
+    is_share,
+    metric_text,
+    name_text,
+    number_text,
+    seeds_text,
+    validation_text,
+    value_text,
+)
 
 if TYPE_CHECKING:
     from luthier.doctor.findings import Diagnosis, Finding
@@ -53,7 +62,7 @@ class MendConsole:
 
     def diagnosed(self, round_number: int, diagnosis: Diagnosis, metric: str, value: float | None) -> None:
         """Head of a round: the value so far, and what is wrong with it."""
-        reading = f"validation {name_text(metric)} {metric_text(metric, value)}"
+        reading = f"{validation_text(metric)} {metric_text(metric, value)}"
         self._print(Text())
         self._print(Text.assemble((f"round {round_number}  ", "bold"), (reading, "bold")))
         for line in findings_lines(diagnosis):

@@ -9,6 +9,7 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from luthier import __version__
+from luthier.errors import LuthierError
 from luthier.files import write_atomic
 from luthier.record import Record
 from luthier.show.html import embedded_json, text
@@ -31,7 +32,7 @@ def write_report(source: Study | Record, path: str | Path) -> Path:
         The path.
 
     Raises:
-        OSError: the file cannot be written; an old one is untouched.
+        LuthierError: the file cannot be written; an old one is untouched.
     """
     if isinstance(source, Record):
         title = f"{source.task.get('name', source.path.name)}: training report"
@@ -39,7 +40,12 @@ def write_report(source: Study | Record, path: str | Path) -> Path:
     else:
         page = render(f"{source.name}: tuning report", study_sections(source), study_data(source))
     path = Path(path)
-    write_atomic(path, page)
+    try:
+        write_atomic(path, page)
+    except OSError as error:
+        raise LuthierError(
+            f"the report {path} cannot be written ({error.strerror or error}): choose another path for it"
+        ) from error
     return path
 
 

@@ -9,7 +9,7 @@ from luthier.show.html import cell, chart, code, facts, section, table, text, ti
 from luthier.show.report_data import finite
 from luthier.show.report_diagnosis import diagnosis_section
 from luthier.show.report_study import environment_section
-from luthier.show.words import duration_text, metric_text, name_text, number_text, value_text
+from luthier.show.words import duration_text, metric_text, name_text, number_text, validation_text, value_text
 
 if TYPE_CHECKING:
     from luthier.record import Record
@@ -44,7 +44,7 @@ def _opening(record: Record, rows: list[dict[str, Any]]) -> str:
     title = f"<header><p class='kind'>Training</p><h1>{text(record.task.get('name', record.path.name))}</h1>"
     step, total = status.get("step", 0), status.get("total_steps", 0)
     each = [
-        tile(f"Best validation {name_text(metric)}", metric_text(metric, record.best), _where(status, rows), "winner"),
+        tile(f"Best {validation_text(metric)}", metric_text(metric, record.best), _where(status, rows), "winner"),
         tile("Steps", f"{step:,}", f"of {total:,}"),
         tile("Training time", duration_text(status.get("time_s"))),
     ]

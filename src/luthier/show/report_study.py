@@ -27,6 +27,7 @@ from luthier.show.words import (
     name_text,
     read_text,
     target_text,
+    validation_text,
     value_text,
 )
 
@@ -80,7 +81,7 @@ def _meta(study: Study) -> str:
 
 
 def _figures(study: Study, comparison: Comparison | None) -> str:
-    metric, name = study.metric, f"validation {name_text(study.metric)}"
+    metric, name = study.metric, validation_text(study.metric)
     if comparison is None:
         best = study.best
         return tiles(tile(f"Best {name}", metric_text(metric, best.value), f"trial {best.number}")) if best else ""
@@ -133,7 +134,7 @@ def _seeds(comparison: Comparison, who: str) -> str:
         means = [fmean(side) for side in (comparison.baseline, comparison.winner)]
         rows.append([cell("mean"), *_values(metric, means), _gain(metric, comparison.difference, values)])
     head = [
-        f"validation {name_text(metric)}",
+        validation_text(metric),
         ">baseline",
         f">{who}",
         ">points" if is_share(metric, values) else ">gain",
@@ -187,7 +188,7 @@ def _front(study: Study) -> str:
 def _search(study: Study) -> str:
     if not any(trial.rows for trial in study.trials):
         return ""
-    name = f"validation {name_text(study.metric)}"
+    name = validation_text(study.metric)
     anytime = section(
         "Best so far",
         chart("anytime", f"{name} of each trial and the best so far, over time"),
@@ -259,7 +260,7 @@ def _arms(study: Study) -> str:
         ]
         for arm, trial in best.items()
     ]
-    head = ["arm", "tuned", f">validation {name_text(study.metric)}", ">trial", "values"]
+    head = ["arm", "tuned", ">" + validation_text(study.metric), ">trial", "values"]
     css = ["winner" if trial.number == ceiling else "" for trial in best.values()]
     note = (
         f"The best of all, {metric_text(study.metric, study.best.value)}, is the ceiling of this space."

@@ -18,7 +18,7 @@ from luthier.show.verdict import (
     verdict,
     winner_changes,
 )
-from luthier.show.words import duration_text, metric_text, name_text, read_text, seeds_text, value_text
+from luthier.show.words import duration_text, metric_text, name_text, read_text, seeds_text, validation_text, value_text
 
 if TYPE_CHECKING:
     from luthier.tuning.study import Comparison, Study, Trial
@@ -97,16 +97,16 @@ def _comparison(study: Study, comparison: Comparison) -> list[RenderableType]:
 
 
 def _scores(metric: str, comparison: Comparison, who: str, readings: int) -> Table:
-    name = name_text(metric)
     table = _table("", "baseline", who)
     sides = (comparison.baseline, comparison.winner)
     seeds = seeds_text(len(comparison.winner))
-    table.add_row(f"validation {name}, {seeds}", *(spread_text(metric, side) for side in sides))
+    table.add_row(f"{validation_text(metric)}, {seeds}", *(spread_text(metric, side) for side in sides))
     if comparison.test is not None:
         test = comparison.test
         again = f", {read_text(readings)}" if readings > 1 else ""
         table.add_row(
-            f"test {name}{again}", *(metric_text(metric, test[side].get(metric)) for side in ("baseline", "winner"))
+            f"test {name_text(metric)}{again}",
+            *(metric_text(metric, test[side].get(metric)) for side in ("baseline", "winner")),
         )
     for other, pair in comparison.others.items():
         table.add_row(name_text(other), *(metric_text(other, value) for value in pair))
@@ -115,7 +115,7 @@ def _scores(metric: str, comparison: Comparison, who: str, readings: int) -> Tab
 
 def _arms(study: Study) -> Group:
     """Best value of each arm, and so the ceiling of the space."""
-    table = _table("arm", "tuned", f"validation {name_text(study.metric)}", "trial")
+    table = _table("arm", "tuned", validation_text(study.metric), "trial")
     best = study.best_by_arm()
     for arm, trial in best.items():
         fields = ", ".join(study.groups.get(arm, ())) if study.groups else ""

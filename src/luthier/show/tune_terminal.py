@@ -13,7 +13,16 @@ from rich.text import Text
 
 from luthier.show.console import Throttle, is_live, open_console, symbol
 from luthier.show.tune_result import result
-from luthier.show.words import budget_text, clock_text, duration_text, metric_text, name_text, target_text, value_text
+from luthier.show.words import (
+    budget_text,
+    clock_text,
+    duration_text,
+    metric_text,
+    name_text,
+    target_text,
+    validation_text,
+    value_text,
+)
 
 if TYPE_CHECKING:
     from luthier.tuning.ranges import Range
@@ -157,7 +166,7 @@ def introduction(study: Study) -> list[Text]:
     """What is tuned, by what, over which ranges."""
     settings = study.settings
     ends = {name: "lowest" if way == "min" else "highest" for name, way in study.objectives.items()}
-    goal = f"{ends.pop(study.metric)} validation {name_text(study.metric)}"
+    goal = f"{ends.pop(study.metric)} {validation_text(study.metric)}"
     goal = ", ".join([goal, *(f"{end} {name_text(name)}" for name, end in ends.items())])
     trials = f"{settings['trials']} trials" if settings.get("trials") else ""
     limits = [trials, budget_text(settings), target_text(settings, study.metric)]

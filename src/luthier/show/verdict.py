@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Literal
 
-from luthier.show.words import is_share, metric_text, name_text, number_text, seeds_text
+from luthier.show.words import is_share, metric_text, number_text, seeds_text, validation_text
 from luthier.tuning.conditions import value_or_none
 from luthier.tuning.state import BASELINE
 from luthier.tuning.values import plain
@@ -138,7 +138,7 @@ def challenger_text(study: Study) -> str:
 
 def headline(study: Study) -> str:
     """One sentence: what changed, by how much it helped, how sure that is."""
-    comparison, metric = study.comparison, f"validation {name_text(study.metric)}"
+    comparison, metric = study.comparison, validation_text(study.metric)
     if comparison is None:
         best = study.best
         if best is None:

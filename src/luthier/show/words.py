@@ -151,6 +151,15 @@ def seeds_text(n: int) -> str:
     return "1 seed" if n == 1 else f"{n} seeds"
 
 
+def validation_text(metric: str) -> str:
+    """A metric as the validation data give it.
+
+    >>> validation_text("top_1"), validation_text("val_loss")
+    ('validation top 1', 'validation loss')
+    """
+    return f"validation {name_text(metric.removeprefix('val_'))}"
+
+
 def read_text(n: int) -> str:
     """How often test data were read: more often than once only where a study went on and found another winner.
 

@@ -13,7 +13,7 @@ from luthier.errors import LuthierError, close_matches
 from luthier.hashing import bound, constants, source_hash
 from luthier.tuning.conditions import active, completed, resolved
 from luthier.tuning.objectives import TRAIN_TIME, Objective, Objectives, described, function_objectives
-from luthier.tuning.ranges import Range, Space
+from luthier.tuning.ranges import Choice, Range, Space
 from luthier.tuning.space import as_space, check_ranges
 from luthier.tuning.starts import centre, centres
 from luthier.tuning.state import State, Trial
@@ -142,7 +142,7 @@ def function_search(
     check_ranges(ranges)
     if start is not None and not isinstance(start, Mapping):
         raise LuthierError(f"start must be values by name, such as {{'lr': 0.1}}, got {start!r}")
-    values = None if start is None else {name: _own(ranges.get(name), value) for name, value in start.items()}
+    values = None if start is None else _started(ranges, start)
     search = FunctionSearch(function, ranges, function_objectives(objectives, metric, direction), steps, values, groups)
     _check_signature(search)
     _check_steps(steps)
@@ -156,9 +156,16 @@ def function_search(
     return search
 
 
-def _own(range_: Range | None, value: Any) -> Any:
-    """A value as the range has it, where it does."""
-    return range_.own(value) if range_ is not None and range_.contains(value) else unwrapped(value)
+def _started(ranges: Mapping[str, Range], start: Mapping[str, Any]) -> dict[str, Any]:
+    """The start's values as the ranges have them, where they do; what can have one value only has it."""
+    own = {
+        name: ranges[name].own(value) if name in ranges and ranges[name].contains(value) else unwrapped(value)
+        for name, value in start.items()
+    }
+    only = {
+        name: range_.options[0] for name, range_ in ranges.items() if isinstance(range_, Choice) and range_.size == 1
+    }
+    return {**only, **own}
 
 
 def _check_signature(search: FunctionSearch) -> None:
