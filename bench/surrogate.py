@@ -5,7 +5,8 @@
     python bench/surrogate.py gru.jsonl review-gru --ways auto random/auto auto/one-epoch-top-k --trainings 21
 
 Extremely randomised trees learn the mean curve and the seconds of a configuration; what a training reads beside it are
-the deviations of a recorded one of several seeds, drawn by the configuration, less where little is learnt. A way is
+the deviations of a recorded one of several seeds, drawn by the configuration among those with the most similar mean
+curves: good ones deviate less than those that learn late or not at all. A way is
 SAMPLER/STRATEGY, or a strategy alone with the sampler "auto"; variants are those of bench/curves.py. Two workers, the
 bench's own space as a training function. "Truth" is the best of the winner's mean curve; the forest flattens peaks, so
 compare ways, not numbers. Differences to the first way are paired by seed; errors are standard errors.
@@ -42,6 +43,9 @@ from luthier.tuning.proposing import Proposer
 from luthier.tuning.simulate import Curve, Simulator
 from luthier.tuning.strategies import STRATEGIES
 
+ALIKE = 3
+"""Recorded configurations whose mean curves are nearest: one of their deviations is drawn."""
+
 SEVERAL = 2
 """Seeds of a configuration from which on its deviations are used."""
 
@@ -64,11 +68,9 @@ class Surrogate:
         seconds = [math.log(statistics.fmean(line.seconds for line in group)) for group in groups.values()]
         self.curves = ExtraTreesRegressor(400, max_features=0.7, random_state=0).fit(x, means)
         self.seconds = ExtraTreesRegressor(200, random_state=0).fit(x, seconds)
-        self.low, self.high = float(means.min()), float(means.max())
         self.deviations = [
-            (np.array(line.values) - mean) * math.sqrt(len(group) / (len(group) - 1))  # the mean is of few
-            for group, mean in zip(groups.values(), means, strict=True)
-            for line in group
+            (mean, [(np.array(line.values) - mean) * math.sqrt(len(group) / (len(group) - 1)) for line in group])
+            for group, mean in zip(groups.values(), means, strict=True)  # the mean is of few
             if len(group) >= SEVERAL
         ]
         if not self.deviations:
@@ -96,9 +98,9 @@ class Surrogate:
     def training(self, config: Mapping[str, Any], seed: int) -> Curve:
         """One training, the same for the same configuration and seed."""
         mean = self.mean(config)
-        learnt = (mean.max() - self.low) / (self.high - self.low)
         chance = random.Random(f"{seed} {json.dumps(dict(config), sort_keys=True)}")
-        values = np.clip(mean + learnt * chance.choice(self.deviations), 0.0, 1.0)
+        alike = sorted(self.deviations, key=lambda each: float(np.abs(each[0] - mean).mean()))[:ALIKE]
+        values = np.clip(mean + chance.choice(chance.choice(alike)[1]), 0.0, 1.0)
         whole_s = math.exp(float(self.seconds.predict(np.array([self.features(config)]))[0]))
         return Curve([float(value) for value in values], whole_s / len(mean))
 

@@ -8,6 +8,7 @@ import pytest
 from luthier.cli import main
 from luthier.options import parse_value
 from luthier.record import Record
+from luthier.tuning.study import Study
 
 
 def run(capsys, *tokens):
@@ -93,6 +94,19 @@ def test_fit_starts_from_a_recipe_file(capsys, task_file, tmp_path):
     code, _, errors = run(capsys, "fit", task_file, "--recipe", "nowhere.json")
     assert code == 2
     assert "nowhere.json cannot be read" in errors
+    assert run(capsys, "fit", task_file, "--folder", "third", "--quiet", "--recipe", "first")[0] == 0
+    assert Record(tmp_path / "third").recipe == Record(tmp_path / "first").recipe
+
+
+def test_fit_starts_from_the_best_recipe_of_a_study(capsys, task_file, tmp_path):
+    search = ["--space", "lr=0.1..0.2", "--trials", "2", "--workers", "1", "--repeats", "1", "--folder", "study"]
+    assert run(capsys, "tune", task_file, *search, "--quiet")[0] == 0
+    study = Study.open(tmp_path / "study")
+    assert run(capsys, "fit", task_file, "--folder", "again", "--quiet", "--recipe", "study")[0] == 0
+    assert Record(tmp_path / "again").recipe == study.recipe(study.best.number)
+    code, _, errors = run(capsys, "fit", task_file, "--recipe", ".")
+    assert code == 2
+    assert "holds no study" in errors
 
 
 def test_fit_prints_plain_lines_and_the_test_reading(capsys, task_file):

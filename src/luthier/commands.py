@@ -141,7 +141,6 @@ def tune(
             folder=folder,
             storage=storage,
             resume=EDITED if edited else True,
-            seed=subject.recipe.seed,
             console=not quiet,
         )
     path = study.report(report or study.folder / "report.html")

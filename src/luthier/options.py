@@ -47,7 +47,12 @@ Settings = Annotated[
     ),
 ]
 RecipeFile = Annotated[
-    Path | None, Parameter(name="--recipe", help="start from the recipe in this file, not from the task's own")
+    Path | None,
+    Parameter(
+        name="--recipe",
+        help="start from this recipe, not from the task's own: a file, or the folder of a training or of a study (its "
+        "best trial's)",
+    ),
 ]
 Folder = Annotated[Path | None, Parameter(help="where the result goes; default: a new one under runs/ or studies/")]
 
@@ -65,10 +70,26 @@ def whole(_: Any, tokens: Sequence[Any]) -> int:
 
 
 def subject_of(task: str, settings: list[str], options: Any, recipe_file: Path | None = None) -> Subject:
-    """A task with the recipe to begin with: its own, or that of the file, changed by the options given."""
+    """A task with the recipe to begin with: its own, or the one that was left, changed by the options given."""
     subject = load(task)
-    recipe = subject.recipe if recipe_file is None else Recipe.load(recipe_file)
+    recipe = subject.recipe if recipe_file is None else recipe_at(recipe_file)
     return replace(subject, recipe=recipe.replace(recipe_values(options, settings)))
+
+
+def recipe_at(path: Path) -> Recipe:
+    """The recipe in a file, of a training's folder, or of the best trial in a study's folder.
+
+    Raises:
+        LuthierError: there is none.
+    """
+    if not path.is_dir() or (path / "recipe.json").is_file():
+        return Recipe.load(path / "recipe.json" if path.is_dir() else path)
+    from luthier.tuning.study import Study
+
+    study = Study.open(path)
+    if study.best is None:
+        raise LuthierError(f"no trial of the study {path} has finished: go on with it, or give one's recipe.json")
+    return study.recipe(study.best.number)
 
 
 def recipe_values(options: Any, settings: list[str]) -> dict[str, Any]:

@@ -167,3 +167,67 @@ def test_a_report_that_cannot_be_written_says_where(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(LuthierError, match=r"the report .*file.report\.html cannot be written \(.*\): choose another"):
         study.report(tmp_path / "file" / "report.html")
+
+
+def curve_of(values: list[float], saves_first: bool) -> Any:
+    def train(trial: Any) -> None:
+        for step in range(trial.restore() or 0, len(values)):
+            acts = [lambda s=step: trial.save(s + 1), lambda s=step: trial.report(values[s], step=s + 1)]
+            for act in acts if saves_first else reversed(acts):
+                act()
+
+    return train
+
+
+@pytest.mark.parametrize("saves_first", [True, False])
+@pytest.mark.parametrize(("direction", "best"), [("max", 4), ("min", 6)])
+def test_the_state_of_the_best_reading_is_kept(tmp_path: Path, saves_first: bool, direction: str, best: int) -> None:
+    train = curve_of([0.4, 0.5, 0.6, 0.9, 0.3, 0.1, 0.9, 0.5, 0.2], saves_first)
+    call: Any = {"space": {"x": choice(1)}, "steps": 9, "trials": 1, "workers": 1, "direction": direction}
+    study = tune(train, folder=tmp_path, **call)
+    assert (study.saved(), study.saved(last=True)) == (best, 9)
+    assert Study.open(tmp_path).saved(0) == best
+
+
+def test_the_best_state_outlives_a_pause(tmp_path: Path) -> None:
+    train = curve_of([0.9, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.8], True)
+    call: Any = {"space": {"x": choice(*range(9))}, "steps": 9, "workers": 2, "strategy": "halving", "sampler": "grid"}
+    study = tune(train, folder=tmp_path, trials=9, **call)
+    finished = [trial.number for trial in study.trials if trial.state == "finished"]
+    assert finished
+    assert all((study.saved(number), study.saved(number, last=True)) == (1, 9) for number in finished[:3])
+
+
+def test_the_state_of_a_result_is_the_last(tmp_path: Path) -> None:
+    study = tune(returning(), space={"x": choice(1)}, steps=4, trials=1, workers=1, folder=tmp_path)
+    assert study.saved() == study.saved(last=True) == 4
+
+
+def test_the_best_weights_are_kept_beside_the_last(tmp_path: Path) -> None:
+    def train(trial: Any) -> None:
+        import torch
+
+        weights = torch.zeros(3)
+        for step, value in enumerate([0.5, 0.9, 0.1]):
+            weights += 1
+            trial.save({"weights": weights, "step": step})
+            trial.report(value, step=step + 1)
+
+    study = tune(train, space={"x": choice(1)}, steps=3, trials=1, workers=1, folder=tmp_path)
+    assert study.saved()["weights"].tolist() == [2, 2, 2]
+    assert study.saved(last=True)["weights"].tolist() == [3, 3, 3]
+
+
+def test_a_studys_seed_is_its_recipes(tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    from luthier.recipe import Recipe
+    from luthier.task import Task
+
+    data = (torch.randn(40, 3), torch.arange(40) % 2)
+    task = Task(lambda: nn.Linear(3, 2), data, val=data, name="t")
+    call: Any = {"space": {"lr": uniform(0.01, 0.1)}, "trials": 1, "workers": 1, "console": False}
+    recipe = Recipe(epochs=1, batch_size=8, seed=7)
+    assert tune(task, recipe, folder=tmp_path / "a", **call).trials[0].seed == 7
+    assert tune(task, recipe, folder=tmp_path / "b", seed=3, **call).trials[0].seed == 3

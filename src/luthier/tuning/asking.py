@@ -45,7 +45,7 @@ class Asked:
     sampler: Any
     strategy: str
     workers: int | None
-    seed: int
+    seed: int | None
     repeats: int | None
     trial_timeout: float | None
     deterministic: bool
@@ -81,7 +81,7 @@ class Asked:
     def _check_counts(self) -> None:
         for name, low in (("trials", 1), ("workers", 1), ("repeats", 1), ("seed", 0)):
             value = getattr(self, name)
-            if value is None and name != "seed":
+            if value is None:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise LuthierError(f"{name} must be a whole number of at least {low}, got {value!r}")
@@ -116,7 +116,7 @@ class Asked:
             trials=DEFAULT_TRIALS if self.trials is None and self.budget is None else self.trials,
             budget=None if self.budget is None else budget_of(self.budget, searched),
             workers=self.workers or n_cores(),
-            seed=self.seed,
+            seed=searched.seed if self.seed is None else self.seed,
             repeats=searched.repeats if self.repeats is None else self.repeats,
             strategy=self.strategy,
             epochs=searched.epochs,
@@ -184,7 +184,7 @@ def searched_for(
     recipe: Recipe | None,
     space: Space | None,
     groups: Mapping[str, Any] | None,
-    seed: int,
+    seed: int | None,
     steps: int | None,
     metric: str | None,
     direction: str | None,

@@ -41,6 +41,7 @@ class FunctionSearch:
     start_values: dict[str, Any] | None = None
     groups: Mapping[str, Any] | None = None
     repeats: int = 0
+    seed: int = 0
     closing_s: float = 0.0
     widens: bool = False
     reference: str | None = None
@@ -52,8 +53,8 @@ class FunctionSearch:
         self.start = Values(self.start_values or {})
         self.epochs = self.steps or _LIKELY_EPOCHS
         reported = {each.name: each.column for each in self.objectives if each.name != TRAIN_TIME}
-        self.order: dict[str, Any] = {"steps": self.steps, "reported": reported}
         first = self.objectives[0]
+        self.order: dict[str, Any] = {"steps": self.steps, "reported": reported, "direction": first.direction}
         told = {"metric": first.name, "direction": first.direction, "steps": self.steps}
         task = {"name": self.name, "function": source_hash(plain), "arguments": bound(self.function), **told}
         task["constants"] = constants(plain)

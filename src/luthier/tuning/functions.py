@@ -58,6 +58,8 @@ class LiveTrial:
         self._until, self._steps = int(order["until"]), order["steps"]
         self._end_step = int(order.get("total_steps") or UNTIL_IT_ENDS)
         self._columns: dict[str, str] = order["reported"]
+        self._sign = -1.0 if order.get("direction", "max") == "max" else 1.0
+        self._loss, self._best_loss = math.inf, math.inf  # of the first objective: last reported, best with a state
         self._channel, self._path = channel, Path(order["folder"])
         self._pid, self._began = os.getpid(), time.monotonic()
         self._step, self._before_s = 0, 0.0
@@ -116,6 +118,7 @@ class LiveTrial:
         self._tell(readings, step)
         saved, self._saved = self._saved and self._saves_first, False
         if saved:
+            self._prefer()
             self._saves.settle(self._note())
         if step >= self._next_judgement:
             self._next_judgement = max(step + 1, step * 3 // 2)
@@ -143,6 +146,8 @@ class LiveTrial:
         if self._saves_first is None:
             self._saves_first = True
         if not self._saves_first or between:
+            if not between:  # it is of the step just reported
+                self._prefer()
             self._saves.settle(self._note())
         if between and self._channel.pausing == self.number:
             self._end("paused", "interrupted")
@@ -167,7 +172,7 @@ class LiveTrial:
         self._kept = True
         self._step, self._before_s = note["step"], note["time_s"]
         self._from_0 = note.get("from_0", 0)
-        self._watched = note.get("watched", 0)
+        self._watched, self._best_loss = note.get("watched", 0), note.get("best_loss", math.inf)
         self._restored_step = self._step
         for row in note["rows"]:
             if row["step"] > self._known:  # told before a kill, and never heard by the parent
@@ -210,6 +215,8 @@ class LiveTrial:
             readings = as_readings(result, list(self._columns), "the function should return None or")
             kind = RESULT if self._step else "epoch"  # a function that only returns has one reading
             self._tell(readings, self._step or self._steps or 1, kind)
+            if kind == RESULT and self._kept:  # which is what counts, and was read at the end
+                self._saves.prefer()
         if not self._step:
             raise LuthierError(
                 "the function returned without a report: call trial.report(value, step), or return the value"
@@ -240,6 +247,7 @@ class LiveTrial:
             if name in self._columns and not math.isfinite(value):
                 whose = f" for {name}" if len(self._columns) > 1 else ""
                 self._end("failed", f"reported {str(value).replace('nan', 'NaN')}{whose} at step {step}")
+        self._loss = self._sign * next(iter(readings.values()))
         columns = {self._columns.get(name, name): value for name, value in readings.items()}
         self._say({"kind": kind, "step": step, "time_s": round(self._time_s(), 4), **columns})
 
@@ -247,10 +255,17 @@ class LiveTrial:
         self._rows.append(row)
         self._channel.say("row", number=self.number, row=row)
 
+    def _prefer(self) -> None:
+        """Note that the state taken last read as was last reported."""
+        if self._loss < self._best_loss:
+            self._best_loss = self._loss
+            self._saves.prefer()
+
     def _note(self) -> dict[str, Any]:
         """Whose a saved state is and how far, with the readings that the parent may not have stored yet."""
         watched = self._watched if self._watching is None else self._watching.n_steps
         so_far = {"step": self._step, "from_0": self._from_0, "time_s": self._time_s(), "watched": watched}
+        so_far["best_loss"] = self._best_loss
         return {"of": self._of, **so_far, "rows": list(self._rows)}
 
     def _pause_or_go_on(self, saved: bool) -> None:

@@ -1,7 +1,11 @@
-"""What a training function saves: written when its trial pauses or ends, and once a second on the way."""
+"""What a training function saves: written when its trial pauses or ends, and once a second on the way.
+
+Beside the latest state, from which a trial goes on, stands the one that read best: what a winner is wanted for.
+"""
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 import uuid
@@ -16,10 +20,11 @@ from luthier.files import disk_error, from_json, to_json, write_atomic
 _EVERY_S = 1.0
 _SMALL_BYTES = 1 << 26
 _LATER = "later.json"
+_LAST, _BEST = "last", "best"
 
 
 class Saves:
-    """The latest state of a trial, held in memory as a copy until it must be on the disk.
+    """The latest state of a trial and its best one, held in memory as copies until they must be on the disk.
 
     Writing takes milliseconds, as long as a short epoch; a killed worker loses a second of training instead. States
     of more than 64 MB are written at once; what is told of them afterwards goes to a small file beside them.
@@ -31,6 +36,7 @@ class Saves:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._held: tuple[Any, dict[str, Any]] | None = None
+        self._best: tuple[Any] | None = None  # what was best so far, while it is not on the disk
         self._large: str | None = None  # name of the state on the disk that was too large to be held
         self._written_at = time.monotonic()
 
@@ -41,6 +47,14 @@ class Saves:
         self._held = (state if large else _copied(state), {**note, "name": self._large})
         if large:
             self.write()
+
+    def prefer(self) -> None:
+        """Take the state taken last for the best one so far."""
+        if self._held is not None:
+            self._best = (self._held[0],)
+        else:
+            with _on_disk(self.folder):
+                _link(self.folder)
 
     def settle(self, note: dict[str, Any]) -> None:
         """Note what has been told since of the state taken last; time to write it, once a second."""
@@ -53,15 +67,22 @@ class Saves:
                 write_atomic(self.folder / _LATER, to_json({**note, "name": self._large}))
 
     def write(self) -> None:
-        """Put the latest state on the disk, if it is not there.
+        """Put the latest state and the best one on the disk, if they are not there.
 
         Raises:
-            RecordError: there is no room for it.
+            RecordError: there is no room for them.
         """
-        if self._held is not None:
-            with _on_disk(self.folder):
-                write_state(self.folder, *self._held)
-            self._held, self._written_at = None, time.monotonic()
+        if self._held is None:
+            return
+        state, note = self._held
+        with _on_disk(self.folder):
+            if self._best is not None and self._best[0] is not state:
+                write_state(self.folder, self._best[0], {}, _BEST)
+                self._best = None
+            write_state(self.folder, state, note)
+            if self._best is not None:
+                _link(self.folder)
+        self._held, self._best, self._written_at = None, None, time.monotonic()
 
     def read(self) -> tuple[Any, dict[str, Any]] | None:
         """The state last written, and what was last noted of it; None when there is none."""
@@ -85,31 +106,54 @@ def _on_disk(folder: Path) -> Iterator[None]:
         raise RecordError(f"{folder} cannot be written ({error.strerror}): make room") from error
 
 
-def write_state(folder: Path, state: Any, note: dict[str, Any]) -> None:
+def _link(folder: Path) -> None:
+    """Call what is on the disk as the latest state the best one, too."""
+    last = _newest(folder, _LAST)
+    if last is None:
+        return
+    spare = last.with_name(f".{_BEST}.{uuid.uuid4().hex}")
+    try:
+        spare.hardlink_to(last)
+    except OSError:  # a file system without hard links
+        shutil.copy2(last, spare)
+    spare.replace(last.with_stem(_BEST))
+
+
+def write_state(folder: Path, state: Any, note: dict[str, Any], name: str = _LAST) -> None:
     """Write a state: as JSON when that gives it back as it is, else as a checkpoint with tensors.
 
     Raises:
         CheckpointError: it holds something else than `packing.pack` takes; says where.
     """
     if "torch" not in sys.modules and _is_plain(state):
-        write_atomic(folder / "last.json", to_json({"state": state, "note": note}))
+        write_atomic(folder / f"{name}.json", to_json({"state": state, "note": note}))
         return
     from luthier.training.checkpoints import save
 
-    save(folder / "last.safetensors", state, note)
+    save(folder / f"{name}.safetensors", state, note)
 
 
-def read_state(folder: Path) -> tuple[Any, dict[str, Any]] | None:
+def read_best(folder: Path) -> tuple[Any, dict[str, Any]] | None:
+    """The state that read best; the latest where nothing was read with one, None when there is none at all."""
+    return read_state(folder, _BEST) or read_state(folder)
+
+
+def read_state(folder: Path, name: str = _LAST) -> tuple[Any, dict[str, Any]] | None:
     """What `write_state` last wrote, with its note; None when it never did."""
-    plain, tensors = folder / "last.json", folder / "last.safetensors"
-    if not plain.exists() and not tensors.exists():
+    if (path := _newest(folder, name)) is None:
         return None
-    if not tensors.exists() or (plain.exists() and plain.stat().st_mtime_ns > tensors.stat().st_mtime_ns):
-        content = from_json(plain.read_text())
+    if path.suffix == ".json":
+        content = from_json(path.read_text())
         return content["state"], content["note"]
     from luthier.training.checkpoints import load
 
-    return load(tensors)
+    return load(path)
+
+
+def _newest(folder: Path, name: str) -> Path | None:
+    """The file that a state was last written to."""
+    paths = [path for path in (folder / f"{name}.safetensors", folder / f"{name}.json") if path.exists()]
+    return max(paths, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def _is_plain(state: Any) -> bool:

@@ -39,6 +39,7 @@ class Searched(Protocol):
         space: ranges by name.
         groups: fields that are tuned together, by name; None: all are.
         repeats: retrainings at the end, unless told.
+        seed: of the search, unless told.
         epochs: of a whole training.
         closing_s: seconds of a budget to set aside for reading the test data and closing.
         reference: by which workers find it; None: it is sent to them.
@@ -54,6 +55,7 @@ class Searched(Protocol):
     space: dict[str, Range]
     groups: Mapping[str, Any] | None
     repeats: int
+    seed: int
     epochs: int
     closing_s: float
     reference: str | None
@@ -113,7 +115,7 @@ class RecipeSearch:
         self.order: dict[str, Any] = {"measured": [each.name for each in self.objectives if each.name in MEASURED]}
         self._sizes: dict[str, int] = {}
         self.closing_s = _CLOSING_S if task.test is None else _TESTING_S
-        self.reference, self.epochs = self.subject.reference, self.start.epochs
+        self.reference, self.epochs, self.seed = self.subject.reference, self.start.epochs, self.start.seed
         self.description: dict[str, Any] = {
             "task": task.describe(),
             "recipe": self.start.to_json(),
@@ -185,7 +187,7 @@ def recipe_search(
     recipe: Recipe | None,
     space: Space | None,
     groups: Mapping[str, Any] | None,
-    seed: int,
+    seed: int | None,
     objectives: Objectives | None = None,
 ) -> RecipeSearch:
     """A search for recipes; see `tune` for the arguments.
@@ -198,7 +200,8 @@ def recipe_search(
         "task must be a Task, a Subject, a reference ('mnist', 'file.py:function') or a function of one argument, "
         "the trial",
     )
-    baseline = (recipe or subject.recipe).replace({"seed": seed})
+    start = recipe or subject.recipe
+    baseline = start if seed is None else start.replace({"seed": seed})
     own_groups = subject.groups if groups is None and space is None else groups
     derived = space is None and subject.space is None
     sought = task_objectives(objectives, subject.task.metric.name, subject.task.metric.direction)

@@ -15,7 +15,7 @@ from luthier.tuning.jobs import BASELINE
 from luthier.tuning.ledger import StudyError, read_events
 from luthier.tuning.objectives import COLUMNS
 from luthier.tuning.pareto import by_front
-from luthier.tuning.saves import read_state
+from luthier.tuning.saves import read_best, read_state
 from luthier.tuning.space import Range, space_from_json
 from luthier.tuning.state import State, Trial
 
@@ -152,11 +152,15 @@ class Study:
             raise StudyError(f"{self.name} is a training function, which leaves no record: call study.saved()")
         return Record(trial.folder)
 
-    def saved(self, number: int | None = None) -> Any:
-        """What a trial of a training function last gave to `trial.save`: its weights, say.
+    def saved(self, number: int | None = None, last: bool = False) -> Any:
+        """What a trial of a training function gave to `trial.save`, its weights, say: at its best reading.
+
+        That is the best one of the first objective among the readings that were reported directly before or after a
+        state; of a function that returns a number the state at its end.
 
         Args:
             number: of the trial; None: the best one. States are kept of the best three only, and of the front.
+            last: what it gave last, from which it would go on.
 
         Raises:
             StudyError: there is no such trial, none has finished, it saved nothing or it is not kept.
@@ -164,7 +168,7 @@ class Study:
         trial = self._trial(number)
         if self.baseline is not None:
             raise StudyError(f"{self.name} is a task: study.record().load_best(task) is the network of the best trial")
-        if (found := read_state(trial.folder / "checkpoints")) is None:
+        if (found := (read_state if last else read_best)(trial.folder / "checkpoints")) is None:
             raise StudyError(
                 f"nothing that trial {trial.number} saved is there: it never called trial.save, or it is not among the "
                 "best three, whose states are kept"

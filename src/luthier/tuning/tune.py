@@ -39,7 +39,7 @@ def tune(
     workers: int | None = None,
     folder: str | Path | None = None,
     storage: str | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     repeats: int | None = None,
     resume: bool | str = True,
     groups: Mapping[str, Any] | None = None,
@@ -68,7 +68,7 @@ def tune(
     `trial.report(value, step)`, `trial.save(state)`, `trial.restore()`, `trial.watch(model, optimizer)`,
     `trial.folder`. It may be defined in a script, a notebook, another function or a module. One that restores and
     saves is paused at the strategy's rungs and goes on later, in any worker; of the others the unpromising ones end
-    there.
+    there. A trial counts by its best report, or by the number that the function returns, if it returns one.
 
     >>> def train(trial):
     ...     for epoch in range(4):
@@ -85,8 +85,9 @@ def tune(
             budget either.
         budget: in all, earlier calls and the repeats included: a time (seconds, or text such as "90s", "5min", "1h"),
             optimizer steps ("20000 steps"; for a function the steps that it reports) or, for a task, epochs ("300
-            epochs": examples seen over training examples). When the time is over, what is under way pauses, and a
-            larger budget goes on with it; in steps or epochs nothing begins that does not fit.
+            epochs": examples seen over training examples). When the time is over, what is under way pauses (a
+            function at its next report, for which it has ten seconds), and a larger budget goes on with it; in steps or
+            epochs nothing begins that does not fit.
         sampler: "auto" (known-good settings, for a function without `start` the middle of its space, without what may
             be 0, as it is and with the largest network; every third trial what the doctor asks for; then "tpe"), "tpe",
             "gp", "cmaes", "nsgaii", "prior" (around the baseline), "sobol", "halton", "random" or "grid"; one of
@@ -98,7 +99,7 @@ def tune(
         storage: where the study is kept: a SQLite file in the folder when None or "sqlite", or a PostgreSQL database,
             `postgresql://user@host/database`, which several studies share under the names of their folders. A second
             call finds it by the folder.
-        seed: of the search trials; repeats take the seeds after it.
+        seed: of the search trials; repeats take the seeds after it. That of the recipe, for a function 0, when None.
         repeats: further seeds that winner and baseline are trained with. The search's own seed does not count: the
             winner's reading with it is the best of many, and so too good. 3 for a task, none for a function, when
             None.
