@@ -1,5 +1,7 @@
 """What counts as the value of a trial of a function: its best report, or what it returns."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -231,3 +233,26 @@ def test_a_studys_seed_is_its_recipes(tmp_path: Path) -> None:
     recipe = Recipe(epochs=1, batch_size=8, seed=7)
     assert tune(task, recipe, folder=tmp_path / "a", **call).trials[0].seed == 7
     assert tune(task, recipe, folder=tmp_path / "b", seed=3, **call).trials[0].seed == 3
+
+
+SCRIPT = """
+import luthier, sys
+
+def train(trial):
+    for step in range(1, 4):
+        trial.report(trial.params["x"] * step, step=step)
+
+luthier.tune(train, space={"x": luthier.uniform(0, 1)}, trials=20, workers=1, folder="study", strategy="full")
+open("through", "w").close()
+"""
+
+
+def test_a_reader_that_leaves_does_not_end_the_study(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    with subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(b"tuning train")
+        process.stdout.close()
+        assert process.wait(120) == 0
+    assert [trial.state for trial in Study.open(tmp_path / "study").trials] == ["finished"] * 20
+    assert (tmp_path / "through").exists()

@@ -13,12 +13,23 @@ _INTERVAL_S = 0.1
 _SHARE = 1 / 400  # of the time may go into redrawing
 
 
+class _Terminal(Console):
+    """A console whose reader may leave (`luthier tune mnist | head`): what is at work goes on without it."""
+
+    def on_broken_pipe(self) -> None:
+        """Write nothing more, to standard output as a whole."""
+        self.quiet = True
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)
+
+
 def open_console() -> Console:
     """Standard output; plain text without control codes, 120 columns wide, when it is a file, a pipe, or in CI."""
     plain = bool(os.environ.get("CI"))
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="replace")  # a sign that an encoding lacks must not end a study
-    console = Console(
+    console = _Terminal(
         force_terminal=False if plain else None, no_color=plain or None, markup=False, emoji=False, highlight=False
     )
     if not console.is_terminal and "COLUMNS" not in os.environ:

@@ -133,11 +133,11 @@ class Engine:
 
     def pause_when_due(self, pausing: bool, over: Callable[[], bool]) -> bool:
         """Ask the workers once to pause, when the time is over or the user interrupts."""
+        if self.interrupts:
+            self.doing = "stopping"
         if pausing or not (self.interrupts or over()):
             return pausing
         self.workers.pause_all()
-        if self.interrupts:
-            self.doing = "stopping"
         return True
 
     def search_over(self) -> bool:
