@@ -1,6 +1,10 @@
 """A function is another one when it does something else, not when it is written otherwise."""
 
 import functools
+import importlib
+import linecache
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from luthier.hashing import bound, bound_values, constants, source_hash
+from luthier.hashing import bound, bound_values, read_values, source_hash
 
 
 def loaded(folder: Path, name: str, text: str) -> Any:
@@ -161,9 +165,30 @@ def f(trial):
 """
 
 
-def test_constants_are_what_the_code_and_its_helpers_read(tmp_path: Path) -> None:
-    found, changed = (constants(loaded(tmp_path, f"m{scale}", CONSTANTS.format(scale=scale))) for scale in (1, 100))
+def test_what_is_read_are_values_that_the_code_and_its_helpers_name(tmp_path: Path) -> None:
+    found, changed = (read_values(loaded(tmp_path, f"m{scale}", CONSTANTS.format(scale=scale))) for scale in (1, 100))
     assert set(found) == {"SCALE", "NAMES"}
     assert found["SCALE"] != changed["SCALE"]
     assert found["NAMES"] == changed["NAMES"]
-    assert constants(print) == constants(functools.partial(print)) == {}
+    assert read_values(print) == read_values(functools.partial(print)) == {}
+
+
+def test_what_is_read_in_other_files_of_ones_own_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    own = "import own_settings\nfrom own_model import build\nimport numpy as np, json, luthier\n"
+    text = f"{own}def f(trial):\n    return build(own_settings.SCALE) + np.pi + json.JSONDecoder() + luthier.Recipe()\n"
+
+    def read(scale: float, plus: int) -> dict[str, str]:
+        (tmp_path / "own_settings.py").write_text(f"SCALE = {scale}\nOTHER = 3\n")
+        (tmp_path / "own_model.py").write_text(f"def build(x):\n    return x + {plus}  # so much\n")
+        for name in ("own_settings", "own_model"):
+            sys.modules.pop(name, None)
+        linecache.clearcache()
+        importlib.invalidate_caches()
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        return read_values(loaded(tmp_path, "script", text))
+
+    first, scaled, edited = read(1.0, 1), read(2.0, 1), read(1.0, 2)
+    assert list(first) == ["build", "own_settings.SCALE"]
+    assert [name for name in first if first[name] != scaled[name]] == ["own_settings.SCALE"]
+    assert [name for name in first if first[name] != edited[name]] == ["build"]

@@ -7,9 +7,13 @@ import dis
 import functools
 import hashlib
 import inspect
+import sys
+import sysconfig
 import textwrap
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from itertools import chain
+from pathlib import Path
 from types import CodeType
 from typing import Any
 
@@ -27,21 +31,22 @@ def source_hash(call: object) -> str:
     return _digest(b"\n".join(said for _, said in told.values()))[:16]
 
 
-def constants(call: object) -> dict[str, str]:
-    """Eight hex digits over each plain value of its module that a callable names, or a helper of that module does.
+def read_values(call: object) -> dict[str, str]:
+    """Hex digits over each thing that a callable, or a helper of its module, reads beside that code, by name.
 
-    Numbers, texts, None, and lists, tuples and dicts of these; names such as `__file__` do not count.
+    Plain values (numbers, texts, None, lists, tuples and dicts of these) of its own module and of others that are
+    neither installed nor Python's; functions and classes of such other modules. Names such as `__file__` do not count.
     """
     told: dict[str, tuple[Any, bytes]] = {}
     _tell(call, told)
     found: dict[str, str] = {}
     for target, _ in told.values():
-        for function in _functions(target):
-            for name in sorted(_globals(function.__code__) & function.__globals__.keys()):
-                value = function.__globals__[name]
-                if not name.startswith("__") and _is_plain(value):
-                    found[name] = _digest(repr(value).encode())[:8]
-    return found
+        for name, value in chain.from_iterable(map(_read, _functions(target))):
+            if _is_plain(value):
+                found[name] = _digest(repr(value).encode())[:8]
+            elif _is_of_another_own_module(value, target.__module__):
+                found[name] = source_hash(value)
+    return dict(sorted(found.items()))
 
 
 def bound(call: Any) -> dict[str, str]:
@@ -128,6 +133,33 @@ def _helpers(target: Any) -> Iterator[Any]:
 def _functions(target: Any) -> Iterator[Any]:
     """A function, or those of a class."""
     return filter(inspect.isfunction, [target, *vars(target).values()] if inspect.isclass(target) else [target])
+
+
+def _read(function: Any) -> Iterator[tuple[str, Any]]:
+    """The globals that a function reads, and what it reads of modules that are somebody's own."""
+    for name in sorted(_globals(function.__code__) & function.__globals__.keys()):
+        value = function.__globals__[name]
+        if not inspect.ismodule(value):
+            yield from [] if name.startswith("__") else [(name, value)]
+        elif _is_own(value):
+            attributes = sorted(_names(function.__code__) & vars(value).keys())
+            yield from ((f"{name}.{each}", vars(value)[each]) for each in attributes)
+
+
+def _is_of_another_own_module(value: Any, module: str) -> bool:
+    """Whether it is a function or a class of another module than this one, which is somebody's own, too."""
+    is_code = inspect.isfunction(value) or inspect.isclass(value)
+    return is_code and value.__module__ != module and _is_own(sys.modules.get(value.__module__))
+
+
+def _is_own(module: Any) -> bool:
+    """Whether a module is neither installed nor Python's."""
+    path = getattr(module, "__file__", None)
+    if path is None or module.__name__.partition(".")[0] == "luthier":
+        return False
+    parts = Path(path).parts
+    installed = {"site-packages", "dist-packages"} & set(parts)
+    return not installed and not Path(path).is_relative_to(sysconfig.get_paths()["stdlib"])
 
 
 def _globals(code: CodeType) -> set[str]:

@@ -184,7 +184,10 @@ def _take_up(state: State) -> None:
 
 
 def _failed(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:
-    return replace(trial, state="failed", ended_s=state.clock, **_position(trial, payload))
+    failed = replace(trial, state="failed", ended_s=state.clock, **_position(trial, payload))
+    if failed.time_s or failed.started_s is None:
+        return failed
+    return replace(failed, time_s=state.clock - failed.started_s)  # killed before it could tell
 
 
 def _crashed(state: State, trial: Trial, payload: Mapping[str, Any]) -> Trial:

@@ -16,7 +16,8 @@ _CODE = {
 }
 """What is said of hashes in a study's description."""
 
-_CONSTANTS = "constants"
+READS = "reads"
+"""Where a description has hashes of what a function reads beside its own code."""
 
 
 def edits(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -26,9 +27,9 @@ def edits(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def new_constants(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Names of the module's values that the function reads and that are others than before."""
-    before, after = (each["task"].get(_CONSTANTS) for each in (known, now))
+def changed_reads(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Names of what the function reads beside its own code and what is another thing than before."""
+    before, after = (each["task"].get(READS) for each in (known, now))
     if before is None or after is None:
         return []
     return [name for name in dict.fromkeys([*before, *after]) if before.get(name) != after.get(name)]
@@ -45,7 +46,7 @@ def differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             changes.append(f"recipe {path}: {before!r} there, {after!r} now")
     for part in ("task", "space"):
         for name in dict.fromkeys([*known[part], *now[part]]):
-            if part == "task" and (name == _CONSTANTS or (name in _CODE and _both(known, now, name))):
+            if part == "task" and (name == READS or (name in _CODE and _both(known, now, name))):
                 continue
             before, after = known[part].get(name), now[part].get(name)
             if before != after:

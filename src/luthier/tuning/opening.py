@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.files import from_json, to_json
 from luthier.tuning.folding import fold
-from luthier.tuning.identity import EDITED, differences, edits, new_constants
+from luthier.tuning.identity import EDITED, READS, changed_reads, differences, edits
 from luthier.tuning.ledger import Ledger, StudyError
 from luthier.tuning.recruits import Recruit
 from luthier.tuning.workers import Workers
@@ -42,7 +42,7 @@ def open_ledger(folder: Path, description: dict[str, Any], resume: bool | str, s
         StudyError: the folder holds a study of something else (says what differs), or one that is not to be resumed.
 
     Warns:
-        StudyWarning: values of the function's module that it reads have changed.
+        StudyWarning: what the function reads beside its own code has changed.
     """
     ledger = Ledger(folder, storage=storage)
     try:
@@ -66,7 +66,7 @@ def open_ledger(folder: Path, description: dict[str, Any], resume: bool | str, s
 def _check_same(ledger: Ledger, state: State, asked: dict[str, Any], may_be_edited: bool) -> None:
     """Refuse another study's ledger, begin a worthless one anew, and note what has changed in the same one."""
     known, folder = state.description, state.folder
-    changes, code, constants = differences(known, asked), edits(known, asked), new_constants(known, asked)
+    changes, code, reads = differences(known, asked), edits(known, asked), changed_reads(known, asked)
     if (changes or (code and not may_be_edited)) and not _is_worthless(state):
         ways = "choose another folder, remove this one, or go back to what it was begun with"
         if not changes:
@@ -78,11 +78,11 @@ def _check_same(ledger: Ledger, state: State, asked: dict[str, Any], may_be_edit
         forget(ledger.store, known["name"])
         shutil.rmtree(folder / "trials", ignore_errors=True)
         ledger.append("created", state.clock, asked)
-    elif code or known["task"].get("constants") != asked["task"].get("constants"):
+    elif code or known["task"].get(READS) != asked["task"].get(READS):
         ledger.append("edited", state.clock, {"task": asked["task"]})
-        if constants:
+        if reads:
             warnings.warn(
-                f"{', '.join(constants)}, which the function reads, changed since the study in {folder} began: compare "
+                f"{', '.join(reads)}, which the function reads, changed since the study in {folder} began: compare "
                 "trials before and after with care",
                 StudyWarning,
                 stacklevel=2,

@@ -105,7 +105,7 @@ def tune(
             None.
         resume: False refuses a folder that holds a study. "edited" goes on with one though the code of the function or
             of the model's builder has changed since, which else is refused: trials before and after are compared. (Of
-            changed values of the function's module that it reads a warning tells.)
+            changed values of the function's module and changed code of other files that it names a warning tells.)
         groups: name -> fields that are tuned together, the others kept at the baseline; trials go to each in turn.
         console: show on the terminal how it goes; or a listener of your own, with the methods of `journal.Console`.
         test: read the test data at the end, if the task has any.
