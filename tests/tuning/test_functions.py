@@ -21,7 +21,7 @@ from luthier.errors import CheckpointError, LuthierError, RecordError
 from luthier.tuning import saves
 from luthier.tuning.functions import LiveTrial, TrialPaused, run_function
 from luthier.tuning.messages import Inbox, encode
-from luthier.tuning.saves import Saves, read_state, write_state
+from luthier.tuning.saves import Saves, read_best, read_state, write_state
 from luthier.tuning.shipping import ship
 
 
@@ -221,6 +221,42 @@ def test_a_large_state_that_was_saved_before_its_report_keeps_that_reading(
     kept = Saves(tmp_path / "checkpoints")
     kept.keep(torch.tensor(7), {"step": 6})
     assert (Saves(tmp_path / "checkpoints").read() or (0, {}))[1]["step"] == 6
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("saves_first", [True, False])
+def test_a_kill_before_the_best_state_is_called_so_does_not_lose_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves_first: bool, large: bool
+) -> None:
+    class Killed(BaseException):
+        """As if the process were gone."""
+
+    def train(trial: LiveTrial) -> None:
+        for step in range(int(trial.restore() or 0), 4):
+            acts = [
+                lambda s=step: trial.save(torch.tensor(s + 1)),
+                lambda s=step: trial.report([0.5, 0.9, 0.2, 0.3][s], step=s + 1),
+            ]
+            for act in acts if saves_first else reversed(acts):
+                act()
+
+    def kill(folder: Path) -> None:
+        state, _ = read_state(folder) or (0, {})
+        if state == 2:
+            raise Killed
+        link(folder)
+
+    link = saves._link
+    monkeypatch.setattr(saves, "_EVERY_S", 0.0)
+    if large:
+        monkeypatch.setattr(saves, "_SMALL_BYTES", 0)
+    monkeypatch.setattr(saves, "_link", kill)
+    with pytest.raises(Killed):
+        run(train, tmp_path)
+    monkeypatch.setattr(saves, "_link", link)
+    assert run(train, tmp_path)[0] == "finished"
+    best, last = (each(tmp_path / "checkpoints") or (0, {}) for each in (read_best, read_state))
+    assert (int(best[0]), int(last[0])) == (2, 4)
 
 
 def test_what_another_trial_saved_is_not_taken_for_ones_own(tmp_path: Path) -> None:

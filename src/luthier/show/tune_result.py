@@ -72,7 +72,7 @@ def _ended(study: Study) -> str:
 
 
 def leading(study: Study, n: int = 5) -> list[Trial]:
-    """The best trials of the search: the finished ones in the order of `study.best`, then the others by their values.
+    """The best trials of the search: the finished ones by their levels, then the others by their values.
 
     Failed ones and those without a finite value are left out.
     """

@@ -60,6 +60,7 @@ class LiveTrial:
         self._columns: dict[str, str] = order["reported"]
         self._sign = -1.0 if order.get("direction", "max") == "max" else 1.0
         self._loss, self._best_loss = math.inf, math.inf  # of the first objective: last reported, best with a state
+        self._is_best = False  # whether the state taken last has the best one
         self._channel, self._path = channel, Path(order["folder"])
         self._pid, self._began = os.getpid(), time.monotonic()
         self._step, self._before_s = 0, 0.0
@@ -118,8 +119,7 @@ class LiveTrial:
         self._tell(readings, step)
         saved, self._saved = self._saved and self._saves_first, False
         if saved:
-            self._prefer()
-            self._saves.settle(self._note())
+            self._settle()
         if step >= self._next_judgement:
             self._next_judgement = max(step + 1, step * 3 // 2)
             self._judge()
@@ -141,14 +141,15 @@ class LiveTrial:
             TrialPaused: the trial pauses here, after `report`. Let it pass.
             CheckpointError: the state holds something else; says where.
         """
+        self._is_best = False
         self._saves.keep(state, self._note())
         between, self._saved, self._kept = self._saved, True, True
         if self._saves_first is None:
             self._saves_first = True
-        if not self._saves_first or between:
-            if not between:  # it is of the step just reported
-                self._prefer()
+        if between:
             self._saves.settle(self._note())
+        elif not self._saves_first:
+            self._settle()
         if between and self._channel.pausing == self.number:
             self._end("paused", "interrupted")
         if self._due is not None and not self._saves_first:
@@ -172,7 +173,10 @@ class LiveTrial:
         self._kept = True
         self._step, self._before_s = note["step"], note["time_s"]
         self._from_0 = note.get("from_0", 0)
-        self._watched, self._best_loss = note.get("watched", 0), note.get("best_loss", math.inf)
+        self._watched = note.get("watched", 0)
+        self._best_loss, self._is_best = note.get("best_loss", math.inf), note.get("is_best", False)
+        if self._is_best:  # a kill may have come before it was called so
+            self._saves.settle(note, best=True)
         self._restored_step = self._step
         for row in note["rows"]:
             if row["step"] > self._known:  # told before a kill, and never heard by the parent
@@ -215,8 +219,8 @@ class LiveTrial:
             readings = as_readings(result, list(self._columns), "the function should return None or")
             kind = RESULT if self._step else "epoch"  # a function that only returns has one reading
             self._tell(readings, self._step or self._steps or 1, kind)
-            if kind == RESULT and self._kept:  # which is what counts, and was read at the end
-                self._saves.prefer()
+            if kind == RESULT and self._kept:  # what counts was read at the end
+                self._saves.settle(self._note(), best=True)
         if not self._step:
             raise LuthierError(
                 "the function returned without a report: call trial.report(value, step), or return the value"
@@ -255,17 +259,17 @@ class LiveTrial:
         self._rows.append(row)
         self._channel.say("row", number=self.number, row=row)
 
-    def _prefer(self) -> None:
+    def _settle(self) -> None:
         """Note that the state taken last read as was last reported."""
         if self._loss < self._best_loss:
-            self._best_loss = self._loss
-            self._saves.prefer()
+            self._best_loss, self._is_best = self._loss, True
+        self._saves.settle(self._note(), self._is_best)
 
     def _note(self) -> dict[str, Any]:
         """Whose a saved state is and how far, with the readings that the parent may not have stored yet."""
         watched = self._watched if self._watching is None else self._watching.n_steps
         so_far = {"step": self._step, "from_0": self._from_0, "time_s": self._time_s(), "watched": watched}
-        so_far["best_loss"] = self._best_loss
+        so_far |= {"best_loss": self._best_loss, "is_best": self._is_best}
         return {"of": self._of, **so_far, "rows": list(self._rows)}
 
     def _pause_or_go_on(self, saved: bool) -> None:

@@ -48,23 +48,25 @@ class Saves:
         if large:
             self.write()
 
-    def prefer(self) -> None:
-        """Take the state taken last for the best one so far."""
-        if self._held is not None:
-            self._best = (self._held[0],)
-        else:
-            with _on_disk(self.folder):
-                _link(self.folder)
+    def settle(self, note: dict[str, Any], best: bool = False) -> None:
+        """Note what has been told since of the state taken last; time to write it, once a second.
 
-    def settle(self, note: dict[str, Any]) -> None:
-        """Note what has been told since of the state taken last; time to write it, once a second."""
+        Args:
+            note: in place of the former.
+            best: whether that state is the best one so far; the note, which comes to the disk first, should say so.
+        """
         if self._held is not None:
             self._held = (self._held[0], note)
+            if best:
+                self._best = (self._held[0],)
             if time.monotonic() - self._written_at > _EVERY_S:
                 self.write()
-        elif self._large is not None:
-            with _on_disk(self.folder):
+            return
+        with _on_disk(self.folder):
+            if self._large is not None:
                 write_atomic(self.folder / _LATER, to_json({**note, "name": self._large}))
+            if best:
+                _link(self.folder)
 
     def write(self) -> None:
         """Put the latest state and the best one on the disk, if they are not there.
