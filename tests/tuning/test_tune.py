@@ -20,6 +20,7 @@ from luthier.errors import LuthierError
 from luthier.recipe import Recipe
 from luthier.show.terminal import TuneConsole
 from luthier.task import Task
+from luthier.tuning.asking import budget_of
 from luthier.tuning.budgets import seconds
 from luthier.tuning.ledger import StudyError, read_events
 from luthier.tuning.optuna_store import NUMBER, url
@@ -50,6 +51,8 @@ def wide(width: int = 8) -> nn.Module:
 def test_less_time_is_set_aside_where_there_are_no_test_data() -> None:
     task = tiny_task()
     with_test = recipe_search(task, RECIPE, SPACE, None, 0).closing_s
+    ends = {told: budget_of(told, recipe_search(task, RECIPE, SPACE, None, 0)) for told in ("5s", "10min")}
+    assert [each.together([], 1) for each in ends.values()] == [1.0, with_test]
     task.test = None
     assert 0 < recipe_search(task, RECIPE, SPACE, None, 0).closing_s < with_test
 

@@ -56,7 +56,8 @@ def result(study: Study) -> list[RenderableType]:
         if outranked > 1:
             words = "were outranked: a call with larger totals may go on with the best of them"
         blocks.append(Text(f"{outranked} of {len(study.trials)} trials {words}"))
-    told = f"{len(study.trials)} trials in {duration_text(study.elapsed_s)} · {study.folder}"
+    n = len(study.trials)
+    told = f"{n} {'trial' if n == 1 else 'trials'} in {duration_text(study.elapsed_s)} · {study.folder}"
     blocks.append(Text(_ended(study) + told))
     return blocks
 
@@ -64,8 +65,7 @@ def result(study: Study) -> list[RenderableType]:
 def _ended(study: Study) -> str:
     """Why the call ended, where that is not plain."""
     if study.ended == "budget" and (study.settings.get("budget_s") or 0.0) * _WELL_SHORT > study.elapsed_s:
-        kept = study.settings.get("repeats") and study.comparison is None
-        kept_for = " beside the retraining of winner and baseline" if kept else ""
+        kept_for = " beside the retraining of winner and baseline" if study.settings.get("repeats") else ""
         return f"no further trial fits into the budget{kept_for} · "
     ended = {"target": "the target is reached · ", "interrupted": "interrupted, the same call goes on · "}
     return ended.get(study.ended, "")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from luthier.tuning.ranges import Space
 
 DEFAULT_TRIALS = 30
+_CLOSING_SHARE = 0.2  # of a short budget, at most, for what comes after its trainings
 _MOST_PROCESSES, _PER_CORE = 256, 8  # some trainings only wait, for a remote job or a disk
 
 
@@ -158,7 +159,7 @@ def budget_of(told: str | float, searched: Searched) -> Budget:
     """
     amount, unit = read_budget(told)
     if unit == "s":
-        return Time(amount, searched.closing_s)
+        return Time(amount, min(searched.closing_s, _CLOSING_SHARE * amount))
     if unit == "epochs" and isinstance(searched, FunctionSearch):
         raise LuthierError(
             "a training function reports steps, and how many make an epoch it does not tell: "
