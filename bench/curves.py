@@ -162,6 +162,7 @@ class Exploring(Auto):
 
 
 VARIANTS: dict[str, Callable[[Plan], Auto]] = {
+    "bets at once": lambda _: Auto(),
     "halves": lambda _: Auto(lowest_eta=2, patience=0),
     "thirds": lambda _: Auto(lowest_eta=3, roomy=math.inf, patience=0),
     "quarters": lambda _: Auto(lowest_eta=4, roomy=math.inf, patience=0),

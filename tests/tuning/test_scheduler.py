@@ -270,6 +270,31 @@ def test_a_rung_is_patient_where_trials_gain_differently(differ: bool) -> None:
     assert differ or trial.step == rung_step(0.1, TOTAL)
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_who_starts_from_nothing_looks_around_first(known: bool) -> None:
+    total_s, lowest = 200.0, rung_step(0.1, TOTAL)
+    settings = {"strategy": "auto", "trials": None, "budget": Time(total_s), "baseline": known, "repeats": 0}
+    made = simulator(plan(**settings, workers=2), lambda number, share: 0.1 + 0.001 * (number * 37 % 101) + share).run()
+    climbs: list[tuple[float, float]] = []  # of each order above the lowest rung: when, which part went there before
+    until: dict[int, int] = {}
+    for event in made.events:
+        if event.kind == "assigned":
+            above, low = (
+                sum(part(each) for each in until.values())
+                for part in (lambda each: max(0, each - lowest), lambda each: min(each, lowest))
+            )
+            if event.payload["until"] > lowest and event.payload["number"] in until:
+                climbs.append((event.clock / total_s, above / (above + low)))
+            until[event.payload["number"]] = event.payload["until"]
+    early = [part for share, part in climbs if share < 0.5]
+    assert len(early) > 5
+    assert (max(early) <= 1 / 3) is not known
+    assert any(part > 1 / 3 for share, part in climbs if share >= 0.5)
+    again = simulator(made.plan, by_number, events=made.events)
+    ladders = ladders_of(again.state, strategy_for(made.plan))
+    assert ladders.climbed == pytest.approx(ladders_of(made.state, strategy_for(made.plan)).climbed)
+
+
 def test_readings_beyond_measure_make_a_rung_neither_fail_nor_endlessly_patient() -> None:
     def curve(number: int, share: float) -> float:
         return -(1e308 if share < 0.15 else -1e308) if number == 1 else 0.5 + 0.001 * (number * 7 % 32) + 0.1 * share

@@ -138,11 +138,27 @@ class Ladders(Follower):
         super().__init__()
         self.strategy, self.several = strategy, several
         self.by_arm: dict[str, dict[tuple[int, str], Ladder]] = {}
+        self._steps: dict[int, tuple[int, int]] = {}  # of each trial: up to its lowest rung, above it
+        self._low = self._high = 0
 
     def take(self, state: State, trial: Trial) -> None:
         """Take in how a trial stands now."""
         if trial.kind == "search":
             self.of(trial).take(state, trial)
+            self._count(trial)
+
+    @property
+    def climbed(self) -> float:
+        """Which part of all that was trained, or ordered, lies above the lowest rungs; 0 before anything is."""
+        return self._high / (self._low + self._high) if self._high else 0.0
+
+    def _count(self, trial: Trial) -> None:
+        at = min(trial.until, trial.total_steps) if trial.state == "running" else trial.step
+        low = min(at, self.strategy.lowest(trial.number, trial.total_steps))
+        before = self._steps.get(trial.number, (0, 0))
+        self._steps[trial.number] = low, at - low
+        self._low += low - before[0]
+        self._high += at - low - before[1]
 
     def of(self, trial: Trial) -> Ladder:
         """The ladder of a trial."""

@@ -190,7 +190,11 @@ class Auto(Halving):
     measured by how differently trials gain up to the next rung: where readings that early say little (a network that
     begins to learn in its second epoch) most go on, where they say much hardly anybody else.
 
-    The rungs, both etas, the wait and the patience were chosen on recorded curves (see LOG.md).
+    Where the search starts from nothing that is known to be good, it looks around first: until half of a budget is
+    spent a third of the training at most goes on above the lowest rungs. The model then learns from more trials, and
+    who is trained further is chosen among more.
+
+    The rungs, both etas, the wait, the patience and the looking around were chosen on recorded curves (see LOG.md).
 
     Attributes:
         whole: how many trials, from the first on, train to their end at once: a study that starts from something known
@@ -199,6 +203,8 @@ class Auto(Halving):
         lowest_eta: `eta` at the lowest rung where the budget holds fewer trainings than `roomy`.
         roomy: trainings from which on half go on there, too, as in a study without a budget.
         patience: with a quarter, how many standard deviations of the gains are close.
+        explore: until which share of a budget it looks around first.
+        climbs: how much of what was trained until then may lie above the lowest rungs.
     """
 
     brackets: tuple[tuple[float, ...], ...] = ((0.1, 0.2, 0.4, 0.7),)
@@ -208,6 +214,15 @@ class Auto(Halving):
     lowest_eta: float = 4
     roomy: float = 32
     patience: float = 1
+    explore: float = 0
+    climbs: float = 1 / 3
+
+    def promote(self, state: State, arm: str, outlook: Outlook) -> Continue | None:
+        """As in halving, but while it looks around, no more than its part of the training."""
+        early = outlook.more and outlook.left is not None and outlook.share < self.explore
+        if early and ladders_of(state, self).climbed > self.climbs:
+            return None
+        return super().promote(state, arm, outlook)
 
     def first_stop(self, number: int, total_steps: int) -> int:
         """The lowest rung, but for the first trials."""
@@ -235,7 +250,7 @@ def _one_epoch(plan: Plan) -> Strategy:
 
 
 STRATEGIES: dict[str, Callable[[Plan], Strategy]] = {
-    "auto": lambda plan: Auto(whole=2 if plan.baseline else 0),
+    "auto": lambda plan: Auto(whole=2) if plan.baseline else Auto(explore=0.5),
     "full": lambda _: Full(),
     "halving": lambda _: Halving(),
     "hyperband": lambda _: Hyperband(),
