@@ -42,7 +42,9 @@ def checked(option: Any) -> Any:
         raise LuthierError(f"an option must be finite, got {option}")
     if option is None or isinstance(option, (bool, int, float, str)):
         return option
-    raise LuthierError(f"an option must be a name, a number, a boolean, None, or a list or tuple of these, got {option!r}")
+    raise LuthierError(
+        f"an option must be a name, a number, a boolean, None, or a list or tuple of these, got {option!r}"
+    )
 
 
 def unwrapped(value: Any) -> Any:
