@@ -191,6 +191,41 @@ def test_the_state_of_the_best_reading_is_kept(tmp_path: Path, saves_first: bool
     assert Study.open(tmp_path).saved(0) == best
 
 
+@pytest.mark.parametrize(("first", "best", "last"), [(False, 5, 5), (True, 5, 5)])
+def test_a_state_saved_at_each_improvement_is_the_best(tmp_path: Path, first: bool, best: int, last: int) -> None:
+    def train(trial: Any) -> None:
+        trial.restore()
+        if first:
+            trial.save(0)
+        top = 0.0
+        for step, value in enumerate([0.1, 0.2, 0.15, 0.12, 0.9, 0.1, 0.3, 0.4, 0.5]):
+            trial.report(value, step=step + 1)
+            if value > top:
+                top = value
+                trial.save(step + 1)
+
+    study = tune(train, space={"x": choice(1)}, steps=9, trials=1, workers=1, folder=tmp_path)
+    assert (study.saved(), study.saved(last=True)) == (best, last)
+
+
+def test_a_state_saved_now_and_then_after_its_report_is_told_by_that(tmp_path: Path) -> None:
+    def train(trial: Any) -> None:
+        for step, value in enumerate([0.1, 0.2, 0.9, 0.1, 0.1, 0.2, 0.3, 0.4, 0.5]):
+            trial.report(value, step=step + 1)
+            if step % 3 == 2:
+                trial.save(step + 1)
+
+    study = tune(train, space={"x": choice(1)}, steps=9, trials=1, workers=1, folder=tmp_path)
+    assert (study.saved(), study.saved(last=True)) == (3, 9)
+
+
+def test_no_link_is_left_behind(tmp_path: Path) -> None:
+    train = curve_of([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], True)
+    call: Any = {"space": {"x": choice(*range(9))}, "steps": 9, "workers": 1, "strategy": "halving", "sampler": "grid"}
+    study = tune(train, folder=tmp_path, trials=9, **call)
+    assert not [path for trial in study.trials for path in (trial.folder / "checkpoints").glob(".best*")]
+
+
 def test_the_best_state_outlives_a_pause(tmp_path: Path) -> None:
     train = curve_of([0.9, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.8], True)
     call: Any = {"space": {"x": choice(*range(9))}, "steps": 9, "workers": 2, "strategy": "halving", "sampler": "grid"}

@@ -60,6 +60,7 @@ class LiveTrial:
         self._columns: dict[str, str] = order["reported"]
         self._sign = -1.0 if order.get("direction", "max") == "max" else 1.0
         self._loss, self._best_loss = math.inf, math.inf  # of the first objective: last reported, best with a state
+        self._rarely = False  # whether it saves more rarely than it reports
         self._is_best = False  # whether the state taken last has the best one
         self._channel, self._path = channel, Path(order["folder"])
         self._pid, self._began = os.getpid(), time.monotonic()
@@ -112,7 +113,7 @@ class LiveTrial:
         if self._saves_first is None:
             self._saves_first = self._saved
         elif not self._saved:  # whoever saves now and then may do it before or after: at worst a step is trained again
-            self._saves_first = True
+            self._saves_first = self._rarely = True
         if step == self._restored_step:  # trained once more, from a state that was saved before it
             return
         self._check_step(step)
@@ -148,7 +149,7 @@ class LiveTrial:
             self._saves_first = True
         if between:
             self._saves.settle(self._note())
-        elif not self._saves_first:
+        elif not self._saves_first or self._rarely:
             self._settle()
         if between and self._channel.pausing == self.number:
             self._end("paused", "interrupted")

@@ -111,14 +111,14 @@ def _on_disk(folder: Path) -> Iterator[None]:
 def _link(folder: Path) -> None:
     """Call what is on the disk as the latest state the best one, too."""
     last = _newest(folder, _LAST)
-    if last is None:
+    if last is None or ((best := last.with_stem(_BEST)).exists() and best.samefile(last)):
         return
     spare = last.with_name(f".{_BEST}.{uuid.uuid4().hex}")
     try:
         spare.hardlink_to(last)
     except OSError:  # a file system without hard links
         shutil.copy2(last, spare)
-    spare.replace(last.with_stem(_BEST))
+    spare.replace(best)
 
 
 def write_state(folder: Path, state: Any, note: dict[str, Any], name: str = _LAST) -> None:
