@@ -6,10 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from luthier.errors import LuthierError
+from luthier.fitting import fit
+from luthier.recipe import Recipe
+from luthier.task import Task
 from luthier.tuning.ledger import StudyError, read_events
 from luthier.tuning.opening import StudyWarning
+from luthier.tuning.recipes import take_over
 from luthier.tuning.space import uniform
 from luthier.tuning.study import Study
 from luthier.tuning.tune import tune
@@ -69,6 +74,18 @@ def test_a_changed_constant_is_told_once(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_wrong_resume_is_explained(tmp_path: Path, resume: Any) -> None:
     with pytest.raises(LuthierError, match="resume must be True, False or 'edited', got"):
         tune(first_version(), space=SPACE, trials=1, folder=tmp_path, resume=resume)
+
+
+def test_a_waiting_training_goes_on_with_an_edited_model(tmp_path: Path) -> None:
+    x = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    data, recipe = (x, (x[:, 0] > 0).long()), Recipe(epochs=2, batch_size=10)
+    before = Task(lambda: torch.nn.Linear(4, 2), data, val=data, name="t")
+    after = Task(lambda: torch.nn.Linear(4, 2).float(), data, val=data, name="t")
+    fit(before, recipe, folder=tmp_path, until=4, console=False)
+    with pytest.raises(LuthierError, match="model_source"):
+        fit(after, recipe, folder=tmp_path, resume=True, console=False)
+    take_over(after, tmp_path)
+    assert fit(after, recipe, folder=tmp_path, resume=True, console=False).status["state"] == "finished"
 
 
 TASK = """

@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.files import disk_error, from_json, to_json
+from luthier.files import disk_error, from_json, to_json, write_atomic
 from luthier.tuning.failures import leaves, reason_of
 from luthier.tuning.values import from_stored
 
@@ -28,6 +28,7 @@ def run_recipe(task: Task, recipe: Recipe, order: dict[str, Any], channel: Chann
     from luthier.tuning.steering import prescriptions
 
     trial = recipe.replace({**from_json(to_json(from_stored(order["values"]))), "seed": order["seed"]})
+    take_over(task, Path(order["folder"]))
     reporter = reporter_for(order, channel)
     guards = [Guard()] if order["guarded"] else []
     probes = [Probe(Path(order["folder"]), by_steps=True)] if order["examined"] else []
@@ -57,6 +58,16 @@ def run_recipe(task: Task, recipe: Recipe, order: dict[str, Any], channel: Chann
         return "paused", {"reason": reason, **position(run)}
     changes = prescriptions(Record(order["folder"]), trial) if order["examined"] else []
     return "finished", {"reason": reason, "changes": changes, **position(run)}
+
+
+def take_over(task: Task, folder: Path) -> None:
+    """Have a trial's record name the present code of the model: the study has seen to it that it may go on."""
+    path = folder / "task.json"
+    if not path.exists():
+        return
+    known, now = from_json(path.read_bytes()), task.describe()
+    if code := {name: now[name] for name in ("model_source", "model_arguments") if known.get(name) != now[name]}:
+        write_atomic(path, to_json({**known, **code}, indent=2))
 
 
 def position(run: Any) -> dict[str, Any]:
