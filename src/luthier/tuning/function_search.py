@@ -12,6 +12,7 @@ from typing import Any
 from luthier.errors import LuthierError, close_matches
 from luthier.hashing import bound, read_values, source_hash
 from luthier.tuning.conditions import active, completed, resolved
+from luthier.tuning.identity import READS
 from luthier.tuning.objectives import TRAIN_TIME, Objective, Objectives, described, function_objectives
 from luthier.tuning.ranges import Choice, Range, Space
 from luthier.tuning.space import as_space, check_ranges
@@ -57,7 +58,7 @@ class FunctionSearch:
         self.order: dict[str, Any] = {"steps": self.steps, "reported": reported, "direction": first.direction}
         told = {"metric": first.name, "direction": first.direction, "steps": self.steps}
         task = {"name": self.name, "function": source_hash(plain), "arguments": bound(self.function), **told}
-        task["reads"] = read_values(plain)
+        task[READS] = read_values(plain)
         self.description: dict[str, Any] = {
             "task": task,
             "recipe": None,

@@ -221,6 +221,7 @@ class LiveTrial:
             kind = RESULT if self._step else "epoch"  # a function that only returns has one reading
             self._tell(readings, self._step or self._steps or 1, kind)
             if kind == RESULT and self._kept:  # what counts was read at the end
+                self._is_best = True
                 self._saves.settle(self._note(), best=True)
         if not self._step:
             raise LuthierError(

@@ -28,7 +28,6 @@ from luthier.tuning.ranges import Choice, Range
 from luthier.tuning.space import Space
 from luthier.tuning.state import Trial
 from luthier.tuning.store import Store
-from luthier.tuning.store_postgres import setting_up
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -169,7 +168,7 @@ class Opened:
         alone = url.startswith("sqlite")
         options = {"timeout": 30} if alone else {"connect_timeout": 5, "tcp_user_timeout": 10_000}
         directions = [DIRECTIONS[objective.direction] for objective in objectives]
-        with contextlib.nullcontext() if alone else setting_up(url), quiet():
+        with contextlib.nullcontext() if alone else store_postgres.setting_up(url), quiet():
             self.storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": options})
             self.study = optuna.create_study(
                 storage=self.storage, study_name=name, directions=directions, load_if_exists=True
