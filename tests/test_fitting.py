@@ -16,7 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from luthier.errors import DataError, LuthierError, NonFiniteLoss, RecordError
+from luthier.errors import CheckpointError, DataError, LuthierError, NonFiniteLoss, RecordError
 from luthier.files import from_json
 from luthier.fitting import Interrupted, evaluate_test, fit, total_steps
 from luthier.recipe import Recipe
@@ -161,6 +161,20 @@ def test_test_data_is_read_once_at_the_end(make_task, tmp_path):
         evaluate_test(make_task(), [record])
     with pytest.raises(LuthierError, match="the final reading"):
         evaluate_test(task, [other])
+
+
+def test_a_network_that_cannot_be_loaded_leaves_the_seal_unbroken(make_task, tmp_path):
+    task = make_task()
+    records = [fit(task, Recipe(epochs=1, batch_size=30), folder=tmp_path / name, **QUIET) for name in "ab"]
+    best = records[1].checkpoints / "best.safetensors"
+    content = best.read_bytes()
+    best.unlink()
+    with pytest.raises(CheckpointError, match="no best checkpoint"):
+        evaluate_test(task, records)
+    assert task.test.opened is None
+    assert records[0].test is None
+    best.write_bytes(content)
+    assert len(evaluate_test(task, records)) == 2
 
 
 def test_early_stopping_ends_the_training(make_task, tmp_path):

@@ -173,6 +173,28 @@ def test_what_is_read_are_values_that_the_code_and_its_helpers_name(tmp_path: Pa
     assert read_values(print) == read_values(functools.partial(print)) == {}
 
 
+def test_what_holds_itself_is_no_plain_value(tmp_path: Path) -> None:
+    text = "loop = [1]\nloop.append(loop)\nnames = {'a': 1}\nnames['b'] = names\nplain = [[1]]\n"
+    read = read_values(loaded(tmp_path, "loops", f"{text}def f():\n    return loop, names, plain\n"))
+    assert list(read) == ["plain"]
+    loop: list[Any] = [1]
+    loop.extend([loop] * 50)
+    assert set(bound(lambda: loop)) == {"loop"}
+    assert bound(lambda: loop) != bound(functools.partial(print, loop))
+
+
+def test_what_is_read_of_a_packages_modules_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_package").mkdir()
+    (tmp_path / "own_package" / "__init__.py").write_text("from . import settings\n")
+    (tmp_path / "own_package" / "settings.py").write_text(
+        "import own_package, os\nLR, OTHER = 0.1, 3\nos_name = os.name\n"
+    )
+    read = "own_package.settings.LR, own_package.settings.own_package, os"
+    text = f"import own_package.settings\ndef f():\n    return {read}\n"
+    assert list(read_values(loaded(tmp_path, "script", text))) == ["own_package.settings.LR"]
+
+
 def test_what_is_read_in_other_files_of_ones_own_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     own = "import own_settings\nfrom own_model import build\nimport numpy as np, json, luthier\n"

@@ -11,6 +11,10 @@ from luthier.training.averaging import AVERAGINGS
 from luthier.training.optimizers import OPTIMIZERS, SGD
 from luthier.training.schedules import SCHEDULES, Step
 
+KEYWORDS = st.recursive(
+    st.integers(1, 99) | st.text(max_size=3), lambda inner: st.lists(inner, max_size=3) | st.tuples(inner, inner)
+)
+
 
 @st.composite
 def recipes(draw):
@@ -23,7 +27,7 @@ def recipes(draw):
         averaging=draw(st.none() | st.sampled_from(sorted(AVERAGINGS))),
         early_stopping=draw(st.none() | st.integers(1, 9)),
         dropout=draw(st.none() | st.floats(0, 0.9)),
-        model=draw(st.dictionaries(st.sampled_from(["width", "depth"]), st.integers(1, 99))),
+        model=draw(st.dictionaries(st.sampled_from(["width", "layers"]), KEYWORDS)),
         batch_size=draw(st.integers(1, 4096)),
         seed=draw(st.integers(0, 2**63 - 1)),
     )

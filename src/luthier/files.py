@@ -7,7 +7,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -102,6 +102,35 @@ def from_json(text: str | bytes) -> Any:
     {'loss': -inf}
     """
     return _numbers(json.loads(text))
+
+
+_TUPLE = "tuple"
+
+
+def to_stored(value: Any) -> Any:
+    """A value, or values by name, as JSON can hold them: tuples told from lists.
+
+    >>> to_stored({"layers": (64, 64), "sizes": [3, 5]})
+    {'layers': {'tuple': [64, 64]}, 'sizes': [3, 5]}
+    """
+    if isinstance(value, tuple):
+        return {_TUPLE: [to_stored(item) for item in value]}
+    if isinstance(value, list):
+        return [to_stored(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: to_stored(item) for name, item in value.items()}
+    return value
+
+
+def from_stored(value: Any) -> Any:
+    """The inverse of `to_stored`."""
+    if isinstance(value, list):
+        return [from_stored(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {_TUPLE} and isinstance(value[_TUPLE], list):
+        return tuple(from_stored(item) for item in value[_TUPLE])
+    return {name: from_stored(item) for name, item in value.items()}
 
 
 def _finite(value: Any) -> Any:

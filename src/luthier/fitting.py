@@ -243,6 +243,7 @@ def evaluate_test(task: Task, records: Record | Sequence[Record]) -> list[dict[s
 
     Raises:
         LuthierError: no test data, or it has been opened before.
+        CheckpointError: a record has no best weights, or not of this task's model; the seal stays unbroken.
     """
     if task.test is None:
         raise LuthierError(f"the task {task.name!r} has no test data: pass Task(test=...)")
@@ -250,12 +251,12 @@ def evaluate_test(task: Task, records: Record | Sequence[Record]) -> list[dict[s
     for record in records:
         if record.test is not None:
             raise LuthierError(f"{record.path} already has its test reading {record.test}: test data is read once")
+    models = [record.load_best(task) for record in records]  # one that fails must not break the seal
     data = task.test.open("the final reading")
     readings = []
-    for record in records:
+    for record, model in zip(records, models, strict=True):
         evaluator = Evaluator(task, record.recipe)  # no Run: for an optimizer torch imports its compiler
-        model = record.load_best(task).to(evaluator.device)
-        values = evaluate(evaluator, model, evaluation_batches(data, record.recipe, "test"))
+        values = evaluate(evaluator, model.to(evaluator.device), evaluation_batches(data, record.recipe, "test"))
         record.write_test(values)
         readings.append(values)
     return readings

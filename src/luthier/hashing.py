@@ -84,24 +84,29 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _shown(value: Any) -> Any:
+def _shown(value: Any, above: tuple[int, ...] = ()) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if isinstance(value, (list, tuple)) and len(value) <= _MOST_ITEMS:
-        return [_shown(item) for item in value]
-    if isinstance(value, Mapping) and len(value) <= _MOST_ITEMS:
-        return {str(name): _shown(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple, Mapping)) and _is_small(value, above):
+        if isinstance(value, Mapping):
+            return {str(name): _shown(item, (*above, id(value))) for name, item in value.items()}
+        return [_shown(item, (*above, id(value))) for item in value]
     if isinstance(getattr(value, "shape", None), tuple):  # in a worker it may be mapped, and of another class
         return f"array {'x'.join(map(str, value.shape)) or 'of one number'}"
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return len(value) <= _MOST_ITEMS and all(map(_is_plain, value))
-    if isinstance(value, dict):
-        return len(value) <= _MOST_ITEMS and all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+def _is_small(value: Any, above: tuple[int, ...]) -> bool:
+    """Whether a collection in others can be taken whole: it has few items, and does not hold itself."""
+    return len(value) <= _MOST_ITEMS and id(value) not in above
+
+
+def _is_plain(value: Any, above: tuple[int, ...] = ()) -> bool:
+    if isinstance(value, (list, tuple, dict)):
+        named = not isinstance(value, dict) or all(isinstance(name, str) for name in value)
+        items = value.values() if isinstance(value, dict) else value
+        return named and _is_small(value, above) and all(_is_plain(item, (*above, id(value))) for item in items)
     return value is None or isinstance(value, (bool, int, float, str))
 
 
@@ -139,11 +144,22 @@ def _read(function: Any) -> Iterator[tuple[str, Any]]:
     """The globals that a function reads, and what it reads of modules that are somebody's own."""
     for name in sorted(_globals(function.__code__) & function.__globals__.keys()):
         value = function.__globals__[name]
-        if not inspect.ismodule(value):
-            yield from [] if name.startswith("__") else [(name, value)]
-        elif _is_own(value):
-            attributes = sorted(_names(function.__code__) & vars(value).keys())
-            yield from ((f"{name}.{each}", vars(value)[each]) for each in attributes)
+        if inspect.ismodule(value):
+            yield from _read_of(value, name, _names(function.__code__))
+        elif not name.startswith("__"):
+            yield name, value
+
+
+def _read_of(module: Any, path: str, names: set[str], above: tuple[Any, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """What of a module, and of modules in it, goes by one of the names; nothing where it is not somebody's own."""
+    if not _is_own(module) or module in above:
+        return
+    for name in sorted(names & vars(module).keys()):
+        value = vars(module)[name]
+        if inspect.ismodule(value):
+            yield from _read_of(value, f"{path}.{name}", names, (*above, module))
+        else:
+            yield f"{path}.{name}", value
 
 
 def _is_of_another_own_module(value: Any, module: str) -> bool:

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_serializer, model_validator
 
 from luthier.data.augmentation import AugmentationChoice
 from luthier.errors import LuthierError, RecordError, unknown
-from luthier.files import from_json, to_json, write_atomic
+from luthier.files import from_json, from_stored, to_json, to_stored, write_atomic
 from luthier.parts import Frozen, Part, callables_given
 from luthier.training.averaging import AveragingChoice
 from luthier.training.choices import ActivationName, InitName, NormName
@@ -86,6 +86,12 @@ class Recipe(Frozen):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     seed: int = Field(0, ge=0, lt=2**63, description="seed of weights, data order, dropout and augmentation")
     deterministic: bool = Field(False, description="deterministic kernels only; for tune, decisions too")
+
+    @field_serializer("model", when_used="json")
+    def _stored(self, model: dict[str, Any]) -> dict[str, Any]:
+        """A builder may tell tuples from lists."""
+        stored: dict[str, Any] = to_stored(model)
+        return stored
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -186,6 +192,8 @@ class Recipe(Frozen):
             raise LuthierError(f"expected a recipe in JSON, got {text[:60]!r}: {error}") from None
         if not isinstance(fields, dict):
             raise LuthierError(f"expected a recipe as a JSON object, got {text[:60]!r}")
+        if "model" in fields:
+            fields["model"] = from_stored(fields["model"])
         with callables_given(callables or {}):
             return cls(**fields)
 

@@ -24,7 +24,7 @@ from luthier.tuning.edges import Edge
 from luthier.tuning.function_search import Values
 from luthier.tuning.importance import Importance
 from luthier.tuning.space import choice, loguniform, uniform
-from luthier.tuning.state import State
+from luthier.tuning.state import BASELINE, State
 from luthier.tuning.study import Comparison, Study, Trial
 
 HOSTILE = "</script><script>alert(1)</script><b>&\"'"
@@ -74,9 +74,8 @@ class FakeStudy:
         return self.baseline.replace(self.trials[number].values)
 
     def best_by_arm(self) -> dict[str, Trial]:
-        return {
-            trial.arm: trial for trial in sorted(self.trials, key=lambda t: t.value or 0) if trial.state == "finished"
-        }
+        finished = [trial for trial in self.trials if trial.state == "finished" and trial.arm != BASELINE]
+        return {trial.arm: trial for trial in sorted(finished, key=lambda trial: trial.value or 0)}
 
 
 def rows(values: list[float]) -> list[dict[str, Any]]:
@@ -198,6 +197,7 @@ def test_the_front_is_drawn_and_told(tmp_path: Path) -> None:
     compared = Comparison("accuracy", "max", [0.85], [0.9], 0.05, 0.01, 0.09, 1, None, {"parameters": (5_000, 9_000)})
     study = full_study(trials=trials, comparison=compared)
     study.objectives, study.front = {"accuracy": "max", "parameters": "min"}, [trials[1], trials[0]]
+    study.state = State(study.folder, {**study.state.description, "objectives": study.objectives})
     html = page_of(study, tmp_path)
     page = Page(html)
     assert 'data-chart="front:parameters"' in html
@@ -298,15 +298,57 @@ def test_an_interrupt_is_answered_at_once_and_once() -> None:
     ]
 
 
-@pytest.mark.parametrize(("elapsed_s", "shown"), [(20.0, True), (58.0, False)])
-def test_a_study_that_ends_before_its_time_says_why(elapsed_s: float, shown: bool) -> None:
-    study: Any = FakeStudy([trial(0, 0.6)])
+@pytest.mark.parametrize(
+    ("budget", "elapsed_s", "start", "repeats", "told"),
+    [
+        ({"budget_s": 60.0}, 20.0, BASELINE, 3, "the budget beside the retraining of winner and baseline ·"),
+        ({"budget_s": 60.0}, 20.0, "all", 3, "the budget beside the retraining of the winner ·"),
+        ({"budget_s": None, "budget": "300 epochs"}, 20.0, "all", 0, "the budget ·"),
+        ({"budget_s": 60.0}, 58.0, BASELINE, 3, None),
+    ],
+)
+def test_a_study_that_ends_before_its_time_says_why(
+    budget: dict[str, Any], elapsed_s: float, start: str, repeats: int, told: str | None
+) -> None:
+    study: Any = FakeStudy([trial(0, 0.6, arm=start)])
+    study.state.trials = study.trials
     study.ended, study.elapsed_s = "budget", elapsed_s
-    study.settings = {**study.settings, "budget_s": 60.0, "repeats": 3}
+    study.settings = {**study.settings, **budget, "repeats": repeats}
     output = io.StringIO()
     TuneConsole(Console(file=output, width=200)).finished(study)
-    words = "no further trial fits into the budget beside the retraining of winner and baseline"
-    assert (words in output.getvalue()) is shown
+    words = re.search(r"no further trial fits into (.* ·) 1 trial in", output.getvalue())
+    assert (words and words[1]) == told
+
+
+def test_the_baseline_that_holds_is_told_and_marked(tmp_path: Path) -> None:
+    test = {"baseline": {"accuracy": 0.8}, "winner": {"accuracy": 0.7}}
+    behind = Comparison(
+        "accuracy",
+        "max",
+        [0.85, 0.86],
+        [0.83, 0.82],
+        -0.03,
+        -0.05,
+        -0.01,
+        1,
+        test,
+    )
+    study = full_study(comparison=behind)
+    html = page_of(study, tmp_path)
+    page = Page(html)
+    assert page.data["compared"] == "best other trial"
+    assert "Best other trial and baseline stand out" in page.text
+    assert "No trial is shown to beat the baseline" in page.text
+    assert not re.search("[Ww]inner", page.text)
+    assert "The best of all, 94.62%, is the ceiling of this space." in page.text
+
+
+def test_the_ceiling_of_a_space_is_its_own(tmp_path: Path) -> None:
+    study = full_study(trials=[trial(0, 0.97), trial(1, 0.9), trial(2, 0.91)])
+    assert "The best of all, 91.00%, is the ceiling of this space." in Page(page_of(study, tmp_path)).text
+    output = io.StringIO()
+    TuneConsole(Console(file=output, width=200)).finished(study)
+    assert "ceiling of this space: 91.00%" in output.getvalue()
 
 
 def test_a_single_seed_is_one_seed() -> None:

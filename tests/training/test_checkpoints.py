@@ -181,6 +181,7 @@ def test_places_with_equal_names_do_not_clash() -> None:
         ({"model": {"x": [1, {range(2)}]}}, "range at ['model']['x'][1][0]"),
         ({"names": np.array(["a"])}, "an array of <U1 at ['names']"),
         ([np.array([None])], "an array of object at [0]"),
+        ([np.ma.masked_array([1.0, 2.0], [True, False])], "MaskedArray at [0]"),  # would lose its mask
         ({"a": {(1, 2): 3}}, "the key (1, 2) of type tuple at ['a']"),
         ({True: 1}, "the key True of type bool at its root"),
         ([torch.ones(2, device="meta")], "on meta at [0]"),

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from luthier.task import Task
 from luthier.tuning.ledger import StudyError, read_events
 from luthier.tuning.opening import StudyWarning
 from luthier.tuning.recipes import take_over
-from luthier.tuning.space import uniform
+from luthier.tuning.space import choice, uniform
 from luthier.tuning.study import Study
 from luthier.tuning.tune import tune
 
@@ -64,10 +65,43 @@ def test_a_changed_constant_is_told_once(tmp_path: Path, monkeypatch: pytest.Mon
     call: Any = {"space": SPACE, "workers": 1, "folder": tmp_path, "sampler": "random"}
     tune(first_version(), trials=2, **call)
     monkeypatch.setattr(sys.modules[__name__], "SCALE", 100.0)
-    with pytest.warns(StudyWarning, match=r"^SCALE, which the function reads, changed since the study in "):
+    with warnings.catch_warnings(action="error"), pytest.raises(StudyWarning):
+        tune(first_version(), trials=3, **call)
+    told = r"^SCALE, which the function reads, changed since the last call of the study in "
+    with pytest.warns(StudyWarning, match=told) as caught:  # again: it has not been noted
         study = tune(first_version(), trials=3, **call)
+    assert [each.filename for each in caught] == [__file__]
     assert study.trials[2].value == 100 * study.trials[2].values["x"]
     assert len(tune(first_version(), trials=4, **call).trials) == 4
+
+
+def test_what_only_one_version_reads_is_told_as_a_change_of_code(tmp_path: Path) -> None:
+    def reads_nothing() -> Any:
+        def train(trial: Any) -> float:
+            return float(trial.params["x"])
+
+        return train
+
+    call: Any = {"space": SPACE, "workers": 1, "folder": tmp_path}
+    tune(first_version(), trials=1, **call)
+    tune(reads_nothing(), trials=2, resume="edited", **call)  # a warning would be an error
+
+
+def test_a_list_for_a_tuple_is_the_same_space_and_others_are_shown_as_written(tmp_path: Path) -> None:
+    def train(trial: Any) -> float:
+        return float(len(trial.params["layers"]))
+
+    call: Any = {"workers": 1, "folder": tmp_path, "start": {"layers": (8,)}, "repeats": 1}
+    tune(train, space={"layers": choice((8,), (8, 8), (9, 9, 9))}, trials=1, **call)
+    study = tune(train, space={"layers": choice([8], [8, 8], [9, 9, 9])}, trials=3, **call)
+    assert study.best is not None
+    assert study.best.value == 3.0
+    told = r"space layers: choice \[\(8,\), \(8, 8\), \(9, 9, 9\)\] there, choice \[\(8,\), \(7, 7\)\] now"
+    with pytest.raises(StudyError, match=told) as caught:
+        tune(train, space={"layers": choice((8,), (7, 7))}, trials=3, **call)
+    assert "{'tuple'" not in str(caught.value)
+    with pytest.raises(StudyError, match=r"start: \{'layers': \(8,\)\} there, \{'layers': \(8, 8\)\} now"):
+        tune(train, space={"layers": choice((8,), (8, 8), (9, 9, 9))}, trials=3, **call | {"start": {"layers": (8, 8)}})
 
 
 @pytest.mark.parametrize("resume", ["yes", None, 1])

@@ -9,6 +9,7 @@ import optuna
 import pytest
 
 from luthier.errors import LuthierError
+from luthier.show.report_data import study_data
 from luthier.show.terminal import TuneConsole
 from luthier.tuning.optuna_store import url
 from luthier.tuning.space import choice, fixed, uniform
@@ -128,6 +129,30 @@ def test_a_lucky_reading_makes_no_winner(tmp_path: Path, capsys: pytest.CaptureF
     assert study.best is not None
     assert (study.best.number, study.trials[1].value) == (0, 0.8)
     assert "What the best other trial (#1) changes" in capsys.readouterr().out
+
+
+def test_what_is_returned_is_no_reading_on_the_way(tmp_path: Path) -> None:
+    def train(trial: Any) -> float:
+        for step in (1, 2):
+            trial.report(step / 10, step=step)
+        return 0.05
+
+    study = tune(train, space={"x": uniform(0, 1)}, trials=1, workers=1, folder=tmp_path / "it", steps=2)
+    (stored,) = optuna.load_study(study_name="train", storage=url(tmp_path / "it")).trials
+    assert (stored.value, stored.intermediate_values) == (0.05, {1: 0.1, 2: 0.2})
+    drawn = study_data(study)["trials"][0]
+    assert (drawn["value"], drawn["curve"]["val_value"]) == (0.05, [0.1, 0.2])
+
+
+@pytest.mark.parametrize(("options", "ended"), [(2, "finished"), (3, "budget")])
+def test_a_space_of_which_all_is_tried_has_not_run_out_of_budget(tmp_path: Path, options: int, ended: str) -> None:
+    def train(trial: Any) -> None:
+        for step in (1, 2, 3, 4):
+            trial.report(float(step), step=step)
+
+    call: Any = {"space": {"x": choice(*range(options))}, "steps": 4, "workers": 1, "strategy": "full"}
+    study = tune(train, budget="11 steps", trials=5, folder=tmp_path, **call)
+    assert (len(study.trials), study.ended) == (2, ended)
 
 
 def test_other_readings_are_kept(tmp_path: Path) -> None:

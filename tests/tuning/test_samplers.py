@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from luthier.errors import LuthierError
-from luthier.files import from_json, to_json
+from luthier.files import from_json, to_json, to_stored
 from luthier.recipe import Recipe
 from luthier.tuning.folding import fold
 from luthier.tuning.function_search import Values
@@ -14,7 +14,6 @@ from luthier.tuning.ranges import Range
 from luthier.tuning.samplers import SAMPLERS, arm_seen, as_sampler, fitting, propose, sampler_label
 from luthier.tuning.space import choice, fixed, integers, loguniform, uniform
 from luthier.tuning.state import Event, State
-from luthier.tuning.values import to_stored
 from luthier.tuning.views import View
 
 SPACE: dict[str, Range] = {

@@ -154,6 +154,17 @@ def test_the_comparison_pairs_fresh_seeds_and_leaves_the_searchs_own_out() -> No
     assert comparison.difference == pytest.approx(0.02)
 
 
+@pytest.mark.parametrize(("seeds", "repeats", "decides"), [(1, 3, False), (2, 3, True), (1, 1, True), (0, 1, False)])
+def test_one_retrained_seed_of_several_decides_nothing(seeds: int, repeats: int, decides: bool) -> None:
+    facts = [CREATED, ("opened", {"repeats": repeats}), *trained(0, 0.90), *trained(1, 0.95)]
+    numbers = iter(range(2, 9))
+    for seed in range(1, 1 + seeds):
+        facts += [*trained(next(numbers), 0.93, of=0, seed=seed), *trained(next(numbers), 0.91, of=1, seed=seed)]
+    comparison = compare(fold(events(*facts), FOLDER))
+    assert comparison is not None
+    assert (comparison.retrained, comparison.decides) == (seeds > 0, decides)
+
+
 def test_gains_are_positive_when_smaller_is_better() -> None:
     created = ("created", {"task": {"metric": "accuracy", "direction": "min"}})
     comparison = compare(fold(events(created, *trained(0, 0.9), *trained(1, 0.4)), FOLDER))

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from luthier.errors import LuthierError
-from luthier.files import from_json, to_json
+from luthier.files import from_json, from_stored, to_json, to_stored
 from luthier.tuning.samplers import SAMPLERS
 from luthier.tuning.space import choice, fixed, space_from_json, space_to_json, uniform
 from luthier.tuning.study import Study
 from luthier.tuning.tune import tune
-from luthier.tuning.values import from_stored, to_stored
 
 NESTED = [(1, [2, (3, "a")]), [(), []], None, True, 0.5, "tuple", {"tuple": (1,), "other": [2]}]
 

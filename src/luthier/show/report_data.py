@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from luthier.show.verdict import challenger_text
 from luthier.show.words import is_share, name_text, value_text
+from luthier.tuning.objectives import RESULT
 from luthier.tuning.ranges import Choice, Range
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ _POINTS = 40_000  # of all curves together; above that curves are thinned
 
 
 def study_data(study: Study) -> dict[str, Any]:
-    """Trials with curves and values, the space, the best value over time."""
+    """Trials with curves and values, the space, the best value over time, what to call the trial that stands out."""
     longest = max(2, _POINTS // max(1, len(study.trials)))
     search = [trial for trial in study.trials if trial.kind == "search"]
     winner = winner_number(study)
@@ -25,6 +27,7 @@ def study_data(study: Study) -> dict[str, Any]:
         "kind": "study",
         "metric": _metric(study.metric, study.direction, [finite(trial.value) for trial in study.trials]),
         "costs": [_metric(name, way) for name, way in study.objectives.items() if name != study.metric],
+        "compared": challenger_text(study),
         "front": [trial.number for trial in study.front],
         "trials": [_trial(study, trial, winner, longest) for trial in search],
         "best": best_over_time(study),
@@ -95,7 +98,7 @@ def winner_number(study: Study) -> int | None:
 
 
 def role(trial: Trial, winner: int | None) -> str:
-    """Whether a trial is the winner, the baseline or neither."""
+    """Whether a trial is drawn as the winner, as the baseline or as neither."""
     return "winner" if trial.number == winner else "baseline" if trial.arm == "baseline" else ""
 
 
@@ -127,7 +130,7 @@ def _trial(study: Study, trial: Trial, winner: int | None, longest: int) -> dict
             for path, range_ in study.space.items()
         },
         "own": {path: value_text(value) for path, value in trial.values.items()},
-        "curve": curve(trial.rows, study.metric, longest),
+        "curve": curve([row for row in trial.rows if row["kind"] != RESULT], study.metric, longest),
     }
 
 

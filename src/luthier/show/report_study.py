@@ -147,8 +147,11 @@ def _seeds(comparison: Comparison, who: str) -> str:
     if comparison.test is not None:
         test = comparison.test
         names = list(dict.fromkeys([metric, *test["winner"]]))
-        read = [[cell(name_text(name)), *_values(name, [test[side].get(name) for side in test])] for name in names]
-        blocks.append(table(["test", *(f">{side}" for side in test)], read))
+        read = [
+            [cell(name_text(name)), *_values(name, [test[side].get(name) for side in ("baseline", "winner")])]
+            for name in names
+        ]
+        blocks.append(table(["test", ">baseline", f">{who}"], read))
     return section("Retrained on the same seeds" if comparison.retrained else "As the search read them", *blocks)
 
 
@@ -179,7 +182,7 @@ def _front(study: Study) -> str:
     css = [role(trial, winner_number(study)) for trial in study.front]
     note = (
         "These trials came to their end, and none is better than another in all objectives. Rungs rank by all of them; "
-        f"winner and baseline are compared in {name}."
+        f"{challenger_text(study)} and baseline are compared in {name}."
     )
     drawn = f'<div class="grid">{charts}</div>' if len(others) > 1 else charts.replace("small", "")
     return section("The front", drawn, table(head, rows, "sortable", css), note=note)
@@ -198,7 +201,7 @@ def _search(study: Study) -> str:
         "Learning curves",
         '<div class="choices" data-choices="curves"></div>',
         chart("curves", f"{name} of all trials over {steps_name(study)}", "tall"),
-        note="Winner and baseline stand out; hover or tap a curve to see its trial.",
+        note=f"{challenger_text(study).capitalize()} and baseline stand out; hover or tap a curve to see its trial.",
     )
     if all(len(trial.rows) < 2 for trial in study.trials):
         curves = ""  # dots over one step, which the other charts show better
@@ -249,7 +252,7 @@ def _arms(study: Study) -> str:
     best = study.best_by_arm()
     if not study.groups or not best:
         return ""
-    ceiling = study.best.number if study.best else None
+    ceiling = study.state.rank(best.values())[0]
     rows = [
         [
             cell(arm),
@@ -261,12 +264,8 @@ def _arms(study: Study) -> str:
         for arm, trial in best.items()
     ]
     head = ["arm", "tuned", ">" + validation_text(study.metric), ">trial", "values"]
-    css = ["winner" if trial.number == ceiling else "" for trial in best.values()]
-    note = (
-        f"The best of all, {metric_text(study.metric, study.best.value)}, is the ceiling of this space."
-        if study.best
-        else ""
-    )
+    css = ["winner" if trial is ceiling else "" for trial in best.values()]
+    note = f"The best of all, {metric_text(study.metric, ceiling.value)}, is the ceiling of this space."
     return section("Best per combination tuned", table(head, rows, row_css=css), note=note)
 
 

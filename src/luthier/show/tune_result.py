@@ -64,8 +64,10 @@ def result(study: Study) -> list[RenderableType]:
 
 def _ended(study: Study) -> str:
     """Why the call ended, where that is not plain."""
-    if study.ended == "budget" and (study.settings.get("budget_s") or 0.0) * _WELL_SHORT > study.elapsed_s:
-        kept_for = " beside the retraining of winner and baseline" if study.settings.get("repeats") else ""
+    seconds = study.settings.get("budget_s")
+    if study.ended == "budget" and (seconds is None or seconds * _WELL_SHORT > study.elapsed_s):
+        both = "the winner" if study.state.baseline is None else "winner and baseline"
+        kept_for = f" beside the retraining of {both}" if study.settings.get("repeats") else ""
         return f"no further trial fits into the budget{kept_for} · "
     ended = {"target": "the target is reached · ", "interrupted": "interrupted, the same call goes on · "}
     return ended.get(study.ended, "")
@@ -120,9 +122,11 @@ def _arms(study: Study) -> Group:
     for arm, trial in best.items():
         fields = ", ".join(study.groups.get(arm, ())) if study.groups else ""
         table.add_row(arm, fields, metric_text(study.metric, trial.value), f"#{trial.number}")
-    ceiling = study.best.value if study.best is not None else None
-    told = Text(f"ceiling of this space: {metric_text(study.metric, ceiling)}")
-    return _titled("Best per combination tuned", table, told)
+    ceiling = [
+        f"ceiling of this space: {metric_text(study.metric, trial.value)}"
+        for trial in study.state.rank(best.values())[:1]
+    ]
+    return _titled("Best per combination tuned", table, *map(Text, ceiling))
 
 
 def _trials(study: Study, trials: list[Trial]) -> Group:

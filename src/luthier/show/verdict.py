@@ -126,14 +126,15 @@ def winner_changes(study: Study, number: int) -> dict[str, tuple[Any, Any]]:
     return {name: pair for name, pair in pairs.items() if plain(pair[0]) != plain(pair[1])}
 
 
-def is_beaten(study: Study) -> bool:
-    """Whether the baseline is beaten: by the trial that is compared with it, which is then the best one."""
-    return study.comparison is not None and study.best is not None and study.best.arm != BASELINE
+def is_behind(study: Study) -> bool:
+    """Whether the trial that is compared with the baseline is no better, by its level or as both were read."""
+    comparison, best = study.comparison, study.best
+    return comparison is not None and (comparison.difference <= 0 or best is None or best.arm == BASELINE)
 
 
 def challenger_text(study: Study) -> str:
     """What to call the trial that is compared with the baseline: no winner where it is behind."""
-    return "winner" if is_beaten(study) else "best other trial"
+    return "best other trial" if is_behind(study) else "winner"
 
 
 def headline(study: Study) -> str:
@@ -152,7 +153,7 @@ def headline(study: Study) -> str:
     before, after = (metric_text(study.metric, fmean(side)) for side in (comparison.baseline, comparison.winner))
     told = f"took {metric} from {before} to {after} ({comparison_text(comparison)})"
     level = verdict(comparison.difference, comparison.low, comparison.high).level
-    if level in ("noise", "worse") or comparison.difference <= 0 or not is_beaten(study):
+    if level in ("noise", "worse") or is_behind(study):
         return f"No trial is shown to beat the baseline: changing {changed}, the best of them, {told}."
     return f"Changing {changed} {told}."
 

@@ -105,7 +105,7 @@ class _Packing:
             return items if isinstance(value, list) else {"tuple": items}
         if value is None or isinstance(value, (bool, int, str)):
             return value
-        if isinstance(value, (np.ndarray, np.generic)):  # np.float64 is a float, too
+        if type(value) in (np.ndarray, np.memmap) or isinstance(value, np.generic):  # np.float64 is a float, too
             return {"array": self._array(np.asarray(value), place), "scalar": isinstance(value, np.generic)}
         if isinstance(value, float):
             return value if math.isfinite(value) else {"float": json.loads(to_json(value))}

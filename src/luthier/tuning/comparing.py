@@ -9,6 +9,8 @@ from statistics import mean, stdev
 
 from luthier.tuning.state import State, Trial
 
+_ENOUGH = 2
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -23,6 +25,7 @@ class Comparison:
         test: {"baseline": {"loss", metric}, "winner": {...}}, or None.
         others: means of the other objectives over the same seeds, by name: (baseline's, winner's).
         retrained: whether these are retrainings; else the search's own readings, of one seed.
+        decides: whether they say who is better: retrainings over two seeds at least, or over all that were asked for.
     """
 
     metric: str
@@ -36,6 +39,7 @@ class Comparison:
     test: dict[str, dict[str, float]] | None
     others: dict[str, tuple[float, float]] = field(default_factory=dict)
     retrained: bool = True
+    decides: bool = True
 
     @property
     def better(self) -> bool:
@@ -96,6 +100,7 @@ def compare(state: State) -> Comparison | None:
         test={name: values for name, values in tests.items() if values} if all(tests.values()) else None,
         others={name: (mean(old), mean(new)) for name, (old, new) in scores.items()},
         retrained=retrained,
+        decides=retrained and len(seeds) >= min(_ENOUGH, state.settings.get("repeats", _ENOUGH)),
     )
 
 

@@ -92,7 +92,7 @@ class Engine:
         self.doing = "search"
         journal, budget = self.journal, self.plan.budget
         self.drive(lambda: scheduler.next_job(self.state, self.decided, self.propose, journal.clock), self.search_over)
-        narrow = scheduler.narrow(self.state, self.plan, journal.clock)
+        narrow = scheduler.narrow(self.state, self.plan, journal.clock) and not self.propose.is_exhausted(self.state)
         if not self.interrupts:
             for stop in scheduler.outranked(self.state, self.plan):
                 journal.record("stopped", number=stop.number, reason=stop.reason, may_return=stop.may_return)

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from luthier.files import from_stored
 from luthier.tuning.levels import level
 from luthier.tuning.objectives import RESULT, TRAIN_TIME, best_scores, losses
 from luthier.tuning.state import Event, State, Trial, trial_folder
-from luthier.tuning.values import from_stored
 
 _TOTALS = ("trials", "budget", "strategy", "target")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier.errors import LuthierError, close_matches
+from luthier.files import to_stored
 from luthier.hashing import bound, read_values, source_hash
 from luthier.tuning.conditions import active, completed, resolved
 from luthier.tuning.identity import READS
@@ -18,7 +19,7 @@ from luthier.tuning.ranges import Choice, Range, Space
 from luthier.tuning.space import as_space, check_ranges
 from luthier.tuning.starts import centre, centres
 from luthier.tuning.state import State, Trial
-from luthier.tuning.values import to_stored, unwrapped
+from luthier.tuning.values import unwrapped
 
 _LIKELY_EPOCHS = 10  # while nobody knows better
 

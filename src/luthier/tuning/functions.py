@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError
-from luthier.files import from_json, to_json, write_atomic
+from luthier.files import from_json, from_stored, to_json, write_atomic
 from luthier.tuning.objectives import RESULT, as_readings, as_step
 from luthier.tuning.saves import Saves
-from luthier.tuning.values import from_stored
 
 if TYPE_CHECKING:
     from luthier.doctor.findings import Finding

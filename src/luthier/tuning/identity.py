@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from luthier.files import from_stored, to_json
+
 EDITED = "edited"
 """As `resume` of `tune`: go on though code has changed."""
 
@@ -28,11 +30,12 @@ def edits(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def changed_reads(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Names of what the function reads beside its own code and what is another thing than before."""
-    before, after = (each["task"].get(READS) for each in (known, now))
-    if before is None or after is None:
-        return []
-    return [name for name in dict.fromkeys([*before, *after]) if before.get(name) != after.get(name)]
+    """Names of what the function reads beside its own code and what is another thing than before.
+
+    What only one of the two reads is none of them: then the code has changed.
+    """
+    before, after = (each["task"].get(READS) or {} for each in (known, now))
+    return [name for name in before if name in after and before[name] != after[name]]
 
 
 def differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -49,11 +52,12 @@ def differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             if part == "task" and (name == READS or (name in _CODE and _both(known, now, name))):
                 continue
             before, after = known[part].get(name), now[part].get(name)
-            if before != after:
+            if not _is_same(before, after):
                 changes.append(f"{part} {name}: {_short(before)} there, {_short(after)} now")
     for part in ("groups", "seed", "start", "virtual", "objectives"):
-        if known.get(part) != now.get(part) and not any(change.startswith(f"recipe {part}") for change in changes):
-            changes.append(f"{part}: {known.get(part)!r} there, {now.get(part)!r} now")
+        before, after = known.get(part), now.get(part)
+        if not _is_same(before, after) and not any(change.startswith(f"recipe {part}") for change in changes):
+            changes.append(f"{part}: {from_stored(before)!r} there, {from_stored(after)!r} now")
     return changes
 
 
@@ -61,7 +65,13 @@ def _both(known: Mapping[str, Any], now: Mapping[str, Any], name: str) -> bool:
     return None not in (known["task"].get(name), now["task"].get(name))
 
 
+def _is_same(before: Any, after: Any) -> bool:
+    """Whether two parts of descriptions are one, a list and a tuple being one, as in a space."""
+    return to_json(from_stored(before)) == to_json(from_stored(after))
+
+
 def _short(value: Any) -> str:
+    value = from_stored(value)
     if isinstance(value, dict):
         return " ".join(str(item) for item in value.values()) or "none"
     return "absent" if value is None else repr(value)

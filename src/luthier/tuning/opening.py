@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from luthier.tuning.state import State
 
 
+_CALLER = 5  # of `tune`, above `Call.run` and `open_ledger`
+
+
 class StudyWarning(UserWarning):
     """A study goes on although something that it depends on has changed."""
 
@@ -79,14 +82,14 @@ def _check_same(ledger: Ledger, state: State, asked: dict[str, Any], may_be_edit
         shutil.rmtree(folder / "trials", ignore_errors=True)
         ledger.append("created", state.clock, asked)
     elif code or known["task"].get(READS) != asked["task"].get(READS):
-        ledger.append("edited", state.clock, {"task": asked["task"]})
-        if reads:
+        if reads:  # first: it may be made an error, and is to come again then
             warnings.warn(
-                f"{', '.join(reads)}, which the function reads, changed since the study in {folder} began: compare "
-                "trials before and after with care",
+                f"{', '.join(reads)}, which the function reads, changed since the last call of the study in {folder}: "
+                "compare trials before and after with care",
                 StudyWarning,
-                stacklevel=2,
+                stacklevel=_CALLER,
             )
+        ledger.append("edited", state.clock, {"task": asked["task"]})
 
 
 def _is_worthless(state: State) -> bool:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from luthier.files import to_json
 from luthier.tuning import store_postgres, store_sqlite
 from luthier.tuning.ledger import StudyError, address, database
-from luthier.tuning.objectives import Objective
+from luthier.tuning.objectives import RESULT, Objective
 from luthier.tuning.optuna_view import DIRECTIONS, frozen_trial, quiet
 from luthier.tuning.ranges import Choice, Range
 from luthier.tuning.space import Space
@@ -289,7 +289,7 @@ def as_optuna(trial: Trial, space: Space, objectives: Sequence[Objective], ended
 
     kinds = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
     column = objectives[0].column
-    readings = {row["step"]: row[column] for row in trial.rows if column in row}
+    readings = {row["step"]: row[column] for row in trial.rows if column in row and row["kind"] != RESULT}
     notes = {NUMBER: trial.number, "arm": trial.arm, "reason": trial.reason, "time_s": trial.time_s}
     scores = (tuple(trial.scores.values()) or None) if trial.state in ("finished", "stopped") else None
     held = {path: stretched(space[path], value) for path, value in trial.values.items() if path in space}

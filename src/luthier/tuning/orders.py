@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from luthier.files import to_stored
 from luthier.tuning.functions import UNTIL_IT_ENDS
 from luthier.tuning.jobs import BASELINE, Continue, Plan, Start
 from luthier.tuning.journal import Journal
@@ -12,7 +13,6 @@ from luthier.tuning.places import Worker
 from luthier.tuning.searched import Searched
 from luthier.tuning.state import Trial
 from luthier.tuning.strategies import strategy_for
-from luthier.tuning.values import to_stored
 from luthier.tuning.workers import Workers
 
 _LONG = 2000

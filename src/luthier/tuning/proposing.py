@@ -65,6 +65,14 @@ class Proposer:
         )
         return None if values is None else self._proposal(state, values, "")
 
+    def is_exhausted(self, state: State) -> bool:
+        """Whether the trials of every arm have had all that there is."""
+        space, start = space_now(self.searched.space, state), self.searched.start
+        return all(
+            samplers.is_exhausted(self.sampler, state, {path: space[path] for path in fields}, start, arm)
+            for arm, fields in self.plan.arms.items()
+        )
+
     def _steered(self, state: State, number: int, arm: str) -> Proposal | None:
         if arm not in self._by_arm:
             self._by_arm[arm] = self._known_before(arm)

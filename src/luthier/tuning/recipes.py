@@ -7,9 +7,8 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.files import disk_error, from_json, to_json, write_atomic
+from luthier.files import disk_error, from_json, from_stored, to_json, write_atomic
 from luthier.tuning.failures import leaves, reason_of
-from luthier.tuning.values import from_stored
 
 if TYPE_CHECKING:
     from luthier.recipe import Recipe
@@ -27,7 +26,7 @@ def run_recipe(task: Task, recipe: Recipe, order: dict[str, Any], channel: Chann
     from luthier.record import Record
     from luthier.tuning.steering import prescriptions
 
-    trial = recipe.replace({**from_json(to_json(from_stored(order["values"]))), "seed": order["seed"]})
+    trial = recipe.replace({**from_stored(order["values"]), "seed": order["seed"]})
     take_over(task, Path(order["folder"]))
     reporter = reporter_for(order, channel)
     guards = [Guard()] if order["guarded"] else []

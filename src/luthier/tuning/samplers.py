@@ -114,6 +114,14 @@ def propose(
     return _in_order(view, sampler == "grid", fits)
 
 
+def is_exhausted(
+    sampler: str | Sampler | BaseSampler, state: State, ranges: Space, baseline: Baseline, arm: str
+) -> bool:
+    """Whether an arm's trials have had all configurations of its ranges (as a grid: all of the grid)."""
+    view = arm_view(state, ranges, baseline, arm, len(state.trials))
+    return _exhausted(view.space, len(view.seen), sampler == "grid")
+
+
 def arm_view(state: State, ranges: Space, baseline: Baseline, arm: str, number: int) -> View:
     """What the sampler may know when it is asked for a trial with this number."""
     seed = state.description.get("seed", 0)

@@ -12,11 +12,12 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError, close_matches
+from luthier.files import from_stored, to_stored
 from luthier.tuning.conditions import check_conditions
 from luthier.tuning.ranges import Choice, Condition, Integers, Uniform
 from luthier.tuning.ranges import Range as Range
 from luthier.tuning.ranges import Space as Space
-from luthier.tuning.values import from_stored, plain, to_stored
+from luthier.tuning.values import plain
 
 if TYPE_CHECKING:
     from luthier.recipe import Recipe

@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from luthier.files import from_stored
 from luthier.tuning.conditions import completed
 from luthier.tuning.objectives import RESULT, Objective, best_scores, losses
 from luthier.tuning.pareto import pareto_front
 from luthier.tuning.space import Range, space_from_json
-from luthier.tuning.values import from_stored
 
 BASELINE = "baseline"
 OPEN = ("waiting", "running", "paused")

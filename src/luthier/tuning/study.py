@@ -44,10 +44,10 @@ class Study:
         widened: ranges that were widened during the search, as they are now.
         groups: arms of the search and their fields; None: one arm over the whole space.
         trials: in order of their numbers.
-        best: the trial to go with: of winner and baseline the one that retrains better, where both have been retrained;
-            else the search trial over its full budget that ranks first by its level, the best of its smoothed curve,
-            the baseline included. `best.value` is its best single reading, or what its function returned. None before
-            one has finished.
+        best: the trial to go with: of winner and baseline the one that retrains better, where both have been retrained
+            with two seeds at least (or with all that were asked for); else the search trial over its full budget that
+            ranks first by its level, the best of its smoothed curve, the baseline included. `best.value` is its best
+            single reading, or what its function returned. None before one has finished.
         comparison: winner against baseline; None before both have finished.
         settings: sampler, strategy, trials, budget, workers, seed, repeats of the last call, and where it keeps what
             trials save, if not in its folder (checkpoints).
@@ -100,7 +100,7 @@ class Study:
     def best(self) -> Trial | None:
         """The trial to go with; another one may have a luckier single reading."""
         comparison, baseline = self.comparison, self.state.baseline
-        if comparison is not None and comparison.retrained and baseline is not None:
+        if comparison is not None and comparison.decides and baseline is not None:
             return self.trials[comparison.winner_number] if comparison.difference > 0 else baseline
         return next(iter(self.state.rank(t for t in self.trials if t.kind == "search" and t.state == "finished")), None)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from luthier.errors import LuthierError
@@ -12,9 +11,6 @@ GRAIN = 1e-9
 """Numbers that differ by a smaller part are one."""
 
 _NUMBERS = ("NaN", "Infinity", "-Infinity")
-
-
-_TUPLE = "tuple"
 
 
 def plain(option: Any) -> Any:
@@ -50,32 +46,6 @@ def checked(option: Any) -> Any:
 def unwrapped(value: Any) -> Any:
     """A single number of NumPy or torch as one of Python; anything else as it is."""
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
-
-
-def to_stored(value: Any) -> Any:
-    """A value, or values by name, as JSON can hold them: tuples told from lists.
-
-    >>> to_stored({"layers": (64, 64), "sizes": [3, 5]})
-    {'layers': {'tuple': [64, 64]}, 'sizes': [3, 5]}
-    """
-    if isinstance(value, tuple):
-        return {_TUPLE: [to_stored(item) for item in value]}
-    if isinstance(value, list):
-        return [to_stored(item) for item in value]
-    if isinstance(value, Mapping):
-        return {name: to_stored(item) for name, item in value.items()}
-    return value
-
-
-def from_stored(value: Any) -> Any:
-    """The inverse of `to_stored`."""
-    if isinstance(value, list):
-        return [from_stored(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if value.keys() == {_TUPLE} and isinstance(value[_TUPLE], list):
-        return tuple(from_stored(item) for item in value[_TUPLE])
-    return {name: from_stored(item) for name, item in value.items()}
 
 
 def is_same(one: Any, other: Any) -> bool:

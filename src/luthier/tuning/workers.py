@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.files import to_stored
 from luthier.tuning.jobs import Continue, Start
 from luthier.tuning.ledger import StudyError
 from luthier.tuning.memory import OUT_OF_MEMORY
@@ -21,7 +22,6 @@ from luthier.tuning.messages import LEAVE_S
 from luthier.tuning.places import Worker
 from luthier.tuning.recruits import Recruit
 from luthier.tuning.state import trial_folder
-from luthier.tuning.values import to_stored
 
 if TYPE_CHECKING:
     from luthier.tuning.depot import Depot

@@ -93,11 +93,13 @@
   // --- charts -----------------------------------------------------------------------------------------------------
   const valued = trials.filter((trial) => trial.value !== null);
 
+  const named = (role) => (role === "winner" ? data.compared : role);
+
   const anytime = () => {
     const range = resultBounds();
     const longest = Math.max(...data.best.map(([when]) => when), 1);
     const unit = longest > 180 ? 60 : 1;
-    const groups = [["trial", ""], ["baseline", "baseline"], ["winner", "winner"]];
+    const groups = [["trial", ""], ["baseline", "baseline"], [data.compared, "winner"]];
     const dots = groups.map(([name, role]) => ({
       name, type: "scatter", z: role ? 5 : 3, itemStyle: { color: colour(role || "faint") },
       data: valued.filter((trial) => trial.when !== null && trial.role === role).map((trial) => dot(trial, 0, range, trial.when / unit)),
@@ -126,13 +128,13 @@
     const log = (name.endsWith("loss") || name === "lr") && wide(values);
     const range = ours && !log ? bounds(values, drawn.filter((trial) => trial.role).flatMap((trial) => trial.curve[name])) : {};
     const series = drawn.map((trial) => ({
-      type: "line", name: trial.role || "other trials", trial, triggerLineEvent: true, z: trial.role ? 5 : 2,
+      type: "line", name: named(trial.role) || "other trials", trial, triggerLineEvent: true, z: trial.role ? 5 : 2,
       symbol: "circle", symbolSize: 8, showSymbol: points < 8000, itemStyle: { color: shade(trial), opacity: trial.curve.step.length < 2 ? 0.8 : 0 },
       lineStyle: { color: shade(trial), width: trial.role ? 3 : 1.3, opacity: trial.role ? 1 : 0.55 * faintness() },
       emphasis: { focus: "series", lineStyle: { width: 3.5, opacity: 1 }, itemStyle: { opacity: 1 } }, blur: { lineStyle: { opacity: 0.12 } },
       connectNulls: false, data: trial.curve.step.map((step, index) => [step, trial.curve[name][index]]),
     }));
-    const present = ["winner", "baseline", "other trials"].filter((group) => series.some((each) => each.name === group));
+    const present = [data.compared, "baseline", "other trials"].filter((group) => series.some((each) => each.name === group));
     return {
       ...base(), grid: { ...base().grid, top: 40 },
       legend: { ...legend(present.map((group) => ({ name: group, itemStyle: { opacity: 0 }, lineStyle: { opacity: 1 } }))) },
@@ -212,8 +214,8 @@
     const range = resultBounds();
     const shown = valued.filter((trial) => (trial.scores[name] ?? null) !== null);
     const log = wide(shown.map((trial) => trial.scores[name]));
-    const groups = [["other trials", "faint"], ["on the front", "good"], ["baseline", "baseline"], ["winner", "winner"]];
-    const group = (trial) => trial.role || (data.front.includes(trial.number) ? "on the front" : "other trials");
+    const groups = [["other trials", "faint"], ["on the front", "good"], ["baseline", "baseline"], [data.compared, "winner"]];
+    const group = (trial) => named(trial.role) || (data.front.includes(trial.number) ? "on the front" : "other trials");
     const dots = groups.map(([each, hue]) => ({
       name: each, type: "scatter", z: hue === "faint" ? 3 : 5, itemStyle: { color: colour(hue) },
       data: shown.filter((trial) => group(trial) === each).map((trial) => {
