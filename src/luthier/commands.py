@@ -94,7 +94,7 @@ def tune(
         Parameter(help="with --on, for nodes that do not share the folder: s3://bucket/path, or any fsspec address"),
     ] = None,
     repeats: Annotated[
-        int, Parameter(converter=whole, help="further seeds that winner and baseline are trained with")
+        int, Parameter(converter=whole, help="further seeds that winner and baseline are trained with; 0: none")
     ] = 3,
     recipe_file: RecipeFile = None,
     folder: Folder = None,

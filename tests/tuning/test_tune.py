@@ -57,6 +57,14 @@ def test_less_time_is_set_aside_where_there_are_no_test_data() -> None:
     assert 0 < recipe_search(task, RECIPE, SPACE, None, 0).closing_s < with_test
 
 
+def test_without_retraining_the_searchs_own_readings_are_compared(tmp_path: Path) -> None:
+    study = tune(tiny_task(), RECIPE, SPACE, trials=2, workers=1, repeats=0, folder=tmp_path, console=False)
+    assert [trial.kind for trial in study.trials] == ["search"] * 2
+    assert study.comparison is not None
+    assert (study.comparison.retrained, len(study.comparison.winner)) == (False, 1)
+    assert study.state.test_readings == 1
+
+
 def own_optimizer(parameters: Any, lr: float) -> Any:
     return torch.optim.SGD(parameters, lr)
 

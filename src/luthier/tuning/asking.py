@@ -80,7 +80,7 @@ class Asked:
             raise LuthierError(f"constraints must be a list of functions of a trial's values, got {self.constraints!r}")
 
     def _check_counts(self) -> None:
-        for name, low in (("trials", 1), ("workers", 1), ("repeats", 1), ("seed", 0)):
+        for name, low in (("trials", 1), ("workers", 1), ("repeats", 0), ("seed", 0)):
             value = getattr(self, name)
             if value is None:
                 continue

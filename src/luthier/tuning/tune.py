@@ -101,8 +101,8 @@ def tune(
             call finds it by the folder.
         seed: of the search trials; repeats take the seeds after it. That of the recipe, for a function 0, when None.
         repeats: further seeds that winner and baseline are trained with. The search's own seed does not count: the
-            winner's reading with it is the best of many, and so too good. 3 for a task, none for a function, when
-            None.
+            winner's reading with it is the best of many, and so too good. 0: none. 3 for a task and 0 for a function
+            when None.
         resume: False refuses a folder that holds a study. "edited" goes on with one though the code of the function or
             of the model's builder has changed since, which else is refused: trials before and after are compared. (Of
             changed values of the function's module and changed code of other files that it names a warning tells.)
