@@ -326,7 +326,7 @@ def test_a_reference_reaches_the_workers_and_groups_are_arms(tmp_path: Path) -> 
         ),
         ({"trials": 0}, "trials must be"),
         ({"workers": 0}, "workers must be"),
-        ({"repeats": 0}, "repeats must be"),
+        ({"repeats": -1}, "repeats must be"),
         ({"seed": -1}, "seed must be"),
         ({"budget": "soon"}, "a budget is a time"),
         ({"budget": 0}, "a budget is a time"),
