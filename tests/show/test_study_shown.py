@@ -217,7 +217,7 @@ def test_numbers_that_are_none_are_left_out_of_charts(tmp_path: Path) -> None:
     failed = Page(page_of(full_study(), tmp_path)).data["trials"][3]
     assert failed["value"] is None
     assert failed["curve"].get("val_accuracy") is None
-    assert curve(rows([0.5, math.nan]), "accuracy", 100)["val_accuracy"] == [0.5, None]
+    assert curve(rows([0.5, math.nan]), ["val_accuracy"], 100)["val_accuracy"] == [0.5, None]
 
 
 def test_every_ended_trial_says_why_and_what_was_widened(tmp_path: Path) -> None:
@@ -365,7 +365,7 @@ def test_a_gain_within_noise_is_no_success(tmp_path: Path) -> None:
 
 
 def test_long_curves_are_thinned_and_keep_their_end() -> None:
-    thinned = curve(rows([n / 1000 for n in range(1000)]), "accuracy", 50)
+    thinned = curve(rows([n / 1000 for n in range(1000)]), ["val_accuracy"], 50)
     assert len(thinned["step"]) <= 50
     assert thinned["step"][-1] == 10_000
 

@@ -155,6 +155,33 @@ def test_a_space_of_which_all_is_tried_has_not_run_out_of_budget(tmp_path: Path,
     assert (len(study.trials), study.ended) == (2, ended)
 
 
+def test_a_metric_that_says_validation_keeps_its_name(tmp_path: Path) -> None:
+    def train(trial: Any) -> None:
+        for step in (1, 2):
+            trial.report({"val_loss": trial.params["x"] / step, "train_loss": 0.5, "loss": 1.0}, step=step)
+
+    call: Any = {"space": {"x": choice(1.0, 2.0)}, "steps": 2, "trials": 2, "workers": 1, "folder": tmp_path}
+    study = tune(train, metric="val_loss", direction="min", **call)
+    for each in (study, Study.open(tmp_path)):
+        assert each.best is not None
+        assert each.best.value == 0.5
+        assert [row["val_loss"] for row in each.best.rows] == [1.0, 0.5]
+        assert set(each.best.rows[0]) == {"kind", "step", "time_s", "val_loss", "train_loss", "loss"}
+        data = study_data(each)
+        assert (data["metric"]["column"], data["trials"][0]["curve"]["val_loss"][1]) == (
+            "val_loss",
+            each.trials[0].value,
+        )
+    (stored, _) = optuna.load_study(study_name="train", storage=url(tmp_path)).trials
+    assert stored.intermediate_values == {1: study.trials[0].rows[0]["val_loss"], 2: study.trials[0].value}
+
+
+def test_two_metrics_of_one_name_are_refused(tmp_path: Path) -> None:
+    objectives = {"val_loss": "min", "loss": "min"}
+    with pytest.raises(LuthierError, match="'loss' and 'val_loss' are kept under one name"):
+        tune(lambda trial: 1.0, space={"x": uniform(0, 1)}, objectives=objectives, folder=tmp_path)
+
+
 def test_other_readings_are_kept(tmp_path: Path) -> None:
     def train(trial: Any) -> None:
         trial.report({"accuracy": 0.4, "train_loss": 1.5, "lr": float("nan")}, step=1)

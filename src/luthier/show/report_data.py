@@ -25,7 +25,8 @@ def study_data(study: Study) -> dict[str, Any]:
     winner = winner_number(study)
     return {
         "kind": "study",
-        "metric": _metric(study.metric, study.direction, [finite(trial.value) for trial in study.trials]),
+        "metric": _metric(study.metric, study.direction, [finite(trial.value) for trial in study.trials])
+        | {"column": study.state.objectives[0].column},
         "costs": [_metric(name, way) for name, way in study.objectives.items() if name != study.metric],
         "compared": challenger_text(study),
         "front": [trial.number for trial in study.front],
@@ -46,8 +47,8 @@ def record_data(record: Record) -> dict[str, Any]:
     metric = str(record.task.get("metric", "loss"))
     return {
         "kind": "record",
-        "metric": _metric(metric, str(record.task.get("direction", "min"))),
-        "curve": curve(record.rows, metric, _POINTS),
+        "metric": _metric(metric, str(record.task.get("direction", "min"))) | {"column": f"val_{metric}"},
+        "curve": curve(record.rows, (f"train_{metric}", f"val_{metric}"), _POINTS),
         "best_step": record.status.get("best_step"),
     }
 
@@ -61,13 +62,13 @@ def finite(value: Any) -> Any:
     return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
-def curve(rows: Sequence[Mapping[str, Any]], metric: str, longest: int) -> dict[str, list[Any]]:
-    """Columns of the metric rows, thinned evenly to at most `longest` points, the last one kept."""
+def curve(rows: Sequence[Mapping[str, Any]], columns: Iterable[str], longest: int) -> dict[str, list[Any]]:
+    """The losses, the rate and these columns of rows, thinned evenly to at most `longest` points, the last one kept."""
     stride = max(1, math.ceil(len(rows) / longest))
     kept = list(rows[::-1][::stride][::-1])
-    names = ["step", "epoch", "lr", "train_loss", "val_loss", f"train_{metric}", f"val_{metric}"]
-    columns = {name: [finite(row.get(name)) for row in kept] for name in dict.fromkeys(names)}
-    return {name: values for name, values in columns.items() if any(value is not None for value in values)}
+    names = dict.fromkeys(["step", "epoch", "lr", "train_loss", "val_loss", *columns])
+    read = {name: [finite(row.get(name)) for row in kept] for name in names}
+    return {name: values for name, values in read.items() if any(value is not None for value in values)}
 
 
 def best_over_time(study: Study) -> list[list[float]]:
@@ -116,7 +117,8 @@ def _metric(name: str, direction: str, values: Iterable[float | None] = ()) -> d
 
 
 def _trial(study: Study, trial: Trial, winner: int | None, longest: int) -> dict[str, Any]:
-    values = study.full_values(trial)
+    values, first = study.full_values(trial), study.state.objectives[0]
+    reported = [row for row in trial.rows if row["kind"] != RESULT]
     return {
         "number": trial.number,
         "role": role(trial, winner),
@@ -130,7 +132,7 @@ def _trial(study: Study, trial: Trial, winner: int | None, longest: int) -> dict
             for path, range_ in study.space.items()
         },
         "own": {path: value_text(value) for path, value in trial.values.items()},
-        "curve": curve([row for row in trial.rows if row["kind"] != RESULT], study.metric, longest),
+        "curve": curve(reported, (f"train_{first.name}", first.column), longest),
     }
 
 

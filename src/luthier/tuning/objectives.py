@@ -24,6 +24,7 @@ TRAIN_TIME = "train_time_s"
 RESULT = "result"
 """Kind of a row with what a function returned after its reports, which counts in their place."""
 
+_VALIDATION = "val_"
 _ROW = ("kind", "step", "time_s")
 """What a row holds beside readings."""
 
@@ -38,10 +39,12 @@ class Objective:
     Attributes:
         name: of a metric or a cost.
         direction: which way it improves, "max" or "min".
+        reported: whether a function reports it, under whatever name.
     """
 
     name: str
     direction: str
+    reported: bool = False
 
     @cached_property
     def sign(self) -> float:
@@ -51,7 +54,9 @@ class Objective:
     @cached_property
     def column(self) -> str:
         """Where a row of readings holds it."""
-        return self.name if self.name in MEASURED else f"val_{self.name}"
+        if self.name in MEASURED or (self.reported and self.name.startswith(_VALIDATION)):
+            return self.name
+        return f"{_VALIDATION}{self.name}"
 
     def of(self, row: Mapping[str, Any], total_steps: int) -> float:
         """Its reading in a row, for a training of so many steps; NaN when there is none."""
@@ -137,7 +142,9 @@ def function_objectives(asked: Objectives | None, metric: str | None, direction:
             raise LuthierError(f"the direction of {name} must be 'max' or 'min', got {way!r}")
     if next(iter(named)) == TRAIN_TIME:
         raise LuthierError(f"the first objective is what the function reports; {TRAIN_TIME} may follow it")
-    return tuple(Objective(name, way or "min") for name, way in named.items())
+    if twins := [name for name in named if f"{_VALIDATION}{name}" in named]:
+        raise LuthierError(f"{twins[0]!r} and '{_VALIDATION}{twins[0]}' are kept under one name: call one otherwise")
+    return tuple(Objective(name, way or "min", reported=True) for name, way in named.items())
 
 
 def described(objectives: Sequence[Objective]) -> dict[str, str] | None:
@@ -178,7 +185,7 @@ def as_readings(value: Any, names: Sequence[str], expects: str) -> dict[str, flo
             f"{expects} a dict with {', '.join(names)}; {', '.join(missing)} is missing: {dict(value)!r}"
         )
     others = [name for name in value if name not in names]
-    taken = {*_ROW, *(f"val_{name}" for name in names)}
+    taken = {*_ROW, *(f"{_VALIDATION}{name}" for name in names)}
     if bad := [name for name in others if not isinstance(name, str) or name in taken]:
         raise LuthierError(f"{expects} other names for readings than {', '.join(sorted(taken))}, got {bad[0]!r}")
     return {name: as_number(value[name], f"{expects} for {name}") for name in (*names, *others)}

@@ -169,7 +169,8 @@ class State:
         """What is searched for; the first leads: rungs apart, the best is the best in it."""
         task = self.description["task"]
         named = self.description.get("objectives") or {task["metric"]: task["direction"]}
-        return tuple(Objective(name, direction) for name, direction in named.items())
+        reported = self.description.get("recipe") is None
+        return tuple(Objective(name, direction, reported) for name, direction in named.items())
 
     def completed(self, values: dict[str, Any]) -> dict[str, Any]:
         """What a trial with these values is called with: of a function whose parameters are tuned in groups, all."""

@@ -4,7 +4,7 @@
   const metric = data.metric;
   const trials = data.trials || [];
   const narrow = () => window.innerWidth < 640;
-  const chosen = { curves: `val_${metric.name}` };
+  const chosen = { curves: metric.column };
 
   // --- words and numbers ------------------------------------------------------------------------------------------
   const plain = (value) => {
@@ -124,7 +124,7 @@
     const drawn = trials.filter((trial) => trial.curve[name] && trial.curve.step);
     const points = drawn.reduce((sum, trial) => sum + trial.curve.step.length, 0);
     const values = drawn.flatMap((trial) => trial.curve[name]);
-    const ours = name === `val_${metric.name}` || name === `train_${metric.name}`;
+    const ours = name === metric.column || name === `train_${metric.name}`;
     const log = (name.endsWith("loss") || name === "lr") && wide(values);
     const range = ours && !log ? bounds(values, drawn.filter((trial) => trial.role).flatMap((trial) => trial.curve[name])) : {};
     const series = drawn.map((trial) => ({
@@ -261,7 +261,7 @@
 
   const makers = {
     anytime, curves, parallel, scatter, front, loss: () => pair(["train_loss", "val_loss"], true),
-    metric: () => pair([`train_${metric.name}`, `val_${metric.name}`], false), lr: () => pair(["lr"], false),
+    metric: () => pair([`train_${metric.name}`, metric.column], false), lr: () => pair(["lr"], false),
   };
 
   // --- the page ---------------------------------------------------------------------------------------------------
@@ -278,7 +278,7 @@
   };
 
   const choices = (place) => {
-    const names = ["val_" + metric.name, "train_" + metric.name, "val_loss", "train_loss", "lr"];
+    const names = [metric.column, "train_" + metric.name, "val_loss", "train_loss", "lr"];
     const present = [...new Set(names)].filter((name) => trials.some((trial) => trial.curve[name]));
     if (!present.includes(chosen.curves)) chosen.curves = present[0];
     present.forEach((name) => {
