@@ -78,14 +78,13 @@ def load(folder: Path) -> dict[tuple[str, float], dict[str, list[dict[str, Any]]
 
 def figures(runs: list[dict[str, Any]], tutorial: list[dict[str, Any]]) -> Figures:
     """The figures of one contender beside the tutorial's."""
-    best = targets(tutorial, lambda run: run["curve"][-1][1])
-    retrained = targets(tutorial, lambda run: statistics.fmean(run["retrained"]["val"]))
+    best, retrained = targets(tutorial, _best), targets(tutorial, _retrained)
     to_best, to_retrained = times(runs, best), times(runs, retrained)
     return Figures(
         seeds=len(runs),
-        val=spread([statistics.fmean(run["retrained"]["val"]) for run in runs]),
+        val=spread([_retrained(run) for run in runs]),
         test=spread([statistics.fmean(run["retrained"]["test"]) for run in runs]),
-        best=spread([run["curve"][-1][1] for run in runs]),
+        best=spread([_best(run) for run in runs]),
         epochs=statistics.fmean(run["epochs"] for run in runs),
         trials=statistics.fmean(run["trials"] for run in runs),
         first_s=statistics.median(run["first_s"] for run in runs),
@@ -94,6 +93,46 @@ def figures(runs: list[dict[str, Any]], tutorial: list[dict[str, Any]]) -> Figur
         to_retrained_s=to_retrained[0],
         to_retrained=to_retrained[1],
     )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A run beside the tutorial's with the same search seed.
+
+    Attributes:
+        val: of the retrained winner, mean over the fresh seeds.
+        to_best, to_retrained: seconds to the tutorial's best reading and to its retrained winner's validation, and both
+            as shares of its own seconds (NaN where it never came there itself).
+    """
+
+    val: float
+    to_best: tuple[float, float]
+    to_retrained: tuple[float, float]
+
+
+def pairs(runs: list[dict[str, Any]], tutorial: list[dict[str, Any]]) -> dict[int, Pair]:
+    """By search seed, the runs that have a tutorial's beside them."""
+    beside, found = {run["seed"]: run for run in tutorial}, {}
+    for run in runs:
+        if (other := beside.get(run["seed"])) is not None:
+            best, own_best_s = targets([other], _best)[0]
+            retrained, own_retrained_s = targets([other], _retrained)[0]
+            reached = [reached_s(run["curve"], value) for value in (best, retrained)]
+            shares = [
+                t / own if own < math.inf else math.nan
+                for t, own in zip(reached, (own_best_s, own_retrained_s), strict=True)
+            ]
+            found[run["seed"]] = Pair(_retrained(run), (reached[0], shares[0]), (reached[1], shares[1]))
+    return found
+
+
+def _best(run: dict[str, Any]) -> float:
+    best: float = run["curve"][-1][1]
+    return best
+
+
+def _retrained(run: dict[str, Any]) -> float:
+    return statistics.fmean(run["retrained"]["val"])
 
 
 def targets(tutorial: list[dict[str, Any]], value: Any) -> list[tuple[float, float]]:

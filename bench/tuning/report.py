@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tuning.curves import TUTORIAL, Figures, figures, load
+from tuning.curves import TUTORIAL, Figures, Pair, figures, load, pairs
 from tuning.one import CONTENDERS
 
 _COLUMNS = ("", "val %", "test %", "best reading %", "trials", "epochs", "first s")
@@ -30,8 +30,13 @@ def report(console: Console, folder: Path) -> None:
     for (task, seconds), runs in load(folder).items():
         tutorial = runs.get(TUTORIAL, [])
         found = {name: figures(runs[name], tutorial) for name in CONTENDERS if name in runs}
+        by_seed = {name: pairs(runs[name], tutorial) for name in found}
         console.print(table(f"{task}, {seconds:g} s", found))
-        summary[f"{task}-{seconds:g}s"] = {name: asdict(one) for name, one in found.items()}
+        console.print(seeds_table(by_seed))
+        summary[f"{task}-{seconds:g}s"] = {
+            name: asdict(one) | {"by_seed": {seed: asdict(pair) for seed, pair in by_seed[name].items()}}
+            for name, one in found.items()
+        }
     (folder / "summary.json").write_text(json.dumps(_plain(summary), indent=1) + "\n")
 
 
@@ -49,6 +54,23 @@ def table(title: str, found: dict[str, Figures]) -> Table:
     return shown
 
 
+def seeds_table(by_seed: dict[str, dict[int, Pair]]) -> Table:
+    """The same by search seed, each beside the tutorial's run with that seed."""
+    seeds = sorted({seed for found in by_seed.values() for seed in found})
+    head = (f"seed {seed}: val %, to best, to retrained" for seed in seeds)
+    shown = Table("", *head, caption="to best, to retrained: seconds, and their share of the tutorial's own time.")
+    for name, found in by_seed.items():
+        shown.add_row(name, *(_pair(found.get(seed)) for seed in seeds))
+    return shown
+
+
+def _pair(pair: Pair | None) -> str:
+    if pair is None:
+        return ""
+    times = (" ".join(filter(None, (_seconds(t), _share(share)))) for t, share in (pair.to_best, pair.to_retrained))
+    return ", ".join((f"{100 * pair.val:.2f}", *times))
+
+
 def _seconds(value: float) -> str:
     return "never" if math.isinf(value) else "" if math.isnan(value) else f"{value:.0f}"
 
@@ -60,7 +82,7 @@ def _share(value: float) -> str:
 def _plain(value: Any) -> Any:
     """JSON knows neither NaN nor infinity: None."""
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
+        return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

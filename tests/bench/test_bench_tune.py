@@ -15,9 +15,9 @@ import optuna
 import pytest
 import torch
 from rich.console import Console
-from tuning.curves import at, curve, figures, load, reached_s, targets, times
+from tuning.curves import Pair, at, curve, figures, load, pairs, reached_s, targets, times
 from tuning.one import CHOICE, CONTENDERS, Job, readings
-from tuning.report import report
+from tuning.report import report, seeds_table
 from tuning.retrain import Best, winner
 from tuning.spaces import Range, draw, for_luthier, for_ray, space_of, suggest
 from tuning.tasks import TASKS
@@ -65,6 +65,20 @@ def test_times_to_the_tutorials_value_are_medians_over_all_pairs_of_seeds() -> N
     assert figures(tutorial, tutorial).to_best == 1  # of the pairs that it reached, each takes as long as it did
 
 
+def test_by_seed_each_run_stands_beside_the_tutorials_with_that_seed() -> None:
+    tutorial = [run("optuna-tutorial", seed, [(2, 0.5), (8, best)], [0.6]) for seed, best in enumerate((0.7, 0.8))]
+    ours = [run("luthier", seed, [(1, 0.6), (4, 0.75)], [0.7, 0.72]) for seed in (0, 1, 2)]
+    found = pairs(ours, tutorial)
+    assert found == {
+        0: Pair(pytest.approx(0.71), (4, 0.5), (1, 1 / 8)),
+        1: Pair(pytest.approx(0.71), (math.inf, math.inf), (1, 1 / 8)),
+    }
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(seeds_table({"luthier": found, "random": {}}))
+    assert "71.00, 4 0.50, 1 0.12" in shown.getvalue()
+    assert "71.00, never, 1 0.12" in shown.getvalue()
+
+
 def test_a_value_that_the_tutorial_never_read_gives_no_share() -> None:
     tutorial = [run("optuna-tutorial", 0, [(2, 0.5)], [0.9])]  # better when retrained than it ever read
     found = figures([run("luthier", 0, [(1, 0.95)], [0.9])], tutorial)
@@ -88,6 +102,8 @@ def test_the_report_tells_what_is_there_and_its_file_holds_plain_numbers(tmp_pat
     summary = json.loads((tmp_path / "summary.json").read_text())["digits-mlp-10s"]
     assert summary["luthier"]["to_best"] == 1
     assert summary["luthier"]["trials"] == 2
+    assert summary["optuna-tutorial"]["by_seed"]["0"]["to_best"] == [5, 1]
+    assert summary["luthier"]["by_seed"] == {}  # there is no tutorial with its seeds
 
 
 def test_a_winner_is_the_first_of_the_best_within_the_time_or_what_was_chosen(tmp_path: Path) -> None:
