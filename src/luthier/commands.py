@@ -99,7 +99,8 @@ def tune(
     recipe_file: RecipeFile = None,
     folder: Folder = None,
     storage: Annotated[
-        str | None, Parameter(help="postgresql://user@host/database; default: a SQLite file in the folder")
+        str | None,
+        Parameter(help="of many studies: sqlite:///all.db or postgresql://...; default: a file in the folder"),
     ] = None,
     edited: Annotated[
         bool, Parameter(negative=(), help="go on with the study though the code of the model has changed since")

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from luthier.tuning import store_sqlite
-from luthier.tuning.ledger import Ledger, StudyError, database, read_events
+from luthier.tuning.ledger import Ledger, StudyError, read_events
+from luthier.tuning.locating import own_file
 
 
 def test_events_are_kept_in_order_and_read_while_the_writer_is_at_work(tmp_path: Path) -> None:
@@ -77,8 +78,8 @@ def test_a_lease_is_renewed_without_events(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, lease_s=0.2)
     time.sleep(0.1)
     ledger.flush()
-    connection = sqlite3.connect(database(tmp_path))
-    assert connection.execute("SELECT lease FROM jobs").fetchone()[0] > time.time() + 0.1
+    connection = sqlite3.connect(own_file(tmp_path))
+    assert connection.execute("SELECT lease FROM luthier_jobs").fetchone()[0] > time.time() + 0.1
     connection.close()
     ledger.close()
 
@@ -89,7 +90,7 @@ def test_no_study_is_said(tmp_path: Path) -> None:
 
 
 def test_a_damaged_file_is_said(tmp_path: Path) -> None:
-    database(tmp_path).write_bytes(b"no database at all" * 100)
+    own_file(tmp_path).write_bytes(b"no database at all" * 100)
     with pytest.raises(StudyError, match="is damaged"):
         Ledger(tmp_path)
     with pytest.raises(StudyError, match="is damaged"):
@@ -99,7 +100,7 @@ def test_a_damaged_file_is_said(tmp_path: Path) -> None:
 def test_a_locked_file_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Ledger(tmp_path).close()
     monkeypatch.setattr(store_sqlite, "WAIT_S", 0.05)
-    other = sqlite3.connect(database(tmp_path), isolation_level=None)
+    other = sqlite3.connect(own_file(tmp_path), isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(StudyError, match="locked by another program"):
         Ledger(tmp_path)
@@ -157,17 +158,17 @@ except StudyError as error:
 def test_the_owner_on_another_machine_is_judged_by_its_lease_only(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     ledger.close()
-    connection = sqlite3.connect(database(tmp_path))
+    connection = sqlite3.connect(own_file(tmp_path))
     claim: Any = ("elsewhere:1:x", time.time() + 60)
-    connection.execute("UPDATE jobs SET owner = ?, lease = ?", claim)
+    connection.execute("UPDATE luthier_jobs SET owner = ?, lease = ?", claim)
     connection.commit()
     with pytest.raises(StudyError, match="elsewhere"):
         Ledger(tmp_path)
-    connection.execute("UPDATE jobs SET lease = ?", (time.time() - 1,))
+    connection.execute("UPDATE luthier_jobs SET lease = ?", (time.time() - 1,))
     connection.commit()
     connection.close()
     Ledger(tmp_path).close()
-    assert os.path.exists(database(tmp_path))  # noqa: PTH110
+    assert os.path.exists(own_file(tmp_path))  # noqa: PTH110
 
 
 _WRITER = """

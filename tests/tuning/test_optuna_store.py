@@ -16,6 +16,7 @@ from luthier.tuning.optuna_store import Opened, OptunaStore, as_optuna
 from luthier.tuning.optuna_view import ask, frozen_trial
 from luthier.tuning.space import uniform
 from luthier.tuning.state import Event
+from luthier.tuning.store_sqlite import SqliteDatabase
 from luthier.tuning.views import View
 
 RANGES = {
@@ -46,13 +47,13 @@ def read(path: Path) -> list[Any]:
 def test_the_rows_are_those_of_add_trial(tmp_path: Path) -> None:
     ours, theirs = tmp_path / "ours.db", tmp_path / "theirs.db"
     trials = [trial(number) for number in range(7)]
-    opened = Opened(f"sqlite:///{ours}", "both", [Objective("value", "max")])
+    opened = Opened(SqliteDatabase(ours), "both", [Objective("value", "max")])
     opened.add(trials[:5])
     opened.add(trials[5:])
     opened.add([])
     assert set(opened.keys) == set(range(7))
     opened.close()
-    other = Opened(f"sqlite:///{theirs}", "both", [Objective("value", "max")])
+    other = Opened(SqliteDatabase(theirs), "both", [Objective("value", "max")])
     for each in trials:
         other.study.add_trial(each)
     other.close()
@@ -61,7 +62,7 @@ def test_the_rows_are_those_of_add_trial(tmp_path: Path) -> None:
 
 def test_a_trial_that_ended_again_keeps_its_place(tmp_path: Path) -> None:
     def stored(*trials: FrozenTrial) -> dict[int, str]:
-        opened = Opened(f"sqlite:///{tmp_path / 'study.db'}", "both", [Objective("value", "max")])
+        opened = Opened(SqliteDatabase(tmp_path / "study.db", shared=False), "both", [Objective("value", "max")])
         opened.add(trials)
         opened.close()
         return opened.reasons
@@ -79,19 +80,19 @@ def test_a_trial_that_ended_again_keeps_its_place(tmp_path: Path) -> None:
 
 
 def test_a_study_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'shared.db'}"
-    theirs = optuna.create_study(storage=url, study_name="mnist", direction="minimize")
+    database = SqliteDatabase(tmp_path / "shared.db")
+    theirs = optuna.create_study(storage=database.optuna_url, study_name="mnist", direction="minimize")
     with pytest.raises(StudyError, match=r"another study of Optuna's with the name 'mnist' \(minimize; 0 trials\)"):
-        Opened(url, "mnist", [Objective("accuracy", "max")])
+        Opened(database, "mnist", [Objective("accuracy", "max")])
     theirs.add_trial(create_trial(value=0.5))
     with pytest.raises(StudyError, match="choose another name for the study's folder"):
-        Opened(url, "mnist", [Objective("loss", "min")])
+        Opened(database, "mnist", [Objective("loss", "min")])
     assert len(theirs.trials) == 1
     for _ in range(2):
-        opened = Opened(url, "ours", [Objective("loss", "min")])
+        opened = Opened(database, "ours", [Objective("loss", "min")])
         opened.add([trial(number) for number in range(3) if number not in opened.keys])
         opened.close()
-    assert len(optuna.load_study(study_name="ours", storage=url).trials) == 3
+    assert len(optuna.load_study(study_name="ours", storage=database.optuna_url).trials) == 3
 
 
 @pytest.mark.parametrize(
@@ -146,5 +147,5 @@ def test_after_an_interrupt_nothing_is_stored_any_more(tmp_path: Path) -> None:
     assert store._thread is not None
     store._thread.join()
     with pytest.raises(KeyError):
-        optuna.load_study(study_name="left", storage=store.url)
+        optuna.load_study(study_name="left", storage=store.database.optuna_url)
     ledger.close()

@@ -1,4 +1,4 @@
-"""The ledger of a study: append-only events with one writer, in a SQLite file (the default) or in PostgreSQL.
+"""The ledger of a study: append-only events with one writer, in a database (`locating`).
 
 Events have an id, a clock, a kind and a payload as JSON. Who holds the claim may append; taking it is one conditional
 UPDATE, and every commit renews and checks it in the same transaction, so a parent that was taken over can write
@@ -15,13 +15,12 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from luthier.files import from_json, to_json, write_atomic
+from luthier.files import from_json, to_json
+from luthier.tuning.locating import locate
 from luthier.tuning.state import Event
 from luthier.tuning.store import Row, Store, StudyError
-from luthier.tuning.store_postgres import SCHEMES, PostgresStore, public, read_database
-from luthier.tuning.store_sqlite import SqliteStore, read_file
 
-__all__ = ["Ledger", "StudyError", "address", "database", "read_events"]
+__all__ = ["Ledger", "StudyError", "read_events"]
 
 LEASE_S = 20.0
 
@@ -32,8 +31,7 @@ class Ledger:
     Args:
         folder: of the study; made when missing.
         lease_s: how long the claim lives without a commit.
-        storage: None: where the study is, else a SQLite file in the folder; "sqlite": that file; or the URL of a
-            PostgreSQL database, `postgresql://user@host/database`, where the study has the name of its folder.
+        storage: as for `locate`.
 
     Raises:
         StudyError: the folder cannot be written, the database is damaged or out of reach, or another process is at
@@ -44,18 +42,15 @@ class Ledger:
         self.owner = f"{_machine()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.lease_s = lease_s
         self._pending: list[Event] = []
-        url = address(folder, storage)
+        place = locate(folder, storage)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StudyError(f"the study folder {folder} cannot be made: {error.strerror or error}") from None
-        self.store: Store = SqliteStore(database(folder)) if url is None else PostgresStore(url, _name(folder))
+        self.store: Store = place.open()
         try:
-            if url is not None:
-                self._check_place(folder, url)
             self._claim()
-            if url is not None:
-                _note(folder, url)
+            place.note()
             self._last = self.store.last_id()
         except BaseException:
             self.store.close()
@@ -119,22 +114,6 @@ class Ledger:
         if not self.store.claim(self.owner, self.lease_s, holder, dead):
             raise StudyError(f"another process has just begun to work on the study {self.store.where}")
 
-    def _check_place(self, folder: Path, url: str) -> None:
-        """A study of this name may have its files in another folder, and this folder's study another database."""
-        noted, begun = _noted(folder), self.store.last_id() > 0
-        if noted not in (None, public(url)) and not begun:
-            raise StudyError(f"the study {folder} is in {noted}: leave storage out, or choose another folder")
-        if noted is None and begun:
-            raise StudyError(
-                f"there is a study {self.store.where} already, and its files are not in {folder}: go on in its own "
-                f"folder, or choose one of another name"
-            )
-
-
-def database(folder: Path) -> Path:
-    """The one file of a study in SQLite."""
-    return folder / "study.db"
-
 
 def read_events(folder: Path, after: int = 0, storage: str | None = None) -> list[Event]:
     """The committed events of a study, without claiming it: also while another process is at work.
@@ -142,60 +121,12 @@ def read_events(folder: Path, after: int = 0, storage: str | None = None) -> lis
     Args:
         folder: of the study.
         after: only events with a higher id.
-        storage: as for `Ledger`; a folder knows where its study is, but no password.
+        storage: as for `locate`; a folder knows where its study is, but no password.
 
     Raises:
         StudyError: there is no study, or its database is damaged or out of reach.
     """
-    url = address(folder, storage)
-    if url is None:
-        return _parse(read_file(database(folder), after), str(folder))
-    return _parse(read_database(url, _name(folder), after), f"{_name(folder)!r} in {public(url)}")
-
-
-def address(folder: Path, storage: str | None) -> str | None:
-    """The URL of the study's database; None: the file in its folder.
-
-    Raises:
-        StudyError: no address of a database, or the study is elsewhere already.
-    """
-    noted = _noted(folder)
-    if storage in (None, "sqlite"):
-        if storage is not None and noted is not None:
-            raise StudyError(f"the study {folder} is in {noted}: leave storage out, or choose another folder")
-        return noted
-    if storage.partition("://")[0] not in SCHEMES:
-        raise StudyError(
-            f"storage must be 'sqlite' or an address such as postgresql://user@host/database, got {public(storage)!r}"
-        )
-    if database(folder).exists():
-        raise StudyError(
-            f"the study {folder} is in its file {database(folder).name}: leave storage out, or choose another folder"
-        )
-    return storage
-
-
-def _name(folder: Path) -> str:
-    return folder.absolute().name
-
-
-def _mark(folder: Path) -> Path:
-    return folder / "storage.json"
-
-
-def _note(folder: Path, url: str) -> None:
-    """Let the folder know where its study is, so that it is found again without `storage`."""
-    if _noted(folder) != public(url):
-        write_atomic(_mark(folder), to_json({"storage": public(url)}, indent=2))
-
-
-def _noted(folder: Path) -> str | None:
-    try:
-        return str(from_json(_mark(folder).read_bytes())["storage"])
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StudyError(f"{_mark(folder)} cannot be read ({error}): restore it, or choose another folder") from None
+    return _parse(locate(folder, storage).read(after), str(folder))
 
 
 def _parse(rows: list[Row], where: str) -> list[Event]:

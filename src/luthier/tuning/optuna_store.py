@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from luthier.files import to_json
-from luthier.tuning import store_postgres, store_sqlite
-from luthier.tuning.ledger import StudyError, address, database
+from luthier.tuning.locating import locate
 from luthier.tuning.objectives import RESULT, Objective
 from luthier.tuning.optuna_view import DIRECTIONS, frozen_trial, quiet
 from luthier.tuning.ranges import Choice, Range
 from luthier.tuning.space import Space
 from luthier.tuning.state import Trial
-from luthier.tuning.store import Store
+from luthier.tuning.store import Database, Store, StudyError
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -56,7 +55,7 @@ class OptunaStore:
     """
 
     def __init__(self, store: Store, name: str, objectives: Sequence[Objective], space: Space) -> None:
-        self.url, self.where, self.name = store.optuna_url, store.where, store.study or name
+        self.database, self.where, self.name = store.database, store.where, store.study or name
         self.objectives, self.space = objectives, space
         self._waiting: queue.SimpleQueue[_Ended | None] = queue.SimpleQueue()
         self._told: set[int] = set()
@@ -118,7 +117,7 @@ class OptunaStore:
         if self._left:
             return
         try:
-            with contextlib.closing(Opened(self.url, self.name, self.objectives)) as optuna:
+            with contextlib.closing(Opened(self.database, self.name, self.objectives)) as optuna:
                 while (fresh := self._next_batch()) and not self._left:
                     ended = [each for each in fresh if each is not None]
                     optuna.add(
@@ -146,14 +145,14 @@ def forget(store: Store, name: str) -> None:
     import optuna
 
     with contextlib.suppress(KeyError), quiet():
-        optuna.delete_study(study_name=store.study or name, storage=store.optuna_url)
+        optuna.delete_study(study_name=store.study or name, storage=store.database.optuna_url)
 
 
 class Opened:
     """Optuna's study in a database, made when missing.
 
     Args:
-        url: address of the database as SQLAlchemy takes it.
+        database: with or without Optuna's tables.
         name: of the study.
         objectives: several are named there too.
 
@@ -162,14 +161,13 @@ class Opened:
         reasons: why those ended that were there when it was opened.
     """
 
-    def __init__(self, url: str, name: str, objectives: Sequence[Objective]) -> None:
+    def __init__(self, database: Database, name: str, objectives: Sequence[Objective]) -> None:
         import optuna
 
-        alone = url.startswith("sqlite")
-        options = {"timeout": 30} if alone else {"connect_timeout": 5, "tcp_user_timeout": 10_000}
         directions = [DIRECTIONS[objective.direction] for objective in objectives]
-        with contextlib.nullcontext() if alone else store_postgres.setting_up(url), quiet():
-            self.storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": options})
+        options = {"connect_args": database.patience}
+        with database.setting_up(), quiet():
+            self.storage = optuna.storages.RDBStorage(database.optuna_url, engine_kwargs=options)
             self.study = optuna.create_study(
                 storage=self.storage, study_name=name, directions=directions, load_if_exists=True
             )
@@ -274,9 +272,8 @@ def rows_of(trial: FrozenTrial) -> Iterator[tuple[Any, dict[str, Any]]]:
 
 
 def url(folder: Path, storage: str | None = None) -> str:
-    """The storage address for `optuna.load_study(study_name=..., storage=...)`; arguments as for `Ledger`."""
-    shared = address(folder, storage)
-    return store_sqlite.optuna_url(database(folder)) if shared is None else store_postgres.optuna_url(shared)
+    """The storage address for `optuna.load_study(study_name=..., storage=...)`; arguments as for `locate`."""
+    return locate(folder, storage).database.optuna_url
 
 
 def as_optuna(trial: Trial, space: Space, objectives: Sequence[Objective], ended: datetime) -> Any:

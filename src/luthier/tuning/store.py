@@ -1,14 +1,19 @@
-"""Where a study's events are kept: what every database offers the ledger, and the error that all of them raise."""
+"""Databases of studies: what each offers the ledger, and the error that all of them raise."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
 
 from luthier.errors import LuthierError
 
 WAIT_S = 5.0
 """How long a database may take to answer, or be locked by somebody else."""
+
+SETUP_S = 60.0
+"""How long to wait while others make tables."""
 
 Row = tuple[int, float, str, str]
 """An event as stored: id, clock, kind, payload as JSON."""
@@ -25,13 +30,13 @@ class Store(ABC):
 
     Attributes:
         where: the study's place in words, for messages; never with a password.
-        optuna_url: address of the same database for Optuna.
-        study: the study's name in a database that several share; None where it is alone.
+        database: that holds it.
+        study: the study's name in a database that several share; empty where it is alone.
     """
 
     where: str
-    optuna_url: str
-    study: str | None
+    database: Database
+    study: str
 
     @abstractmethod
     def read(self, after: int) -> list[Row]:
@@ -63,3 +68,32 @@ class Store(ABC):
     @abstractmethod
     def close(self) -> None:
         """Leave the database; nothing more is written."""
+
+
+class Database(ABC):
+    """A database of studies. Every method raises StudyError.
+
+    Attributes:
+        address: as its user gives it, without a password.
+        patience: options of its driver, by which Optuna's connections wait, but not without end.
+    """
+
+    address: str
+    patience: ClassVar[Mapping[str, Any]]
+
+    @property
+    @abstractmethod
+    def optuna_url(self) -> str:
+        """Address of the same database for Optuna."""
+
+    @abstractmethod
+    def open(self, study: str) -> Store:
+        """A study, for writing; made when missing."""
+
+    @abstractmethod
+    def read(self, study: str, after: int) -> list[Row]:
+        """The committed events of a study with a higher id, in order, also while another process writes it."""
+
+    @abstractmethod
+    def setting_up(self) -> AbstractContextManager[None]:
+        """One process at a time: for making Optuna's tables, which does not expect company."""

@@ -18,15 +18,14 @@ import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from luthier.tuning.store import WAIT_S, Row, Store, StudyError
+from luthier.tuning.store import SETUP_S, WAIT_S, Database, Row, Store, StudyError
 
 if TYPE_CHECKING:
     import psycopg
 
 SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
-_SETUP_S = 60.0
 _SETUP_LOCK = (
     0x6C757468  # any number of ours: who makes the ledger's tables holds this advisory lock, Optuna's the next
 )
@@ -55,19 +54,69 @@ SELECT count(*) FROM renewed
 """
 
 
-class PostgresStore(Store):
-    """A study in a database, open for writing.
+class PostgresDatabase(Database):
+    """A database of several studies.
 
     Args:
         url: `postgresql://user:password@host:port/database`; what it leaves out comes from PostgreSQL's own
             environment variables and password file.
+    """
+
+    patience: ClassVar = {"connect_timeout": 5, "tcp_user_timeout": 10_000}
+
+    def __init__(self, url: str) -> None:
+        self.url, self.address = url, public(url)
+
+    @property
+    def optuna_url(self) -> str:
+        """The address as Optuna takes it, with the driver's name."""
+        return re.sub("^[a-z+]+:", "postgresql+psycopg:", self.url)
+
+    def open(self, study: str) -> PostgresStore:
+        """A study, for writing; made when missing."""
+        return PostgresStore(self, study)
+
+    def read(self, study: str, after: int) -> list[Row]:
+        """The committed events of a study, also while another process writes it.
+
+        Raises:
+            StudyError: the database cannot be read, or has no such study.
+        """
+        from psycopg.errors import UndefinedTable
+
+        with contextlib.closing(connect(self.url)) as connection, limits(connection, f"{study!r} in {self.address}"):
+            try:
+                rows = _read(connection, study, after)
+                known = rows or connection.execute("SELECT 1 FROM luthier_jobs WHERE name = %s", [study]).fetchall()
+            except UndefinedTable:
+                known = []
+        if not known:
+            raise StudyError(f"{self.address} holds no study {study!r}: its name is that of its folder")
+        return rows
+
+    @contextmanager
+    def setting_up(self) -> Iterator[None]:
+        """One process at a time: for making Optuna's tables. Ledgers do not wait for it."""
+        with contextlib.closing(connect(self.url)) as connection:
+            with limits(connection, self.address, SETUP_S):
+                connection.execute(f"SET statement_timeout = {int(1000 * SETUP_S)}")
+                connection.execute("SELECT pg_advisory_lock(%s)", [_SETUP_LOCK + 1])
+            yield
+
+
+class PostgresStore(Store):
+    """A study in a database, open for writing.
+
+    Args:
+        database: that holds it.
         study: its name there.
     """
 
-    def __init__(self, url: str, study: str) -> None:
-        self._url, self.study, self.where = url, study, f"{study!r} in {public(url)}"
-        self.optuna_url = optuna_url(url)
-        self._connection = connect(url)
+    database: PostgresDatabase
+
+    def __init__(self, database: PostgresDatabase, study: str) -> None:
+        self.database, self.study, self.where = database, study, f"{study!r} in {database.address}"
+        self._connection = connect(database.url)
         try:
             with limits(self._connection, self.where), self._connection.transaction():
                 self._connection.execute("SELECT pg_advisory_xact_lock(%s)", [_SETUP_LOCK])
@@ -107,7 +156,7 @@ class PostgresStore(Store):
         except StudyError:
             if not self._connection.closed:
                 raise
-            self._connection = connect(self._url)  # the server was restarted, or the line cut: once more
+            self._connection = connect(self.database.url)  # the server was restarted, or the line cut: once more
             renewed = self._ask(_COMMIT, values)
         return bool(renewed.fetchall()[0][0])
 
@@ -149,40 +198,6 @@ def connect(url: str) -> psycopg.Connection[tuple[Any, ...]]:
     return connection
 
 
-def read_database(url: str, study: str, after: int) -> list[Row]:
-    """The committed events of a study, also while another process writes it.
-
-    Raises:
-        StudyError: the database cannot be read, or has no such study.
-    """
-    from psycopg.errors import UndefinedTable
-
-    with contextlib.closing(connect(url)) as connection, limits(connection, f"{study!r} in {public(url)}"):
-        try:
-            rows = _read(connection, study, after)
-            known = rows or connection.execute("SELECT 1 FROM luthier_jobs WHERE name = %s", [study]).fetchall()
-        except UndefinedTable:
-            known = []
-    if not known:
-        raise StudyError(f"{public(url)} holds no study {study!r}: its name is that of its folder")
-    return rows
-
-
-@contextmanager
-def setting_up(url: str) -> Iterator[None]:
-    """One process at a time: for making Optuna's tables, which does not expect company. Ledgers do not wait for it."""
-    with contextlib.closing(connect(url)) as connection:
-        with limits(connection, public(url), _SETUP_S):
-            connection.execute(f"SET statement_timeout = {int(1000 * _SETUP_S)}")
-            connection.execute("SELECT pg_advisory_lock(%s)", [_SETUP_LOCK + 1])
-        yield
-
-
-def optuna_url(url: str) -> str:
-    """The address as Optuna takes it, with the driver's name."""
-    return re.sub("^[a-z+]+:", "postgresql+psycopg:", url)
-
-
 def public(url: str) -> str:
     """The address without its password.
 
@@ -193,7 +208,7 @@ def public(url: str) -> str:
     return re.sub("(?<=[?&])(ssl)?password=[^&]*&?", "", without).rstrip("?&")
 
 
-def _read(connection: psycopg.Connection[tuple[Any, ...]], study: str | None, after: int) -> list[Row]:
+def _read(connection: psycopg.Connection[tuple[Any, ...]], study: str, after: int) -> list[Row]:
     query = "SELECT id, clock, kind, payload FROM luthier_events WHERE study = %s AND id > %s ORDER BY id"
     return connection.execute(query, [study, after]).fetchall()
 

@@ -88,7 +88,8 @@ class Study:
         Args:
             folder: of the study.
             callables: functions that the baseline recipe names, if it names any.
-            storage: address of the PostgreSQL database; None: where the folder says, which knows no password.
+            storage: address of a database that several studies share; None: where the folder says, which knows no
+                password.
 
         Raises:
             StudyError: there is no study in the folder, or its database is damaged.

@@ -96,9 +96,9 @@ def tune(
             training only) or "full".
         workers: processes; one per core when None.
         folder: of the study; `studies/<name of the task>` when None. A second call goes on where the first ended.
-        storage: where the study is kept: a SQLite file in the folder when None or "sqlite", or a PostgreSQL database,
-            `postgresql://user@host/database`, which several studies share under the names of their folders. A second
-            call finds it by the folder.
+        storage: where the study is kept: a SQLite file in the folder when None or "sqlite"; or a database that several
+            studies, and studies of Optuna's, share under the names of their folders: a file, `sqlite:///all.db`, or a
+            PostgreSQL server's, `postgresql://user@host/database`. A second call finds it by the folder.
         seed: of the search trials; repeats take the seeds after it. That of the recipe, for a function 0, when None.
         repeats: further seeds that winner and baseline are trained with. The search's own seed does not count: the
             winner's reading with it is the best of many, and so too good. 0: none. 3 for a task and 0 for a function
