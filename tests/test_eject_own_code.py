@@ -9,6 +9,7 @@ import pytest
 from luthier.cli import main
 from luthier.ejecting.eject import eject
 from luthier.ejecting.sources import EjectError
+from luthier.errors import LuthierError
 from luthier.fitting import fit
 from luthier.recipe import Recipe
 from luthier.tasks import load
@@ -66,6 +67,26 @@ left.'''
 
 def make():
     return Task(inner, data(), val=0.2, name='t')
+"""
+COMMON = """
+import torch
+from torch import nn
+from luthier import Recipe, Task
+
+def augment(images):
+    return images + 0.1 * torch.randn_like(images)
+
+def build_model(width=4):
+    return nn.Sequential(nn.Conv2d(1, width, 3), nn.Softplus(), nn.Flatten(), nn.Linear(width * 12, 3))
+
+def task():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(150, 1, 4, 8, generator=generator)
+    data = x, (x[:, 0, 0, 0] > 0).long() + (x[:, 0, 1, 1] > 0).long()
+    return Task(build_model, data, val=0.2, name='t')
+
+def make():
+    return task(), Recipe(epochs=3, batch_size=16, device='cpu', augment=augment)
 """
 
 
@@ -146,6 +167,27 @@ def test_a_script_runs_alone_and_gives_the_same(name, tmp_path):
     command = [sys.executable, "-I", "-c", RUNNER, str(script)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=neutral)
     assert done.returncode == 0, done.stderr[-2000:]
+    _same_losses(record, done)
+
+
+def test_names_that_are_common_and_an_augmentation_from_the_task_s_file(tmp_path):
+    (tmp_path / "own.py").write_text(COMMON)
+    subject = load(f"{tmp_path / 'own.py'}:make")
+    record = fit(subject.task, subject.recipe, folder=tmp_path / "run", console=False, tensorboard=False, watch=False)
+    with pytest.raises(EjectError, match=r"the name of 'augment' only: give the task by a function"):
+        eject(tmp_path / "run", f"{tmp_path / 'own.py'}:task", data=tmp_path / "data.npz")
+    script = tmp_path / "train.py"
+    script.write_text(eject(tmp_path / "run", f"{tmp_path / 'own.py'}:make", data=tmp_path / "data.npz"))
+    command = [sys.executable, "-I", "-c", RUNNER, str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    _same_losses(record, done)
+    (tmp_path / "own.py").write_text(COMMON.replace("0.1", "0.2"))
+    with pytest.raises(LuthierError, match="'augment' is not the one that the recipe was made with"):
+        eject(tmp_path / "run", f"{tmp_path / 'own.py'}:make", data=tmp_path / "data.npz")
+
+
+def _same_losses(record, done):
     losses = [row["val_loss"] for row in record.rows]
     told = [float(found) for found in re.findall(r"val_loss[ =:]+([\d.e-]+)", done.stdout)]
     assert len(told) == 3, done.stdout

@@ -126,6 +126,21 @@ def test_model_based_samplers_find_the_better_region(name: str) -> None:
     assert sum(abs(value - 0.4) < 0.1 for value in late) >= 4
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_ranges_of_very_many_steps_are_searched_like_others(name: str) -> None:
+    space = {"a": integers(0, 10**12, step=10), "b": uniform(0.0, 1.0, step=1e-9), "c": integers(1, 10**12, log=True)}
+    trials: list[Any] = [({}, "finished", 0.5)]
+    for _ in range(10):
+        values = ask(name, study(*trials), space)
+        assert all(range_.contains(values[path]) for path, range_ in space.items())
+        assert {path: type(value) for path, value in values.items()} == {"a": int, "b": float, "c": int}
+        trials.append((values, "finished", 0.9 - abs(values["a"] / 10**12 - 0.7)))
+    values = [values["a"] for values, _, _ in trials[1:]]
+    assert name == "grid" or len(set(values)) == 10
+    if name == "gp":
+        assert min(abs(value / 10**12 - 0.7) for value in values[-2:]) < 0.1
+
+
 def test_the_grid_covers_every_combination_once() -> None:
     space = {"lr": loguniform(1e-4, 1.0), "batch_size": choice(16, 32)}
     trials: list[Any] = [({}, "finished", 0.5)]

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from luthier import __version__
+from luthier.data.augmentation import CustomAugmentation
 from luthier.ejecting.comparing import check
 from luthier.ejecting.evaluation import write_evaluate
 from luthier.ejecting.facts import Facts, read_facts
@@ -25,14 +26,12 @@ from luthier.ejecting.schedules import write_schedule
 from luthier.ejecting.sources import EjectError
 from luthier.ejecting.updates import write_functions
 from luthier.fitting import deterministic
+from luthier.recipe import Recipe
 from luthier.record import Record
 from luthier.task import Task
-from luthier.tasks import TASKS, Subject, load
+from luthier.tasks import TASKS, Subject, as_subject
 from luthier.training.run import example_of
 from luthier.tuning.study import Study
-
-if TYPE_CHECKING:
-    from luthier.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,7 @@ def eject(
     Args:
         run: a record or a study, or the folder of one; of a study its best trial is taken, be it the baseline.
         task: the task that was trained, or its reference; None finds built-in tasks and those of studies by themselves.
+            A `Subject` gives with its recipe the augmentations of your own, of which a file holds the names only.
         trial: another trial of the study.
         data: a file that the data are written to (.npz) and the script reads. Only built-in data sets need none: the
             script reads their files in the cache.
@@ -83,9 +83,10 @@ def eject(
         LuthierError: no such run, or another task than the one that was trained.
     """
     origin = find(run, trial)
-    found = find_task(origin, task)
+    subject = find_subject(origin, task)
+    recipe = joined(origin.recipe, subject.recipe)
     with as_then(origin):
-        return write(read_facts(found, origin.recipe), origin, None if data is None else Path(data))
+        return write(read_facts(subject.task, recipe), origin, None if data is None else Path(data))
 
 
 @contextmanager
@@ -126,8 +127,8 @@ def find(run: str | Path | Record | Study, trial: int | None) -> Origin:
     return Origin(recipe, run.task, words, chosen.value, _environment(chosen.folder), run.settings.get("reference"))
 
 
-def find_task(origin: Origin, task: Task | Subject | str | None) -> Task:
-    """The task that was trained.
+def find_subject(origin: Origin, task: Task | Subject | str | None) -> Subject:
+    """The task that was trained, with the recipe that it was begun with where that is known.
 
     Raises:
         EjectError: it is not known, or the given one is another.
@@ -138,15 +139,25 @@ def find_task(origin: Origin, task: Task | Subject | str | None) -> Task:
             f"{origin.words} trained the task {origin.task['name']!r}, which is not built in: "
             "give it, --task path/to/file.py:function (in Python: task=...)"
         )
-    found = load(task) if isinstance(task, str) else task
-    found = found.task if isinstance(found, Subject) else found
-    now = found.describe()
+    found = as_subject(task, "expected a task or its reference")
+    now = found.task.describe()
     changes = [name for name in now if now[name] != origin.task.get(name)]
     if changes:
         raise EjectError(
             f"{origin.words} trained another task ({', '.join(changes)} differ): give the task as it was then"
         )
     return found
+
+
+def joined(recipe: Recipe, known: Recipe) -> Recipe:
+    """A recipe with the user's augmentations that another one holds; a file holds their names only.
+
+    Raises:
+        LuthierError: one of these was changed since.
+    """
+    own = [part.call for part in known.augment if isinstance(part, CustomAugmentation)]
+    calls = {function.function: function._call for function in own if function._call is not None}
+    return Recipe.from_json(recipe.to_json(), calls) if calls else recipe
 
 
 def write(facts: Facts, origin: Origin, data: Path | None) -> str:

@@ -114,7 +114,7 @@ def write_scale(facts: Facts) -> list[str]:
     if facts.bytes:
         lines.append("    x = x.float().div_(255)")
     if facts.recipe.augment:
-        lines += ["    if training:", "        x = augment(x)"]
+        lines += ["    if training:", "        x = augmented(x)"]
     if facts.scales:
         lines.append("    x = (x - mean) / std")
     if facts.recipe.memory_format == "channels_last" and facts.parts["train_inputs"].ndim == 4:
@@ -158,7 +158,7 @@ def _statistics(facts: Facts, floats: str) -> str:
 
 
 def write_augment(facts: Facts) -> list[str]:
-    """The function `augment` with all that it calls."""
+    """The function `augmented` with all that it calls."""
     if not facts.recipe.augment:
         return []
     if facts.parts["train_inputs"].dtype not in (torch.uint8, torch.float32, torch.float64):
@@ -166,7 +166,7 @@ def write_augment(facts: Facts) -> list[str]:
     lines = [f"    x = {_CALLS[part.name](facts, part)}" for part in facts.recipe.augment if _known(part)]
     return [
         "\n".join(
-            ["def augment(x):", '    """Each image changed by its own draw."""', *lines, "    return x.contiguous()"]
+            ["def augmented(x):", '    """Each image changed by its own draw."""', *lines, "    return x.contiguous()"]
         )
     ]
 
@@ -203,7 +203,10 @@ def _cutout(facts: Facts, part: augmentation.Cutout) -> str:
 
 def _own(facts: Facts, part: augmentation.CustomAugmentation) -> str:
     if part.call._call is None:
-        raise EjectError(f"recipe field augment: the callable {part.call.function!r} is not at hand")
+        raise EjectError(
+            f"recipe field augment: the run's files hold the name of {part.call.function!r} only: give the task by a "
+            "function that returns a pair (task, recipe), the recipe with it (in Python: a Subject)"
+        )
     return _call(facts, part.call._call).replace("(x, )", "(x)")
 
 

@@ -22,7 +22,7 @@ def write_train(facts: Facts, rate: Rate, mixing: str | None, draws: bool) -> st
     recipe = facts.recipe
     setup = ["x, y, x_val, y_val = load_data(path)"]
     setup += ["mean, std = statistics(x)"] if facts.scales else []
-    setup += ["model = build_model()", *write_optimizer(facts)]
+    setup += ["model = initial_model()", *write_optimizer(facts)]
     if recipe.averaging is not None:
         setup += ["average, n_averaged = copy.deepcopy(model).requires_grad_(False), 0"]
     setup += _counters(facts, rate, draws)

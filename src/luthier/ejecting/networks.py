@@ -1,4 +1,4 @@
-"""The network of a run as source code: its classes, and a function `build_model`."""
+"""The network of a run as source code: its classes, and a function `initial_model`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Network:
     """A network as source code.
 
     Attributes:
-        blocks: functions and classes in order, `build_model` the last.
+        blocks: functions and classes in order, `initial_model` the last.
         call: the expression that makes the network.
         edits: statements of surgery on it.
         imports: what a user's code needs beside torch.
@@ -183,7 +183,7 @@ def _place(path: str, model: nn.Module) -> str:
 
 
 def _build(recipe: Recipe, model: nn.Module, network: Network, example: Any) -> str:
-    """The function `build_model`."""
+    """The function `initial_model`."""
     lines = list(network.edits)
     if recipe.init is not None:
         network.blocks.append(write_initialise(recipe, model, example))
@@ -193,4 +193,4 @@ def _build(recipe: Recipe, model: nn.Module, network: Network, example: Any) -> 
     if recipe.memory_format == "channels_last":
         lines.append("    model = model.to(memory_format=torch.channels_last)")
     body = [f"    return {network.call}"] if not lines else [f"    model = {network.call}", *lines, "    return model"]
-    return "\n".join(["def build_model():", "    torch.manual_seed(derived_seed(WEIGHTS))", *body])
+    return "\n".join(["def initial_model():", "    torch.manual_seed(derived_seed(WEIGHTS))", *body])

@@ -15,6 +15,9 @@ from luthier.tuning.views import View, start
 GRID_LEVELS = 5
 """Levels that the grid takes of a range without steps (both ends included); whole numbers: at most as many."""
 
+GRID_STEPS = 1000
+"""Steps that the grid takes of a range of real numbers with steps, at most."""
+
 PRIOR_WIDTH = 0.2
 """Standard deviation of draws around a known good value, as a part of the range on its own scale."""
 
@@ -25,7 +28,7 @@ PRIOR_KEEPS = 0.5
 def grid(view: View) -> dict[str, Any]:
     """One point of the grid, by its seed: in random order, so that a grid cut short is no corner of itself.
 
-    A range without steps counts as `GRID_LEVELS` levels.
+    A range without steps counts as `GRID_LEVELS` levels, one with steps as at most `GRID_STEPS`.
     """
     levels = {path: grid_levels(range_) for path, range_ in view.space.items()}
     index = view.rng("grid").randrange(math.prod(len(values) for values in levels.values()))
@@ -33,8 +36,8 @@ def grid(view: View) -> dict[str, Any]:
 
 
 def grid_levels(range_: Range) -> list[Any]:
-    """The values of a range that the grid takes."""
-    return range_.levels(range_.size if isinstance(range_, Uniform) and range_.size else GRID_LEVELS)
+    """The values of a range that the grid takes: of very many steps some, evenly spread."""
+    return range_.levels(min(range_.size, GRID_STEPS) if isinstance(range_, Uniform) and range_.size else GRID_LEVELS)
 
 
 def uniform_random(view: View) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from luthier.tuning.conditions import active, is_conditional
 from luthier.tuning.drawing import around_defaults
 from luthier.tuning.optuna_view import Translation, ask
 from luthier.tuning.parzen import pure_tpe
+from luthier.tuning.ranges import Choice, Uniform
 from luthier.tuning.views import Sampler, Seen, View
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ PRIOR_TRIALS = 10
 
 _GP_STARTUP = 8
 _GP_SEES = (60, 60)  # best trials and most recent of the others; its fit takes the cube of them
+_GP_STEPS = 10_000  # a range of more is a continuum to it
 _POPULATION = 20
 _NSGAII_SEES = (100, 200)
 
@@ -34,8 +36,11 @@ def gp(view: View) -> dict[str, Any]:
     from optuna.samplers import GPSampler
 
     flat = _flat(view)
+    smooth = _smooth(flat)
     sampler = GPSampler(seed=view.seed, n_startup_trials=_GP_STARTUP)
-    return active(view.space, ask(flat, sampler, Translation(flat).completed(telling(flat, *_GP_SEES))))
+    values = ask(smooth, sampler, Translation(smooth).completed(telling(smooth, *_GP_SEES)))
+    stepped = {path: flat.space[path].at(values[path]) for path in values if smooth.space[path] is not flat.space[path]}
+    return active(view.space, values | stepped)
 
 
 def nsgaii(view: View) -> dict[str, Any]:
@@ -127,6 +132,23 @@ def _flat(view: View) -> View:
     space = {path: replace(range_, conditions=()) for path, range_ in view.space.items()}
     middle = {path: range_.at(0.5) for path, range_ in space.items()}
     return replace(view, space=space, seen=tuple(seen._replace(values=middle | seen.values) for seen in view.seen))
+
+
+def _smooth(view: View) -> View:
+    """The view with ranges of very many steps as positions in them: Optuna's process would list every step."""
+    fine = {
+        path: range_
+        for path, range_ in view.space.items()
+        if not isinstance(range_, Choice) and (range_.size or 0) > _GP_STEPS
+    }
+    if not fine:
+        return view
+
+    def smooth(values: dict[str, Any]) -> dict[str, Any]:
+        return {path: fine[path].position(value) if path in fine else value for path, value in values.items()}
+
+    seen = tuple(each._replace(values=smooth(each.values)) for each in view.seen)
+    return replace(view, space={**view.space, **dict.fromkeys(fine, Uniform(0.0, 1.0))}, seen=seen)
 
 
 def _generation(sampler: BaseSampler) -> Any:
