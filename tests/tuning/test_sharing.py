@@ -93,15 +93,18 @@ def test_a_second_parent_is_refused_and_takes_over_a_dead_one(tmp_path: Path, sh
 
 
 def test_a_lapsed_lease_is_taken_over_and_the_old_parent_writes_no_more(tmp_path: Path, shared: str) -> None:
+    beside = Ledger(tmp_path / "beside", storage=shared)
     old = Ledger(tmp_path, lease_s=0.01, storage=shared)
     time.sleep(0.02)
     new = Ledger(tmp_path, storage=shared)
     with pytest.raises(StudyError, match="taken over"):
         written(old, "late")
     old.abandon()
+    written(beside, "theirs")
     written(new, "mine")
     new.close()
-    assert kinds(tmp_path) == ["mine"]
+    beside.close()
+    assert (kinds(tmp_path), kinds(tmp_path / "beside")) == (["mine"], ["theirs"])
 
 
 def test_of_two_who_take_a_study_over_at_once_one_wins(tmp_path: Path, shared: str) -> None:
@@ -120,6 +123,11 @@ def test_of_two_who_take_a_study_over_at_once_one_wins(tmp_path: Path, shared: s
     for thread in threads:
         thread.join()
     assert sorted(won) == [False, False, False, True]
+    with contextlib.closing(locate(tmp_path).open()) as store:
+        holder, left_s = store.holder()
+        assert left_s > 50
+        assert not store.claim("late", 60, holder, dead=False)
+        assert store.claim("late", 60, holder, dead=True)
 
 
 def test_another_folder_of_the_same_name_is_refused(tmp_path: Path, shared: str) -> None:
