@@ -11,6 +11,7 @@ from pathlib import Path
 import optuna
 import psycopg
 import pytest
+from tests.tuning.ledgers import kinds, written
 
 from luthier.tuning import store_sqlite
 from luthier.tuning.ledger import Ledger, StudyError, read_events
@@ -38,16 +39,6 @@ def jobs(address: str, change: str) -> None:
     else:
         with psycopg.connect(address, autocommit=True) as server:
             server.execute(f"UPDATE luthier_jobs SET {change}")
-
-
-def written(ledger: Ledger, *kinds: str) -> None:
-    for kind in kinds:
-        ledger.append(kind, 0.25, {"value": float("nan"), "name": "\u0000 ü"})
-    ledger.flush()
-
-
-def kinds(folder: Path) -> list[str]:
-    return [event.kind for event in read_events(folder)]
 
 
 def test_events_are_kept_in_order_and_the_folder_knows_where_they_are(tmp_path: Path, shared: str) -> None:
