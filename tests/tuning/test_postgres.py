@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from tests.tuning.ledgers import kinds, written
 
 from luthier.tuning import store_postgres
 from luthier.tuning.ledger import Ledger, StudyError, read_events
@@ -20,16 +21,6 @@ def query(url: str, text: str, *values: object) -> list[tuple]:
     with psycopg.connect(url, autocommit=True) as connection:
         cursor = connection.execute(text, values)
         return cursor.fetchall() if cursor.description else []
-
-
-def written(ledger: Ledger, *kinds: str) -> None:
-    for kind in kinds:
-        ledger.append(kind, 0.25, {"value": float("nan"), "name": "\u0000 ü"})
-    ledger.flush()
-
-
-def kinds(folder: Path) -> list[str]:
-    return [event.kind for event in read_events(folder)]
 
 
 def test_a_study_of_another_database_is_refused(tmp_path: Path, postgres: str) -> None:
