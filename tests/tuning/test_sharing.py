@@ -212,7 +212,8 @@ def test_a_file_is_one_study_s_own_or_shared(tmp_path: Path) -> None:
         ("sqlite:///", "must name a file"),
         ("sqlite:///:memory:", "must name a file"),
         ("sqlite://all.db", "must name a file"),
-        ("sqlite:///{}/all.db?timeout=3", r"must name a file, without % \? #"),
+        ("sqlite:///{}/all.db?timeout=3", r"must name a file, no folder on its path with one of % \? #"),
+        ("sqlite:///~nobody-here/all.db", "cannot be made: there is no folder .*~nobody-here"),
         ("sqlite:///{}", "is a folder: give another file"),
         ("sqlite:///{}/missing/all.db", "cannot be made: there is no folder .*missing"),
         ("all.db", "storage must be .*sqlite:///studies.db"),
@@ -221,6 +222,18 @@ def test_a_file_is_one_study_s_own_or_shared(tmp_path: Path) -> None:
 def test_an_address_of_no_file_is_said(tmp_path: Path, address: str, said: str) -> None:
     with pytest.raises(StudyError, match=said):
         Ledger(tmp_path / "study", storage=address.format(tmp_path))
+    assert not (tmp_path / "study").exists()
+
+
+def test_an_address_that_could_not_be_found_again_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "50%").mkdir()
+    monkeypatch.chdir(tmp_path / "50%")
+    with pytest.raises(StudyError, match=r"one of % \? #.* got 'sqlite:///all.db' in .*50%"):
+        Ledger(tmp_path / "study", storage="sqlite:///all.db")
+    with pytest.raises(StudyError, match=r"storage must be 'sqlite' or an address .* got 'all.db'"):
+        Ledger(tmp_path / "study", storage=Path("all.db"))  # type: ignore[arg-type]
     assert not (tmp_path / "study").exists()
 
 

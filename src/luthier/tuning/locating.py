@@ -84,7 +84,8 @@ def locate(folder: Path, storage: str | None = None) -> Located:
     noted = _noted(folder)
     if storage == "sqlite" and noted is not None:
         raise StudyError(f"the study {folder} is in {noted}: leave storage out, or choose another folder")
-    database = _shared(storage) if storage not in (None, "sqlite") else _shared(noted) if noted is not None else None
+    address = noted if storage in (None, "sqlite") else storage
+    database = None if address is None else _shared(address)
     own = SqliteDatabase(own_file(folder), shared=False)
     if database is None or database.address == own.address:
         return Located(folder, own, "")
@@ -107,14 +108,14 @@ def own_file(folder: Path) -> Path:
 
 
 def _shared(address: str) -> Database:
-    scheme = address.partition("://")[0]
+    scheme = str(address).partition("://")[0]
     if scheme == SCHEME:
         return SqliteDatabase(path_of(address))
     if scheme in SCHEMES:
         return PostgresDatabase(address)
     raise StudyError(
         "storage must be 'sqlite' or an address such as sqlite:///studies.db or postgresql://user@host/database, got "
-        f"{public(address)!r}"
+        f"{public(str(address))!r}"
     )
 
 

@@ -222,13 +222,14 @@ def path_of(address: str) -> Path:
     Raises:
         StudyError: it names no file.
     """
-    path = Path(address.removeprefix(f"{SCHEME}:///")).expanduser()
-    if not address.startswith(f"{SCHEME}:///") or not path.name or ":memory:" in address or set("%?#") & set(address):
+    named = address.removeprefix(f"{SCHEME}:///")
+    path = os.path.abspath(os.path.expanduser(named))  # noqa: PTH100, PTH111 - pathlib's fails for an unknown user
+    if named in ("", address, ":memory:") or set("%?#") & set(path):
         raise StudyError(
-            f"storage must name a file, without % ? #, such as sqlite:///studies.db or sqlite:////tmp/studies.db, got "
-            f"{address!r}"
+            "storage must name a file, no folder on its path with one of % ? #, such as sqlite:///studies.db or "
+            f"sqlite:////tmp/studies.db, got {address!r}" + (f" in {Path.cwd()}" if named != path else "")
         )
-    return path
+    return Path(path)
 
 
 def _read(connection: sqlite3.Connection, path: Path, study: str, after: int) -> list[Row]:
